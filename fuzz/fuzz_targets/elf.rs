@@ -1,7 +1,7 @@
-//! A file in a plugin directory. Whatever is in it, it is one package or one problem, and reading it whole and listing it agree.
+//! A file in a plugin directory. Any contents are one package or one problem, and inspecting and listing the file agree.
 //!
-//! Where the manifest's magic is in the input, length and checksum behind it are made right in half of the inputs: a fuzzer does
-//! not guess a checksum.
+//! If the manifest's magic is in the input, half of the inputs get a correct length and checksum after it, because a fuzzer does not guess
+//! a checksum.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -44,11 +44,11 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Makes length and checksum of the manifest fit what follows them.
+/// Makes the length and checksum of the manifest match the following bytes.
 fn hint(bytes: &mut [u8]) {
     let Some(at) = bytes.windows(6).position(|w| w == b"LORCH\0") else { return };
     let Some((header, rest)) = bytes[at..].split_at_mut_checked(16) else { return };
-    // The JSON ends where the text does.
+    // The JSON ends where the text ends.
     let len = rest.iter().position(|&b| b == 0).unwrap_or(rest.len());
     header[8..12].copy_from_slice(&(len as u32).to_le_bytes());
     header[12..16].copy_from_slice(&crc32fast::hash(&rest[..len]).to_le_bytes());

@@ -1,5 +1,5 @@
-//! The JSON of a manifest, with a right header around it. Reading it whole and reading its outline agree, and a job of a manifest
-//! that was accepted can be offered on the command line.
+//! The JSON of a manifest with a correct header. Parsing it completely and parsing its outline agree, and a job of an accepted manifest has
+//! a valid command line.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,10 +1,10 @@
-//! The segments of a dead worker, whatever became of them on the disk. The reader finds the very records that a reading line by
-//! line finds, once each; and so does one that is stopped after any chunk and begins again at its end. What was read is ingested, and
-//! everything that was ingested can be listed: a job can append lines of its own, with right checksums.
+//! The segments of a dead worker after any damage on the disk. The reader finds exactly the records that parsing line by line finds, once
+//! each, even if it is stopped after any chunk and restarted at its end. Everything that was read is ingested, and everything ingested can
+//! be listed: a job can append lines of its own with correct checksums.
 //!
-//! Spools that are longer than what is read at once are tried by `spool/properties.rs` of the core: they cost too much here.
+//! `spool/properties.rs` of core tests spools that are longer than one chunk: they would be too slow here.
 //!
-//! The input is a script, so that the fuzzer need not guess checksums: a line each.
+//! The input is a script, so that the fuzzer need not guess checksums, with one command per line.
 //!
 //! ```text
 //! !TEXT   a record of this text, its checksum right
@@ -29,7 +29,7 @@ use lorchestra_plugin_api::limits::RESERVED_TYPES;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-/// What an attempt may have ahead of the store.
+/// The maximum that an attempt may be ahead of the store.
 const SEGMENTS: usize = 4;
 
 static DIR: LazyLock<tempfile::TempDir> = LazyLock::new(lorchestra_fuzz::directory);
@@ -42,7 +42,7 @@ fuzz_target!(|script: &[u8]| {
     listed(&segments);
 });
 
-/// Takes the records of all lines into a store of its own, and lists everything back.
+/// Ingests the records of all lines into a separate store, and lists everything.
 fn listed(segments: &[Vec<u8>]) {
     let lines = segments.iter().flat_map(|segment| segment.split(|&b| b == b'\n'));
     let records: Vec<Record<'_>> = lines.filter_map(|line| parse(line).ok()).collect();
@@ -108,7 +108,7 @@ fn started() -> Started {
     }
 }
 
-/// What was read: sequence numbers, and how many lines were damaged.
+/// The result: sequence numbers, and the number of damaged lines.
 type Found = (Vec<u64>, u64);
 
 fn segments(script: &[u8]) -> Vec<Vec<u8>> {
@@ -144,10 +144,10 @@ fn by_lines(segments: &[Vec<u8>]) -> Found {
     let mut ended = false;
     for segment in segments {
         if ended {
-            // The segment that has the final record is left for none.
+            // The segment with the final record is never left.
             break;
         }
-        // What is behind the last end of a line was torn.
+        // The bytes after the last line end are a torn record.
         let whole = segment.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
         for line in segment[..whole].split_inclusive(|&b| b == b'\n') {
             match parse(&line[..line.len() - 1]) {
@@ -178,7 +178,7 @@ fn read(segments: &[Vec<u8>], anew: bool) -> Found {
         if !more {
             break;
         }
-        // One that begins behind the final record would be told of it.
+        // A reader that starts after the final record would learn that from its caller.
         if anew && !ended {
             reader = Reader::with_segments_of(DIR.path(), end, 0);
         }

@@ -1,4 +1,4 @@
-//! Times, days and durations as people type them. The first eight bytes are the present time, the rest is the text.
+//! Times, days and durations as people type them. The first eight bytes are the current time, the rest is the text.
 #![no_main]
 
 use chrono::{DateTime, Utc};
@@ -36,7 +36,7 @@ fuzz_target!(|data: &[u8]| {
         Ok(length) => {
             assert!(length <= duration::MAX);
             let shown = duration::show(length);
-            // Shown to the second.
+            // Formatted to the second.
             assert!(duration::parse(&shown).is_ok(), "{text:?} is shown as {shown}");
         }
         Err(error) => {
@@ -52,7 +52,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// What a message says to write instead.
+/// The corrections that a message proposes.
 fn proposals(error: &TimeError) -> Vec<&str> {
     match error {
         TimeError::Form { write, .. } => vec![write],

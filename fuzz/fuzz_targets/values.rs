@@ -65,7 +65,7 @@ fuzz_target!(|data: &[u8]| {
     };
     match plan::resolve(request) {
         Ok(plan) => {
-            // What is printed is what can be run: the spec survives its JSON, and fits its job.
+            // A printed plan can be run: the spec survives its JSON, and matches its job.
             let read = RunSpec::from_json(plan.to_json().as_bytes()).expect("a spec");
             assert_eq!(read, plan);
             read.check(&JOB).expect("a spec that fits its job");
@@ -95,7 +95,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Whether a value is one that a job's side takes as this kind.
+/// Whether a job accepts the value as this kind.
 fn fits(kind: &str, value: &Value) -> bool {
     let within = |min: i128, max: i128| {
         value.as_i64().map(i128::from).or(value.as_u64().map(i128::from)).is_some_and(|n| (min..=max).contains(&n))

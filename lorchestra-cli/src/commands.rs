@@ -1,31 +1,38 @@
 //! Commands: each takes values and a printer, and returns its exit code.
 
 pub(crate) mod bookmarks;
+mod config;
 mod delivery;
+pub(crate) mod doctor;
 mod events;
 mod jobs;
 pub(crate) mod new;
 mod plugins;
+mod report;
 pub(crate) mod run_job;
 pub(crate) mod runs;
 mod setup;
 mod spec_file;
+mod status;
 
+use crate::args::Args;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::Notices;
 use crate::observe::recovered;
 use crate::printer::Printer;
-use crate::settings::Settings;
+use crate::settings::{Rescued, Settings};
 use clap::Subcommand;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::{Catalog, Package};
 use lorchestra_core::packages::lockfile::Lockfile;
+use lorchestra_core::run::launch::record_refusal;
 use lorchestra_core::run::recovery::{Closed, close_all_abandoned, remove_all_unrecorded};
 use lorchestra_core::store::history::NAMED;
 use lorchestra_core::store::{Run, Store, short_id};
 use lorchestra_core::text::path_text;
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
+use run_job::refused::Asked;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -41,6 +48,21 @@ pub(crate) enum Command {
         before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs show last\n  lorchestra runs logs ingester/extract_gmail"
     )]
     Runs(runs::Runs),
+    /// Show how each job is doing; exit 1 if one is failing or stale
+    #[command(
+        before_help = "Examples:\n  lorchestra status\n  lorchestra status --stale 26h\n  lorchestra status ingester --json",
+        after_help = status::RULE
+    )]
+    Status(status::Status),
+    /// Write a report about the last days as one HTML page
+    #[command(before_help = "Examples:\n  lorchestra report -o report.html\n  lorchestra report --days 7 -o week.html")]
+    Report(report::Report),
+    /// Show the settings that apply, and every key of config.toml
+    #[command(subcommand, before_help = "Examples:\n  lorchestra config show --origin\n  lorchestra config keys")]
+    Config(config::ConfigCommand),
+    /// Find what keeps runs from starting, being recorded or being delivered; exit 1 if there is an error
+    #[command(before_help = "Examples:\n  lorchestra doctor\n  lorchestra doctor --network\n  lorchestra doctor --json")]
+    Doctor(doctor::Doctor),
     /// Check, install, remove and lock plugin libraries
     #[command(
         subcommand,
@@ -67,6 +89,10 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
         Command::RunJob(command) => return run_job::run(command, verbose, settings, notices, printer),
         Command::Plugins(command) => plugins::run(command, settings, printer),
         Command::Runs(command) => runs::run(command, settings, &mut notices, printer),
+        Command::Report(command) => report::run(command, settings, &mut notices, printer),
+        Command::Config(command) => config::run(command, settings, printer),
+        Command::Doctor(command) => doctor::run(command, settings, &mut notices, printer),
+        Command::Status(command) => status::run(command, settings, &mut notices, printer),
         Command::Bookmarks(command) => bookmarks::run(command, settings, &mut notices, printer),
         Command::Events(command) => events::run(command, settings, &mut notices, printer),
         Command::New(command) => new::run(command, printer),
@@ -74,6 +100,35 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
     let code = printer.ended(result);
     notices.send(None, printer);
     code
+}
+
+/// What a command does that works without settings, or records without them, where the configuration cannot be read.
+pub(crate) fn without_settings(args: &Args, failure: &CommandError, printer: &mut Printer) -> Code {
+    match &args.command {
+        Command::Doctor(command) => return doctor::without_settings(command, failure, printer),
+        Command::Config(config::ConfigCommand::Keys) => return config::keys(printer),
+        _ => {}
+    }
+    printer.failure(failure);
+    refused_without_settings(args, failure, printer);
+    failure.code
+}
+
+/// Records a run that was asked for and cannot begin because the configuration cannot be read: in a history that is there, found by what can
+/// be read of the file.
+fn refused_without_settings(args: &Args, failure: &CommandError, printer: &mut Printer) {
+    let Command::RunJob(command) = &args.command else { return };
+    let Some(refusal) = Asked::of(command).unchecked(failure) else { return };
+    let Some(Rescued { state_dir, on_failure }) = Rescued::read(&args.global) else { return };
+    let recorded = StateDir::existing(&state_dir).ok().flatten().filter(|state| state.store().exists()).and_then(|state| {
+        let mut store = Store::open(&state).ok()?;
+        record_refusal(&mut store, &refusal, env!("CARGO_PKG_VERSION")).ok()
+    });
+    let Some(run_id) = recorded else { return };
+    printer.note(format_args!("  lorchestra runs show {}", short_id(&run_id)));
+    let mut notices = Notices::new(on_failure.as_deref());
+    notices.add_refused(&run_id, &refusal);
+    notices.send(None, printer);
 }
 
 /// Returns the catalog for this user: with `locked = true`, everything that plugins.lock does not allow is a problem.
@@ -134,6 +189,17 @@ fn open_and_recover(
     let mut store = Store::open(&state)?;
     report_recovered(&close_all_abandoned(&state, &mut store)?, notices, printer);
     Ok(Some((state, store)))
+}
+
+/// The store, and what was closed in it; `None`: there is none.
+fn open_quietly(state: &StateDir, notices: &mut Notices<'_>) -> Result<Option<(Store, Closed)>, CommandError> {
+    if !state.store().exists() {
+        return Ok(None);
+    }
+    let mut store = Store::open(state)?;
+    let closed = close_all_abandoned(state, &mut store)?;
+    notices.add_recovered(&closed);
+    Ok(Some((store, closed)))
 }
 
 fn second_store(settings: &Settings, printer: &mut Printer) {

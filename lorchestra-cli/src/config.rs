@@ -33,7 +33,13 @@ pub(crate) struct Config {
     pub(crate) delivery: DeliveryConfig,
     /// Settings by `package/job`.
     pub(crate) job: BTreeMap<String, JobConfig>,
+    /// The keys that the file has, with their tables.
+    #[serde(skip)]
+    pub(crate) configured: ConfiguredKeys,
 }
+
+/// Dotted names: `retention.logs`.
+pub(crate) type ConfiguredKeys = Vec<String>;
 
 /// `[retention]`
 #[derive(Debug, Default, Deserialize)]
@@ -144,6 +150,11 @@ pub(crate) struct JobConfig {
     pub(crate) retry_wait: Option<Duration>,
     #[serde(deserialize_with = "memory")]
     pub(crate) memory_max: Option<u64>,
+    /// How often it is expected to complete; for `status`.
+    #[serde(deserialize_with = "every")]
+    pub(crate) expect_every: Option<Duration>,
+    /// Values of parameters that are not typed, by parameter.
+    pub(crate) params: BTreeMap<String, toml::Value>,
     /// The source of each secret, by parameter.
     pub(crate) secrets: BTreeMap<String, String>,
 }
@@ -200,6 +211,13 @@ fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>,
     crate::values::limit(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
+fn every<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    match duration(deserializer)? {
+        Some(Duration::ZERO) => Err(serde::de::Error::custom("a job cannot be expected every 0s; set a duration such as 1d")),
+        every => Ok(every),
+    }
+}
+
 /// The delay before another attempt: without one, the cause of a failure would still be there at the next attempt.
 fn wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     match duration(deserializer)? {
@@ -235,11 +253,14 @@ fn rotate_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>
     size::parse(&text).map(Some).map_err(|why| serde::de::Error::custom(format!("{text:?}: {why}")))
 }
 
+/// What shows every key, whatever is in the file.
+const KEYS: &str = "run lorchestra config keys to see every key";
+
 /// Maximum size of the file in bytes: a bound on memory for a file of any origin.
 const MAX_FILE: u64 = 1 << 20;
 
 /// Returns the text of a regular file. Never blocks, for example on a FIFO without a writer.
-fn text_of(path: &Path) -> io::Result<String> {
+pub(crate) fn text_of(path: &Path) -> io::Result<String> {
     let file = files::open_regular(path, OFlags::RDONLY)?;
     let meta = file.metadata()?;
     if meta.len() > MAX_FILE {
@@ -274,7 +295,15 @@ impl Config {
                 };
             }
             Err(e) if e.kind() == io::ErrorKind::FileTooLarge => {
-                return Err(CommandError::config(path, &e.to_string(), "see docs/reference/configuration.md for the keys"));
+                return Err(CommandError::config(path, &e.to_string(), KEYS));
+            }
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(CommandError::config(path, &e.to_string(), &lorchestra_core::host::rights::readable(path)));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+                let file = path.ancestors().skip(1).find(|at| at.exists()).unwrap_or(path);
+                let hint = format!("{} is not a directory: set XDG_CONFIG_HOME or HOME", file.display());
+                return Err(CommandError::config(path, &e.to_string(), &hint));
             }
             Err(e) => return Err(CommandError::config(path, &e.to_string(), "make it a UTF-8 file that this user can read")),
         };
@@ -283,15 +312,14 @@ impl Config {
 
     /// Parses the file. The error has the problem and the fix.
     pub(crate) fn parse(text: &str) -> Result<Self, (String, String)> {
-        let config: Self = toml::from_str(text).map_err(|e| {
-            let message = e.message().lines().next().unwrap_or_default().to_owned();
-            let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            let hint = nearest(&message).map_or_else(
-                || "see docs/reference/configuration.md for the keys".to_owned(),
-                |key| format!("did you mean `{key}`?"),
-            );
-            (format!("line {line}: {}", one_line(&message)), hint)
+        let mut config: Self = toml::from_str(text).map_err(|e| {
+            let message = plain(e.message().lines().next().unwrap_or_default());
+            let start = e.span().map_or(0, |span| span.start);
+            let line = text[..start].matches('\n').count() + 1;
+            let hint = nearest(&message).map_or_else(|| KEYS.to_owned(), |key| format!("did you mean `{key}`?"));
+            (format!("line {line}: {}", one_line(&of_key(text, start, &message))), hint)
         })?;
+        dotted(&text.parse().unwrap_or_default(), "", &mut config.configured);
         let names_a_job = |name: &str| name.split_once('/').is_some_and(|(package, job)| is_name(package) && is_name(job));
         if let Some(name) = config.job.keys().find(|name| !names_a_job(name)) {
             return Err((
@@ -319,15 +347,58 @@ impl Config {
     }
 }
 
+/// The names of all keys in a table and those below it.
+fn dotted(table: &toml::Table, above: &str, names: &mut Vec<String>) {
+    for (key, value) in table {
+        let name = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
+        match value {
+            toml::Value::Table(table) => dotted(table, &name, names),
+            _ => names.push(name),
+        }
+    }
+}
+
 /// A secret's key in the file, for messages.
 pub(crate) fn secret_key(job: &str, name: &str) -> String {
     format!("[job.{job:?}.secrets] {name}")
 }
 
+/// serde's message in the words of the file: tables, lists and keys instead of structs, sequences and fields.
+fn plain(message: &str) -> String {
+    let message = message.replace("unknown field ", "unknown key ").replace("unknown variant ", "unknown value ");
+    let Some((found, expected)) = message.split_once(", expected ").filter(|_| message.starts_with("invalid type: ")) else {
+        return message;
+    };
+    let found = found.trim_start_matches("invalid type: ");
+    let expected = match expected {
+        "a sequence" => "a list: [\"…\"]",
+        "a boolean" => "true or false",
+        "a string" | "a path string" => "a text in quotes",
+        "u32" | "u64" | "i64" => "a whole number",
+        // A table of a kind that has a name only in the source.
+        other if other.starts_with("struct ") || other == "a map" => "a table: [name], with keys below it",
+        other => other,
+    };
+    format!("is {found}, and must be {expected}")
+}
+
+/// A message with the key that its place in the file belongs to; the value is not repeated, which may be a secret.
+fn of_key(text: &str, at: usize, message: &str) -> String {
+    let line = text[..at].rsplit('\n').next().unwrap_or_default().len();
+    let line = text[at - line..].lines().next().unwrap_or_default();
+    let key = line.split_once('=').map_or("", |(key, _)| key.trim());
+    let is_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-.\"/".contains(c));
+    match message {
+        _ if !is_key || message.contains(&format!("`{key}`")) => message.to_owned(),
+        _ if message.starts_with("is ") => format!("{key} {message}"),
+        _ => format!("{key}: {message}"),
+    }
+}
+
 /// Returns the key of the table that is most similar to the unknown one. serde's message lists them: "unknown field `x`, expected one of
 /// `a`, `b`".
 fn nearest(message: &str) -> Option<&str> {
-    let (unknown, expected) = message.strip_prefix("unknown field `")?.split_once("`, expected ")?;
+    let (unknown, expected) = message.strip_prefix("unknown key `")?.split_once("`, expected ")?;
     text::nearest(unknown, expected.split('`').skip(1).step_by(2)).first().copied()
 }
 
@@ -375,38 +446,34 @@ mod tests {
     #[test]
     fn errors_name_the_problem_and_the_fix() {
         let cases = [
-            ("plugin_dir = [\"/x\"]", "line 1: unknown field `plugin_dir`", "`plugin_dirs`"),
-            ("\n[retention]\nlog = \"1d\"", "line 3: unknown field `log`", "`logs`"),
-            ("plugin_dirs = \"/x\"", "line 1: invalid type: string", "configuration.md"),
-            ("[job.\"a/b\"]\ntimeout = \"soon\"", "line 2", "configuration.md"),
+            ("plugin_dir = [\"/x\"]", "line 1: unknown key `plugin_dir`", "`plugin_dirs`"),
+            ("\n[retention]\nlog = \"1d\"", "line 3: unknown key `log`", "`logs`"),
+            ("plugin_dirs = \"/x\"", "line 1: plugin_dirs is string \"/x\", and must be a list", "config keys"),
+            ("[job.\"a/b\"]\ntimeout = \"soon\"", "line 2: timeout is not a duration", "config keys"),
             ("[job.extract]\ntimeout = \"1s\"", "does not name a job", "package/job"),
-            ("[job.\"a/b\"]\noverlap = \"queue\"", "line 2: write fail, skip, wait", "configuration.md"),
-            ("[job.\"a/b\"]\nretries = 5000", "line 2: at most 1000", "configuration.md"),
-            (
-                "[job.\"a/b\"]\nretry_on = [\"load\"]",
-                "never retried after load; valid causes are error, panic",
-                "configuration.md",
-            ),
-            ("[job.\"a/b\"]\nretry_on = [\"errors\"]", "line 2: unknown variant `errors`", "configuration.md"),
-            ("[job.\"a/b\"]\nretry_wait = \"0s\"", "line 2: a wait of 0 would retry without a pause", "configuration.md"),
-            ("[job.\"a/b\"]\nretry_wait = \"soon\"", "line 2: ", "configuration.md"),
-            ("[job.\"a/b\"]\nmemory_max = \"1M\"", "line 2: is too small", "configuration.md"),
+            ("[job.\"a/b\"]\noverlap = \"queue\"", "line 2: overlap: write fail, skip, wait", "config keys"),
+            ("[job.\"a/b\"]\nretries = 5000", "line 2: retries: at most 1000", "config keys"),
+            ("[job.\"a/b\"]\nretry_on = [\"load\"]", "never retried after load; valid causes are error, panic", "config keys"),
+            ("[job.\"a/b\"]\nretry_on = [\"errors\"]", "line 2: retry_on: unknown value `errors`", "config keys"),
+            ("[job.\"a/b\"]\nretry_wait = \"0s\"", "line 2: retry_wait: a wait of 0 would retry without a pause", "config keys"),
+            ("[job.\"a/b\"]\nretry_wait = \"soon\"", "line 2: ", "config keys"),
+            ("[job.\"a/b\"]\nmemory_max = \"1M\"", "line 2: memory_max is too small", "config keys"),
             ("[destinations.jsonl]\ndir = \"events\"", "not absolute", "~ is not expanded"),
-            ("[destinations.jsonl]\nrotate = \"hour\"", "line 2: unknown variant `hour`", "configuration.md"),
-            ("[destinations.jsonl]\nrotate_size = \"1MB\"", "line 2: \"1MB\": is not a size", "configuration.md"),
-            ("[destinations.bigqery]\ntable = \"t\"", "line 1: unknown field `bigqery`", "did you mean `bigquery`?"),
+            ("[destinations.jsonl]\nrotate = \"hour\"", "line 2: rotate: unknown value `hour`", "config keys"),
+            ("[destinations.jsonl]\nrotate_size = \"1MB\"", "line 2: rotate_size: \"1MB\": is not a size", "config keys"),
+            ("[destinations.bigqery]\ntable = \"t\"", "line 1: unknown key `bigqery`", "did you mean `bigquery`?"),
             ("state_dir = \"~/state\"", "not absolute", "~ is not expanded"),
-            ("state_dir = ", "line 1", "configuration.md"),
-            ("[retention]\nruns = \"0s\"", "line 2: a retention of 0", "configuration.md"),
-            // The nearest key of the same table; one of another table would be refused there too.
-            ("[retention]\nrun = \"1d\"", "line 2: unknown field `run`", "did you mean `runs`?"),
-            ("[job.\"a/b\"]\ntimeuot = \"1d\"", "line 2: unknown field `timeuot`", "did you mean `timeout`?"),
-            ("log = \"1d\"", "line 1: unknown field `log`", "did you mean `logs`?"),
-            ("logs = \"1d\"", "line 1: invalid type: string", "configuration.md"),
-            ("[logs]\nmax = \"1K\"", "line 2: a log of 1K is too small; use 4K or more", "configuration.md"),
-            ("[logs]\nmax = \"64MB\"", "line 2: \"64MB\": is not a size", "configuration.md"),
-            ("[retention]\nstate_dirs = \"/x\"", "line 2: unknown field `state_dirs`", "configuration.md"),
-            ("[job.\"a/b\"]\nlogs = \"1d\"", "line 2: unknown field `logs`", "configuration.md"),
+            ("state_dir = ", "line 1", "config keys"),
+            ("[retention]\nruns = \"0s\"", "line 2: runs: a retention of 0", "config keys"),
+            // The nearest of its own table; of another one it would be refused there too.
+            ("[retention]\nrun = \"1d\"", "line 2: unknown key `run`", "did you mean `runs`?"),
+            ("[job.\"a/b\"]\ntimeuot = \"1d\"", "line 2: unknown key `timeuot`", "did you mean `timeout`?"),
+            ("log = \"1d\"", "line 1: unknown key `log`", "did you mean `logs`?"),
+            ("logs = \"1d\"", "line 1: logs is string \"1d\", and must be a table", "config keys"),
+            ("[logs]\nmax = \"1K\"", "line 2: max: a log of 1K is too small; use 4K or more", "config keys"),
+            ("[logs]\nmax = \"64MB\"", "line 2: max: \"64MB\": is not a size", "config keys"),
+            ("[retention]\nstate_dirs = \"/x\"", "line 2: unknown key `state_dirs`", "config keys"),
+            ("[job.\"a/b\"]\nlogs = \"1d\"", "line 2: unknown key `logs`", "config keys"),
             ("[job.\"a/b/c\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),
             ("[job.\"a/B\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),
             ("[job.\"/b\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),

@@ -13,7 +13,7 @@ pub(crate) enum Code {
     Config,
     /// The plugin cannot be used (broken, incompatible, not trusted, not locked, duplicate, failed to load), or was not installed.
     Plugin,
-    /// Another run of the same job and account holds the overlap lock, or has already done this run's work; no run was recorded.
+    /// Another run of the same job and account holds the overlap lock, or has already done this run's work.
     Overlap,
     /// Interrupted by SIGHUP, SIGINT or SIGTERM; before the run was recorded, there is no run.
     Interrupted(i32),

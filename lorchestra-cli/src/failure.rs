@@ -6,6 +6,7 @@ use crate::show;
 use lorchestra_core::host::limits::{self, RefusedOperation};
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::host::state::StateError;
+use lorchestra_core::outcome::Cause;
 use lorchestra_core::packages::catalog::{Catalog, FileFault, Lookup, Problem};
 use lorchestra_core::packages::install::InstallError;
 use lorchestra_core::packages::lockfile::LockfileError;
@@ -29,13 +30,15 @@ pub(crate) struct CommandError {
     pub(crate) message: String,
     /// Whether the message has no prefix.
     pub(crate) bare: bool,
+    /// Why a run is recorded as refused, where the code does not say it.
+    pub(crate) refused: Option<Cause>,
     /// What to do, or where the command searched; one line each.
     pub(crate) hints: Vec<String>,
 }
 
 impl CommandError {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), bare: false, hints: Vec::new() }
+        Self { code, message: message.into(), bare: false, refused: None, hints: Vec::new() }
     }
 
     /// Adds a hint.
@@ -44,6 +47,28 @@ impl CommandError {
             self.hints.push(line.into());
         }
         self
+    }
+
+    /// Names the cause for which a run is refused.
+    pub(crate) fn refusing(self, cause: Cause) -> Self {
+        Self { refused: Some(cause), ..self }
+    }
+
+    /// Why a run that ends with this is refused. `None`: it is not recorded. A mistake in the command line is not (exit code 2), nor is
+    /// what keeps anything from being recorded.
+    pub(crate) fn refusal(&self) -> Option<Cause> {
+        self.refused.or(match self.code {
+            Code::Plugin => Some(Cause::Plugin),
+            Code::Config | Code::Undelivered => Some(Cause::Config),
+            // An unknown package or job; whether it is a mistyped one the caller knows.
+            Code::Failed if self.bare => Some(Cause::Plugin),
+            _ => None,
+        })
+    }
+
+    /// Whether there is room for one line more.
+    pub(crate) fn has_room(&self) -> bool {
+        self.hints.len() < MAX_HINTS
     }
 
     pub(crate) fn config(path: &Path, what: &str, hint: &str) -> Self {
@@ -61,14 +86,17 @@ impl CommandError {
     /// A process or a thread that could not be started.
     pub(crate) fn not_started(doing: &str, error: &std::io::Error) -> Self {
         match limits::behind(error, RefusedOperation::Starting) {
-            Some(limit) => Self::new(Code::Config, format!("{doing}: {} ({error})", limit.what)).hint(limit.hint),
-            None => Self::new(Code::Internal, format!("{doing}: {error}")),
+            Some(limit) => {
+                Self::new(Code::Config, format!("{doing}: {} ({error})", limit.what)).hint(limit.hint).refusing(Cause::Host)
+            }
+            None => Self::new(Code::Internal, format!("{doing}: {error}")).refusing(Cause::Host),
         }
     }
 
     /// Fails if this process may open too few files for a run, which could otherwise fail at any of them with a less clear error.
     pub(crate) fn unless_files_suffice() -> Result<(), Self> {
-        limits::too_few_files().map_or(Ok(()), |limit| Err(Self::new(Code::Config, limit.what).hint(limit.hint)))
+        limits::too_few_files()
+            .map_or(Ok(()), |limit| Err(Self::new(Code::Config, limit.what).hint(limit.hint).refusing(Cause::Host)))
     }
 
     /// A package whose files all have problems.
@@ -144,7 +172,9 @@ impl From<StateError> for CommandError {
         match &error {
             StateError::Io { path, source } => {
                 let code = if full_or_read_only(source) { Code::NotWritable } else { Code::Config };
-                Self::refused(code, &message, path, source).hint(format!("or {choose}"))
+                let failure = Self::refused(code, &message, path, source);
+                let or = if failure.hints.is_empty() { "" } else { "or " };
+                failure.hint(format!("{or}{choose}"))
             }
             StateError::OtherUser { path, owner, user } => {
                 let target = Target { path, owner: *owner, kind: Kind::Directory };
@@ -161,7 +191,7 @@ impl From<StateError> for CommandError {
                 failure.hint(format!("{or}{choose}"))
             }
             StateError::NotADirectory { path } => {
-                Self::new(Code::Config, message).hint(format!("move {} away", shell(path))).hint(format!("or {choose}"))
+                Self::new(Code::Config, message).hint(rights::move_away(path)).hint(format!("or {choose}"))
             }
             StateError::Network { .. } => Self::new(Code::Config, message).hint(choose),
         }
@@ -180,13 +210,18 @@ impl From<StoreError> for CommandError {
                 let path = shell(&path);
                 Self::new(Code::Config, message)
                     .hint(format!("first back up the file with {path}-wal and -shm, while no lorchestra process runs"))
-                    .hint(format!("then run sqlite3 {path} .recover to salvage most of it (docs/guides/store.md)"))
+                    .hint(format!("then run sqlite3 {path} .recover to salvage most of it"))
                     .hint("or move all three files away to start a new history")
             }
-            StoreError::NotWritable { path, .. } => {
+            StoreError::NotWritable { path, is_full, .. } => {
                 // SQLite does not say which of its files failed.
-                let refusal = refusal::of_file(&path).unwrap_or_else(|| refusal::full(path.parent().unwrap_or(&path)));
-                Self::new(Code::NotWritable, message).hint(refusal.hint).hint("no emitted event is lost")
+                let (at, typed) = (path.parent().unwrap_or(&path), shell(&path));
+                let hint = match refusal::of_file(&path) {
+                    Some(refusal) => refusal.hint,
+                    None if is_full || refusal::is_full(at) => refusal::full(at).hint,
+                    None => format!("check {typed}, {typed}-wal and {typed}-shm, and the disk (dmesg shows its errors)"),
+                };
+                Self::new(Code::NotWritable, message).hint(hint).hint("no emitted event is lost")
             }
             StoreError::Busy { .. } => Self::new(Code::NotWritable, message)
                 .hint("find the process that has it open (lsof, fuser), then run the command again; no emitted event is lost"),
@@ -253,6 +288,7 @@ impl From<LaunchError> for CommandError {
                 error.to_string().lines().take(MAX_HINTS).fold(failure, |failure, line| failure.hint(line.trim()))
             }
             LaunchError::Directory { ref path, .. } => Self::new(Code::Usage, chain(&error))
+                .refusing(Cause::Config)
                 .hint(format!("make {}, or set \"directory\" in the spec to another one, or to null", path_text(path))),
             LaunchError::State(error) => error.into(),
             LaunchError::Recovery(error) => error.into(),
@@ -272,7 +308,7 @@ impl From<RunError> for CommandError {
                     Some(waited) => format!("is still running{of} after waiting {}", show::elapsed(waited)),
                     None => format!("is already running{of}"),
                 };
-                let failure = Self::new(Code::Overlap, format!("{package}/{job} {state}; no run was recorded"));
+                let failure = Self::new(Code::Overlap, format!("{package}/{job} {state}")).refusing(Cause::Overlap);
                 match holder {
                     Some(run) => failure.hint(format!("run lorchestra runs stop {} to stop it", short_id(&run))),
                     None => failure.hint("run lorchestra runs list --running to see what is running"),
@@ -296,7 +332,10 @@ impl From<RunError> for CommandError {
             RunError::State(error) => error.into(),
             RunError::Store(error) => error.into(),
             RunError::Recovery(error) => error.into(),
-            RunError::Process { doing, ref source } => Self::not_started(doing, source),
+            RunError::Process { doing, ref source } if doing.starts_with("starting") || doing.starts_with("reading") => {
+                Self::not_started(doing, source)
+            }
+            RunError::Process { doing, ref source } => Self::new(Code::Internal, format!("{doing}: {source}")),
             RunError::NotRecorded { run_id, source } => {
                 let mut failure: Self = (*source).into();
                 failure.message = format!("cannot record the end of run {run_id}: {}", failure.message);

@@ -170,7 +170,8 @@ fn usage(package: &str, job: &JobManifest) -> (String, String) {
 /// Returns `-v` and `--plugin-dir`.
 fn of_all_commands() -> Vec<Arg> {
     let all = GlobalFlags::augment_args(Command::new("all"));
-    let global = all.get_arguments().filter(|arg| arg.is_global_set());
+    // --config is read before the job is known, and a job may have a parameter of that name.
+    let global = all.get_arguments().filter(|arg| arg.is_global_set() && arg.get_id() != "config");
     global.map(|arg| arg.clone().global(false).help_heading(OWN)).collect()
 }
 

@@ -22,6 +22,7 @@ pub mod fuzzing;
 mod help;
 mod notify;
 mod observe;
+mod params;
 mod printer;
 mod refusal;
 mod secrets;
@@ -65,8 +66,10 @@ fn command() -> ExitCode {
     // was in progress.
     let result = catch_unwind(AssertUnwindSafe(|| match help::requested(&args) {
         Some(package) => help::print(package, &args, &mut printer),
-        None => Settings::read(&args.global)
-            .map(|settings| commands::run(&args.command, args.global.verbose, &settings, &mut printer)),
+        None => match Settings::read(&args.global) {
+            Ok(settings) => Ok(commands::run(&args.command, args.global.verbose, &settings, &mut printer)),
+            Err(failure) => Ok(commands::without_settings(&args, &failure, &mut printer)),
+        },
     }));
     let fault = |_| {
         Err(CommandError::new(exit::Code::Internal, "internal error in lorchestra; see the lines above")

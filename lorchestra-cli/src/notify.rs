@@ -4,9 +4,10 @@
 
 use crate::printer::Printer;
 use lorchestra_core::host::signals::Signals;
-use lorchestra_core::outcome::{Failure, Outcome};
+use lorchestra_core::outcome::{Cause, Failure, Outcome};
 use lorchestra_core::run::event::{Observer, RunEvent};
 use lorchestra_core::run::recovery::{Closed, Recovered};
+use lorchestra_core::store::Refusal;
 use lorchestra_core::text;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -38,6 +39,11 @@ impl<'a> Notices<'a> {
 
     /// Adds a failed run.
     fn add(&mut self, run: &FailedRun<'_>, failure: &Failure) {
+        self.report(run, failure.cause, &failure.message, "logs");
+    }
+
+    /// `look` is the command that shows most of it.
+    fn report(&mut self, run: &FailedRun<'_>, cause: Cause, message: &str, look: &str) {
         let FailedRun { run_id, package, job, account, host } = *run;
         // No parameters and no payloads, which may be personal data.
         self.reports.push(json!({
@@ -47,9 +53,9 @@ impl<'a> Notices<'a> {
             "job": job,
             "account": account.map(|account| text::shortened(account, TEXT)),
             "host": host,
-            "cause": failure.cause,
-            "message": text::shortened(&failure.message, TEXT),
-            "logs": format!("lorchestra runs logs {run_id}"),
+            "cause": cause,
+            "message": text::shortened(message, TEXT),
+            "logs": format!("lorchestra runs {look} {run_id}"),
         }));
     }
 
@@ -62,6 +68,13 @@ impl<'a> Notices<'a> {
                 self.add(&run, failure);
             }
         }
+    }
+
+    /// Notes a run that was refused.
+    pub(crate) fn add_refused(&mut self, run_id: &str, refusal: &Refusal) {
+        let Refusal { package, job, account, cause, message, .. } = refusal;
+        let host = lorchestra_core::host::process::host();
+        self.report(&FailedRun { run_id, package, job, account: account.as_deref(), host: &host }, *cause, message, "show");
     }
 
     /// Runs the command for each run. Its output goes to stderr; its errors become warnings. A signal that stops lorchestra also kills it.
@@ -96,6 +109,7 @@ impl Observer for Notices<'_> {
                     self.add(&FailedRun { run_id, package: &spec.package, job: &spec.job, account, host: &host }, failure);
                 }
             }
+            RunEvent::Refused { run_id, refusal } => self.add_refused(run_id, refusal),
             _ => {}
         }
     }

@@ -171,7 +171,8 @@ impl Observer for TerminalObserver<'_> {
             RunEvent::Pruned(Err(error)) => {
                 self.printer.borrow_mut().warning(format_args!("cannot remove old runs: {}", chain(error)));
             }
-            RunEvent::Pruned(Ok(_)) => {}
+            // The command has printed why.
+            RunEvent::Refused { .. } | RunEvent::Pruned(Ok(_)) => {}
         }
     }
 }

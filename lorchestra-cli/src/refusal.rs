@@ -42,7 +42,7 @@ pub(crate) fn of(path: &Path, error: &Error) -> Option<Rejection> {
         }),
         // A component of the path is a file.
         ErrorKind::NotADirectory if !meta.is_dir() => {
-            Some(Rejection { what: format!("{shown} is not a directory"), hint: format!("move {typed} away") })
+            Some(Rejection { what: format!("{shown} is not a directory"), hint: rights::move_away(at) })
         }
         _ => None,
     }
@@ -51,6 +51,11 @@ pub(crate) fn of(path: &Path, error: &Error) -> Option<Rejection> {
 /// Explains why a file cannot be written: because of the file or of its directory.
 pub(crate) fn of_file(path: &Path) -> Option<Rejection> {
     path.ancestors().take(2).filter(|at| at.exists()).find_map(|at| unwritable(at, path))
+}
+
+/// Whether the file system has no free space or no free inodes for this user.
+pub(crate) fn is_full(at: &Path) -> bool {
+    rustix::fs::statvfs(at).is_ok_and(|stat| stat.f_bavail == 0 || stat.f_files > 0 && stat.f_favail == 0)
 }
 
 /// The file system is full.
@@ -83,7 +88,9 @@ fn unwritable(at: &Path, wanted: &Path) -> Option<Rejection> {
     let hint = command.or_else(|| rights::make_for(wanted, user).filter(|_| at != Path::new("/"))).unwrap_or_else(|| {
         format!("choose a directory that user {user} may write to; run ls -ld {} to see the permissions of this one", shell(at))
     });
-    Some(Rejection { what: format!("this user may not write to {}{whose}", path_text(at)), hint })
+    let may_enter = !meta.is_dir() || access(at, Access::EXEC_OK).is_ok();
+    let right = if may_enter { "write to" } else { "enter" };
+    Some(Rejection { what: format!("this user may not {right} {}{whose}", path_text(at)), hint })
 }
 
 #[cfg(test)]
@@ -102,7 +109,7 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let refusal = of(&file.join("a/b"), &error(Errno::NOTDIR)).unwrap();
         assert_eq!(refusal.what, format!("{root}/file is not a directory"));
-        assert_eq!(refusal.hint, format!("move {root}/file away"));
+        assert_eq!(refusal.hint, format!("choose a path other than {root}/file"));
         let refusal = of(&dir.path().join("a/b/c"), &error(Errno::NOSPC)).unwrap();
         assert_eq!(refusal.what, format!("the file system of {root} is full"));
         assert!(refusal.hint.contains(&format!("df -h {root}")), "{refusal:?}");

@@ -7,6 +7,7 @@ use crate::failure::CommandError;
 use crate::settings::Settings;
 use lorchestra_core::host::files;
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
+use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::source::Source;
 use lorchestra_core::plan::{ParamArg, RunSpec};
 use lorchestra_core::secrets::Secrets;
@@ -87,10 +88,11 @@ struct RequiredSecret<'a> {
 impl RequiredSecret<'_> {
     /// An error whose message begins with "the secret".
     fn wrong(&self, what: &str) -> CommandError {
-        match &self.config {
+        let failure = match &self.config {
             Some((path, key)) => CommandError::new(Code::Config, format!("{}: {key}: the secret {what}", path.display())),
             None => CommandError::new(Code::Usage, format!("the secret --{} {what}", self.flag())),
-        }
+        };
+        failure.refusing(Cause::Secret)
     }
 
     fn missing(&self, why: &str) -> CommandError {

@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) delivery_timeout: Duration,
     /// Settings by `package/job`.
     pub(crate) jobs: BTreeMap<String, JobConfig>,
+    /// The keys that the configuration file has, with their tables.
+    pub(crate) configured: Vec<String>,
     /// Path of the configuration file, which need not exist.
     pub(crate) config_path: PathBuf,
     /// The home directory.
@@ -65,6 +67,41 @@ pub(crate) struct Settings {
     pub(crate) directory: Option<String>,
     /// The caller's trace context.
     pub(crate) trace_parent: Option<String>,
+}
+
+fn config_path(args: &GlobalFlags, base: &BaseDirs) -> PathBuf {
+    match &args.config {
+        // Paths in it count from its directory, wherever the command is started.
+        Some(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+        None => base.config_dir().join("lorchestra/config.toml"),
+    }
+}
+
+/// What a command needs to record that a run was refused, where the configuration cannot be read as a whole.
+#[derive(Debug)]
+pub(crate) struct Rescued {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) on_failure: Option<String>,
+}
+
+impl Rescued {
+    /// Reads what is right of a configuration file that has a mistake somewhere: its keys before the first table, line by line.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub(crate) fn read(args: &GlobalFlags) -> Option<Self> {
+        let base = BaseDirs::new().filter(|base| base.home_dir().is_absolute())?;
+        let text = crate::config::text_of(&config_path(args, &base)).unwrap_or_default();
+        let key = |name: &str| -> Option<String> {
+            let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with('['));
+            let tables = lines.filter_map(|line| line.parse::<toml::Table>().ok());
+            tables.filter_map(|table| table.get(name)?.as_str().map(str::to_owned)).last()
+        };
+        let state_home = base.state_dir().map_or_else(|| base.home_dir().join(".local/state"), PathBuf::from);
+        let configured = key("state_dir").map(PathBuf::from).filter(|dir| dir.is_absolute());
+        Some(Self {
+            state_dir: configured.unwrap_or_else(|| state_home.join("lorchestra")),
+            on_failure: key("on_failure").filter(|_| std::env::var_os(crate::notify::RUNNING).is_none()),
+        })
+    }
 }
 
 impl Settings {
@@ -81,7 +118,10 @@ impl Settings {
             return Err(CommandError::new(Code::Config, format!("HOME is {home:?}, which is not an absolute path"))
                 .hint("set HOME to an absolute path, or unset it"));
         }
-        let config_path = base.config_dir().join("lorchestra/config.toml");
+        let config_path = config_path(args, &base);
+        if args.config.is_some() && !config_path.exists() {
+            return Err(CommandError::config(&config_path, "it does not exist", "check the path given to --config"));
+        }
         let config = Config::read(&config_path)?;
         let mut plugin_dirs = Vec::new();
         // Paths are recorded in the run's history, which may be read from elsewhere.
@@ -134,6 +174,7 @@ impl Settings {
             destinations_warning,
             delivery_timeout: config.delivery.timeout.unwrap_or(DELIVERY),
             jobs: config.job,
+            configured: config.configured,
             home: base.home_dir().to_owned(),
             config_path,
             credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).filter(|dir| dir.is_absolute()),

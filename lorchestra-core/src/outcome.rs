@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Why a run failed. A closed set; its names are part of the event envelope.
+/// Why a run failed, or was refused before it began. A closed set; its names are part of the event envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
@@ -27,11 +27,21 @@ pub enum Cause {
     Load,
     /// Events may be missing because the spool could not be written.
     Spool,
+    /// Refused: the plugin is missing, or may not or cannot be used.
+    Plugin,
+    /// Refused: a secret is missing, or is none.
+    Secret,
+    /// Refused: another run of the same job and account is running.
+    Overlap,
+    /// Refused: the configuration is wrong.
+    Config,
+    /// Refused: the host has no process, thread or file descriptor left.
+    Host,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 14] = [
         Self::Error,
         Self::Panic,
         Self::Signal,
@@ -41,6 +51,11 @@ impl Cause {
         Self::Abandoned,
         Self::Load,
         Self::Spool,
+        Self::Plugin,
+        Self::Secret,
+        Self::Overlap,
+        Self::Config,
+        Self::Host,
     ];
 
     /// Returns the cause with this name.
@@ -60,6 +75,11 @@ impl Cause {
             Self::Abandoned => "abandoned",
             Self::Load => "load",
             Self::Spool => "spool",
+            Self::Plugin => "plugin",
+            Self::Secret => "secret",
+            Self::Overlap => "overlap",
+            Self::Config => "config",
+            Self::Host => "host",
         }
     }
 }

@@ -67,7 +67,7 @@ pub struct PlanRequest<'a> {
     pub job: &'a JobManifest,
     /// The given values, in the order in which they were typed.
     pub values: Vec<ParamArg>,
-    /// The instant that relative times are relative to.
+    /// The instant to which relative times refer.
     pub now: DateTime<Utc>,
     /// The bookmark that [`last::requested_bookmark`] identifies, if it exists.
     pub bookmark: Option<DateTime<Utc>>,

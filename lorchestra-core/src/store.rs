@@ -14,19 +14,25 @@
 pub mod bookmark;
 mod checksum;
 pub mod event;
+pub mod health;
 pub mod history;
 mod newest;
 pub mod outbox;
 pub mod own;
+mod points;
+pub mod refusal;
 pub mod retention;
 pub mod run;
 mod schema;
 
 pub use bookmark::{Bookmark, Moved};
 pub use event::{Event, EventFilter, Portion, Undelivered};
+pub use health::{JobHealth, MAX_FAILURES};
 pub use history::{RunKey, RunQuery, short_id};
 pub use outbox::{Backlog, Batch, COUNTED, Circuit, NewBatch, OutRow, Outbox, Row, RowDisposition, Stream, Was};
 pub use own::{EarlierAttempt, Started, Terminal};
+pub use points::RunPoint;
+pub use refusal::{Refusal, Refused};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
 
 use crate::host::limits::{self, RefusedOperation};
@@ -97,6 +103,8 @@ pub enum StoreError {
         path: PathBuf,
         /// The reason: full, read-only, ….
         why: String,
+        /// Whether the disk is known to be full.
+        is_full: bool,
     },
     /// Another process has locked it for longer than a writer waits.
     #[error("{path} is locked by another process ({doing})", path = path.display())]
@@ -142,13 +150,13 @@ impl StoreError {
         let code = source.sqlite_error_code();
         match code {
             Some(Code::DatabaseBusy | Code::DatabaseLocked) => Self::Busy { path, doing },
-            Some(Code::DiskFull) => Self::NotWritable { path, why: "the disk is full".into() },
-            Some(Code::ReadOnly) => Self::NotWritable { path, why: "it is read-only".into() },
+            Some(Code::DiskFull) => Self::NotWritable { path, why: "the disk is full".into(), is_full: true },
+            Some(Code::ReadOnly) => Self::NotWritable { path, why: "it is read-only".into(), is_full: false },
             Some(Code::CannotOpen) => match limit_of_files(&path) {
                 Some(source) => Self::Io { path, source },
-                None => Self::NotWritable { path, why: "it cannot be opened (check its permissions)".into() },
+                None => Self::NotWritable { path, why: "it cannot be opened".into(), is_full: false },
             },
-            Some(Code::SystemIoFailure) => Self::NotWritable { path, why: source.to_string() },
+            Some(Code::SystemIoFailure) => Self::NotWritable { path, why: source.to_string(), is_full: false },
             Some(Code::NotADatabase) => Self::Foreign { path, why: "it is not an SQLite database".into() },
             Some(Code::DatabaseCorrupt) => Self::Damaged { path, why: source.to_string() },
             _ => Self::Sql { path, doing, source },
@@ -178,9 +186,11 @@ impl Store {
         // 0600 from the beginning: SQLite gives its journal files the mode of the database.
         crate::host::files::private_file(&path).map_err(|source| {
             match source.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-                Some(rustix::io::Errno::NOSPC | rustix::io::Errno::ROFS | rustix::io::Errno::ACCESS) => {
-                    StoreError::NotWritable { path: path.clone(), why: source.to_string() }
-                }
+                Some(rustix::io::Errno::NOSPC | rustix::io::Errno::ROFS | rustix::io::Errno::ACCESS) => StoreError::NotWritable {
+                    path: path.clone(),
+                    why: source.to_string(),
+                    is_full: source.kind() == io::ErrorKind::StorageFull,
+                },
                 _ => StoreError::Io { path: path.clone(), source },
             }
         })?;

@@ -58,14 +58,22 @@ impl Event {
 
     /// Whether it ends a run.
     pub fn is_terminal(&self) -> bool {
-        matches!(self.event_type(), "job.completed" | "job.failed" | "job.skipped")
+        matches!(self.event_type(), "job.completed" | "job.failed" | "job.skipped" | "job.refused")
     }
 }
 
 impl Sandbox {
-    /// All runs, newest first.
+    /// All runs that were begun or skipped, newest first: without those that were refused.
     #[track_caller]
     pub fn runs(&self) -> Vec<Run> {
+        let mut runs = self.all_runs();
+        runs.retain(|run| run.state() != "refused");
+        runs
+    }
+
+    /// All runs, newest first.
+    #[track_caller]
+    pub fn all_runs(&self) -> Vec<Run> {
         let listed = self.lorchestra(&["runs", "list", "--limit", "100000", "--json"]).exits(0);
         listed.json_lines("lorchestra.run/1").into_iter().map(Run).collect()
     }
@@ -85,14 +93,14 @@ impl Sandbox {
         listed.json_lines("lorchestra.event/1").into_iter().map(Event).collect()
     }
 
-    /// The events of a run, after checking the properties of every ended run: `job.started` comes first (unless it was skipped), there is
+    /// The events of a run, after checking the properties of every ended run: `job.started` comes first (unless it was skipped or refused), there is
     /// one terminal event, which is the last and agrees with the run, and no id occurs twice.
     #[track_caller]
     pub fn whole_events_of(&self, run: &Run) -> Vec<Event> {
         let events = self.events_of(run.id());
         let ids: HashSet<&str> = events.iter().filter_map(|event| event.0["event_id"].as_str()).collect();
         assert_eq!(ids.len(), events.len(), "an event_id twice in {}", run.id());
-        if run.state() != "skipped" {
+        if !matches!(run.state(), "skipped" | "refused") {
             assert_eq!(events.first().map(Event::event_type), Some("job.started"), "{run:?}");
         }
         let ends: Vec<&Event> = events.iter().filter(|event| event.is_terminal()).collect();

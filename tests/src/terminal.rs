@@ -27,7 +27,7 @@ impl Terminal {
         let (mut master, kept) = (File::from(master), Arc::clone(&shown));
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
-            // Ends with an error when nobody has the other side open any more.
+            // Reading fails when the other side is closed.
             while let Ok(n @ 1..) = master.read(&mut bytes) {
                 kept.lock().expect("nobody panics with it").extend_from_slice(&bytes[..n]);
             }

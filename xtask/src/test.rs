@@ -123,9 +123,9 @@ fn async_jobs() -> Result {
 const SOAKED: [&str; 5] = [
     "crash::killed::nothing_acknowledged",
     "delivery::sending::a_kill_during_delivery",
-    "delivery::jsonl::whatever_is_killed",
+    "delivery::jsonl::no_kill_loses",
     "catalog::locked::swapping",
-    "crash::trouble::a_store_that_is_kept_for_longer",
+    "crash::trouble::a_store_that_is_locked_for_longer",
 ];
 
 /// Kills workers and supervisors at random moments, and swaps libraries while they run, in more rounds than a normal test run; and runs the

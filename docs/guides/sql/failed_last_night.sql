@@ -7,6 +7,6 @@ SELECT
   CAST(JSON_VALUE(payload, '$.duration_ms') AS INT64) / 1000 AS seconds,
   run_id
 FROM `lorchestra.events`
-WHERE event_type = 'job.failed'
+WHERE event_type IN ('job.failed', 'job.refused')
   AND created_at >= TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL 24 HOUR)
 ORDER BY created_at DESC

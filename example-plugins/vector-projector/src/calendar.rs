@@ -1,6 +1,6 @@
 //! The text of a calendar invitation (iCalendar, RFC 5545) that people would search for: what, where, who. Pure.
 //!
-//! Not a parser of calendars: it takes the values of some properties, wherever they are.
+//! Not a parser of calendars: it takes the values of some properties at any position.
 
 /// Properties whose values are text.
 const TEXTS: [&str; 5] = ["SUMMARY", "LOCATION", "DESCRIPTION", "COMMENT", "CATEGORIES"];

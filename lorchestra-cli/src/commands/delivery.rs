@@ -28,8 +28,8 @@ pub(super) fn chosen<'a>(settings: &'a Settings, name: Option<&str>) -> Result<V
         None => "no destination is configured: events stay in the store".to_owned(),
     };
     Err(CommandError::new(Code::Config, what)
-        .hint("set BQ_EVENTS_DATASET and BQ_EVENTS_TABLE, or [destinations.bigquery] in config.toml, for BigQuery: docs/guides/bigquery.md")
-        .hint("set [destinations.jsonl] in config.toml for files of JSON lines: docs/guides/jsonl.md"))
+        .hint("set BQ_EVENTS_DATASET and BQ_EVENTS_TABLE, or [destinations.bigquery] in config.toml, to deliver to BigQuery")
+        .hint("set [destinations.jsonl] in config.toml to deliver to JSON Lines files"))
 }
 
 pub(super) fn no_thread(error: std::io::Error) -> CommandError {
@@ -40,6 +40,21 @@ pub(super) fn warn_once(settings: &Settings, printer: &mut Printer) {
     if let Some(warning) = &settings.destinations_warning {
         printer.warning(warning);
     }
+}
+
+/// Asks a destination whether it accepts events.
+pub(super) fn answer(to: &DestinationConfig, limit: Duration) -> Result<(), CommandError> {
+    let config = to.clone();
+    let checked = blocking(async move {
+        let mut destination = config.open()?;
+        let late = || DeliveryError::Later {
+            reason: format!("no answer within {}", lorchestra_core::plan::duration::show(limit)),
+            after: None,
+            perhaps_request: false,
+        };
+        tokio::time::timeout(limit, destination.connect()).await.unwrap_or_else(|_| Err(late()))
+    })?;
+    checked.map_err(|refusal| refused(&refusal))
 }
 
 /// With `--require-delivery`, refuses to start a job whose events cannot be delivered. A server that does not respond now may do so later.

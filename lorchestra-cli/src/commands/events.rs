@@ -1,4 +1,6 @@
-//! `events list`, `flush`, `setup`.
+//! `events list`, `export`, `flush`, `setup`.
+
+mod export;
 
 use super::{delivery, find_run, history, setup};
 use crate::exit::Code;
@@ -32,6 +34,11 @@ pub(crate) enum Events {
         before_help = "Examples:\n  lorchestra events list --since -1d --type job.failed\n  lorchestra events list --run last --payload"
     )]
     List(EventList),
+    /// Export events with their payloads
+    #[command(
+        before_help = "Examples:\n  lorchestra events export --format jsonl --since -1d\n  lorchestra events export --format csv -o events.csv"
+    )]
+    Export(export::EventExport),
     /// Deliver pending events to the configured destinations
     #[command(before_help = "Examples:\n  lorchestra events flush\n  lorchestra events flush --timeout 10m")]
     Flush {
@@ -103,6 +110,7 @@ pub(super) fn run(
 ) -> Result<Code, CommandError> {
     match command {
         Events::List(wanted) => list(wanted, settings, notices, printer),
+        Events::Export(wanted) => export::export(wanted, settings, notices, printer),
         Events::Flush { timeout, destination, resend_uncertain, resend_failed } => {
             let to = delivery::chosen(settings, destination.as_deref())?.into_iter().cloned().collect();
             delivery::warn_once(settings, printer);
@@ -178,6 +186,12 @@ fn listed(wanted: &EventList, settings: &Settings, store: &Store) -> Result<Vec<
     }
     let configured: Vec<String> = settings.destinations.iter().map(|to| to.name().to_owned()).collect();
     Ok(if configured.is_empty() { store.destinations()? } else { configured })
+}
+
+/// An event as a line of JSON, with its payload.
+fn json_line(event: &Event) -> String {
+    let line = EventLine { schema: "lorchestra.event/1", event, destination: None };
+    serde_json::to_string(&line).unwrap_or_default()
 }
 
 fn text(event: &Event, destination: Option<&str>) -> String {

@@ -6,7 +6,7 @@ use crate::printer::Printer;
 use crate::settings::{PLUGIN_DIRECTORY, PLUGIN_FLAG, Settings};
 use crate::show;
 use clap::Subcommand;
-use lorchestra_core::packages::catalog::{Catalog, Lookup, Problem, SearchOutcome, Searched};
+use lorchestra_core::packages::catalog::{Catalog, Lookup, Package, Problem, SearchOutcome, Searched};
 use lorchestra_core::text::{self, one_line, printable};
 use lorchestra_plugin_api::manifest::JobManifest;
 use serde_json::{Value, json};
@@ -21,6 +21,9 @@ pub(crate) enum Jobs {
     List {
         /// List only this package's jobs
         package: Option<String>,
+        /// Print only names, as on a pipe
+        #[arg(long)]
+        names: bool,
         /// Print one JSON object (schema lorchestra.jobs-list/1)
         #[arg(long)]
         json: bool,
@@ -44,9 +47,9 @@ pub(super) fn run(command: &Jobs, settings: &Settings, printer: &mut Printer) ->
     let whole_path = catalog.searched.iter().all(|searched| searched.dir.origin != PLUGIN_FLAG);
     unknown_policies(&catalog, settings, whole_path, printer);
     match command {
-        Jobs::List { package, json: true } => list_json(&catalog, package.as_deref(), printer),
-        Jobs::List { package: Some(package), .. } => list_package(&catalog, package, printer),
-        Jobs::List { package: None, .. } => Ok(list(&catalog, printer)),
+        Jobs::List { package, json: true, .. } => list_json(&catalog, package.as_deref(), printer),
+        Jobs::List { package: Some(package), names, .. } => list_package(&catalog, package, *names, printer),
+        Jobs::List { package: None, names, .. } => Ok(list(&catalog, *names, printer)),
         Jobs::Show { package, job, json } => show(&catalog, package, job, *json, printer),
     }
 }
@@ -70,12 +73,10 @@ pub(super) fn unknown_policies(catalog: &Catalog, settings: &Settings, all: bool
     }
 }
 
-fn list(catalog: &Catalog, printer: &mut Printer) -> Code {
+fn list(catalog: &Catalog, names: bool, printer: &mut Printer) -> Code {
     for package in &catalog.packages {
         printer.line(format_args!("{}:", package.outline.package));
-        for job in show::jobs(package) {
-            printer.line(format_args!("  {job}"));
-        }
+        job_lines(package, names, printer);
     }
     if catalog.packages.is_empty() && catalog.problems.is_empty() {
         printer.note("No packages found.");
@@ -90,8 +91,26 @@ fn list(catalog: &Catalog, printer: &mut Printer) -> Code {
     Code::Success
 }
 
+/// The jobs of a package: names, and on a terminal also the first line of each docstring. A pipe has names only, as scripts expect.
+fn job_lines(package: &Package, names: bool, printer: &mut Printer) {
+    let jobs = show::jobs(package);
+    let width = printer.width().filter(|_| !names);
+    let manifest = width.and_then(|_| package.manifest().ok());
+    let longest = jobs.iter().map(|job| job.chars().count()).max().unwrap_or(0);
+    for job in jobs {
+        let name = job.split(' ').next().unwrap_or_default();
+        let summary = manifest.as_ref().and_then(|manifest| Some(one_line(manifest.job(name)?.summary())));
+        match (summary.filter(|summary| !summary.is_empty()), width) {
+            (Some(summary), Some(width)) => {
+                printer.line(show::fitted(&format!("  {job:longest$}  {summary}"), width.max(longest + 4)));
+            }
+            _ => printer.line(format_args!("  {job}")),
+        }
+    }
+}
+
 /// The directories that could not be searched. The default one need not exist.
-fn directories(catalog: &Catalog) -> Vec<Problem> {
+pub(super) fn directories(catalog: &Catalog) -> Vec<Problem> {
     let may_be_missing = |searched: &&Searched| searched.dir.origin == PLUGIN_DIRECTORY;
     let wrong =
         catalog.searched.iter().filter(|searched| searched.outcome != SearchOutcome::Missing || !may_be_missing(searched));
@@ -107,12 +126,10 @@ pub(super) fn problems(problems: &[Problem], printer: &mut Printer) {
     }
 }
 
-fn list_package(catalog: &Catalog, name: &str, printer: &mut Printer) -> Result<Code, CommandError> {
+fn list_package(catalog: &Catalog, name: &str, names: bool, printer: &mut Printer) -> Result<Code, CommandError> {
     let package = catalog.find(name).map_err(|lookup| CommandError::lookup(catalog, name, None, &lookup))?;
     printer.line(format_args!("Jobs in {name}:"));
-    for job in show::jobs(package) {
-        printer.line(format_args!("  {job}"));
-    }
+    job_lines(package, names, printer);
     Ok(Code::Success)
 }
 

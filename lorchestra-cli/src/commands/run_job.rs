@@ -1,6 +1,8 @@
 //! `run-job`: turns arguments into a spec, passes the spec to [`launch`], and maps its result to an exit code. Observers print what the
 //! user sees during the run ([`crate::observe`]).
 
+pub(crate) mod refused;
+
 use super::jobs::unknown_policies;
 use super::spec_file;
 use super::{bookmarks, delivery, find_job, locked_to, second_store};
@@ -12,6 +14,7 @@ use crate::flags;
 use crate::flags::OwnFlags;
 use crate::notify::Notices;
 use crate::observe::{DiagnosticObserver, JsonObserver, TerminalObserver, Verbosity};
+use crate::params;
 use crate::printer::Printer;
 use crate::secrets::{self, Configured};
 use crate::settings::Settings;
@@ -27,8 +30,10 @@ use lorchestra_core::run::launch::{self, Delivery, Host, Launch, Launched, launc
 use lorchestra_core::run::supervisor::{RunResult, WorkerEnv};
 use lorchestra_core::secrets::Secrets;
 use lorchestra_core::store::bookmark::Key;
+use lorchestra_core::store::short_id;
 use lorchestra_core::text;
 use lorchestra_plugin_api::manifest::JobManifest;
+use refused::Asked;
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -39,6 +44,8 @@ struct Invocation<'a, 'b> {
     verbose: u8,
     notices: &'a mut Notices<'b>,
     printer: &'a mut Printer,
+    /// What is known of the run so far.
+    asked: Asked,
 }
 
 /// A run that is ready to start.
@@ -92,10 +99,16 @@ pub(crate) struct RunJob {
 pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, mut notices: Notices<'_>, printer: &mut Printer) -> Code {
     printer.limit_waiting();
     let mut signals = None;
-    let mut session = Invocation { settings, verbose, notices: &mut notices, printer };
-    let result = session.plan_and_run(command, &mut signals);
-    let code = printer.ended(result);
-    // Even if no run was started: a run of a dead supervisor may have been closed.
+    let mut session = Invocation { settings, verbose, notices: &mut notices, printer, asked: Asked::of(command) };
+    let code = match session.plan_and_run(command, &mut signals) {
+        Ok(code) => code,
+        Err(failure) => {
+            session.printer.failure(&failure);
+            session.refuse(&failure, &mut signals);
+            failure.code
+        }
+    };
+    // Also where no run was begun: one that a dead supervisor had left may have been closed on the way.
     notices.send(signals.as_mut(), printer);
     code
 }
@@ -203,8 +216,11 @@ impl Invocation<'_, '_> {
             flags::ParseOutcome::Clap(error) => return Ok(Err(self.printer.clap(&error))),
         };
         let own = command.own.merged(parsed.own);
+        self.asked.own(&own);
         let mut values = parsed.given;
         values.extend(flags::named(&own.param)?);
+        let typed: Vec<String> = values.iter().map(|given| given.name.clone()).collect();
+        values.extend(params::configured(package_name, job, &values, settings)?);
         let bookmark = match plan::last::requested_bookmark(job, &values) {
             Some(asked) => {
                 let key = Key { package: package_name, job: job_name, account: asked.account.as_deref() };
@@ -212,7 +228,6 @@ impl Invocation<'_, '_> {
             }
             None => None,
         };
-        let typed: Vec<String> = values.iter().map(|given| given.name.clone()).collect();
         let configured = Configured::of(package_name, job, &values, settings)?;
         values.extend(configured.values());
         let config = settings.jobs.get(&format!("{package_name}/{job_name}")).map(JobConfig::policy).unwrap_or_default();
@@ -227,6 +242,7 @@ impl Invocation<'_, '_> {
             context: context(&own, settings),
         })
         .map_err(|error| bad_parameters(package_name, job, &error))?;
+        self.asked.spec(&spec);
         // Before checking anything on this host: a run that has ended needs nothing.
         let key = Key { package: package_name, job: job_name, account: spec.account.as_deref() };
         if let Some(code) = self.ended(&own, key, signals)? {
@@ -251,6 +267,7 @@ impl Invocation<'_, '_> {
     ) -> Result<Result<Planned, Code>, CommandError> {
         let settings = self.settings;
         let spec = spec_file::read(file)?;
+        self.asked.spec(&spec);
         let key = Key { package: &spec.package, job: &spec.job, account: spec.account.as_deref() };
         if let Some(code) = self.ended(&command.own, key, signals)? {
             return Ok(Err(code));
@@ -263,6 +280,19 @@ impl Invocation<'_, '_> {
         let own = command.own.clone();
         let lock = self.lock(&own)?;
         Ok(Ok(Planned { spec, library: package.path.clone(), secrets, own, lock }))
+    }
+
+    /// Records that the run could not begin, and delivers the event that says so. What goes wrong with that is only traced: the failure itself
+    /// has been printed.
+    fn refuse(&mut self, failure: &CommandError, signals: &mut Option<Signals>) {
+        let Some(refusal) = self.asked.refusal(failure, self.settings) else { return };
+        let quiet = OwnFlags { quiet: true, json: false, require_delivery: false, ..self.asked.own.clone() };
+        let shown = failure.has_room();
+        match self.observed(&quiet, signals, |host, signals, observer| launch::refuse(&refusal, host, signals, observer)) {
+            Ok(run_id) if shown => self.printer.note(format_args!("  lorchestra runs show {}", short_id(&run_id))),
+            Ok(_) => {}
+            Err(error) => tracing::info!("the refused run is not recorded: {}", error.message),
+        }
     }
 
     fn lock(&self, own: &OwnFlags) -> Result<Option<Lockfile>, CommandError> {
@@ -345,6 +375,7 @@ fn code(launched: &Launched) -> Code {
     let code = match &launched.result {
         RunResult::Ended(ended) => of_outcome(&ended.terminal.outcome()),
         RunResult::Skipped { .. } => Code::Success,
+        // Nobody's id is that of a run that was refused.
         RunResult::Found { run, terminal } => {
             let signal = terminal.as_ref().and_then(|terminal| terminal.failure.as_ref()?.signal);
             run.cause.map_or(Code::Success, |cause| of_failure(cause, signal))

@@ -2,6 +2,7 @@
 
 mod list;
 mod logs;
+mod prune;
 mod show;
 mod stop;
 
@@ -13,7 +14,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show::exact_time;
 use clap::Subcommand;
-pub(crate) use list::RunList;
+pub(crate) use list::{RunList, why};
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::{Run, Store, short_id};
 use serde_json::{Value, json};
@@ -49,6 +50,16 @@ pub(crate) enum Runs {
         #[arg(long)]
         trace: bool,
     },
+    /// Remove old runs, logs and payloads now, as retention does after each run
+    #[command(before_help = "Examples:\n  lorchestra runs prune --dry-run\n  lorchestra runs prune --older-than 7d")]
+    Prune {
+        /// Remove what is older than this, instead of the limits in config.toml
+        #[arg(long, value_name = "DURATION", value_parser = crate::values::limit)]
+        older_than: Option<Duration>,
+        /// Print what would be removed without removing it
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Stop a running job and wait for it to end
     #[command(before_help = "Example:\n  lorchestra runs stop 7c41d03f")]
     Stop {
@@ -69,6 +80,10 @@ pub(super) fn run(
         Runs::List(wanted) => list::list(wanted, store, settings, printer),
         Runs::Show { run, spec: true, .. } => {
             let (_, _, run) = named(history, settings, run)?;
+            if run.spec_json.is_empty() {
+                let what = format!("run {} has no spec: it was refused before there was one", short_id(&run.run_id));
+                return Err(CommandError::new(Code::Failed, what).hint(format!("lorchestra runs show {}", short_id(&run.run_id))));
+            }
             printer.line(&run.spec_json);
             Ok(Code::Success)
         }
@@ -80,6 +95,13 @@ pub(super) fn run(
             let (state, store, run) = named(history, settings, run)?;
             logs::logs(&state, &store, &run, *trace, printer)
         }
+        Runs::Prune { older_than, dry_run } => match history {
+            Some(history) => prune::prune(*older_than, *dry_run, history, settings, printer),
+            None => {
+                printer.note(list::none(settings));
+                Ok(Code::Success)
+            }
+        },
         Runs::Stop { run } => {
             let (state, mut store, run) = named(history, settings, run)?;
             stop::stop(notices, &state, &mut store, &run, printer)
@@ -94,7 +116,8 @@ fn named(history: Option<(StateDir, Store)>, settings: &Settings, text: &str) ->
     Ok((state, store, run))
 }
 
-fn duration(run: &Run) -> Option<Duration> {
+/// How long a run took, if it is over.
+pub(crate) fn duration(run: &Run) -> Option<Duration> {
     Some(Duration::from_micros(u64::try_from(run.ended_at? - run.started_at).unwrap_or(0)))
 }
 

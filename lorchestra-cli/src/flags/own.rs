@@ -14,6 +14,10 @@ pub(crate) struct GlobalFlags {
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) plugin_dir: Vec<PathBuf>,
 
+    /// Read this file instead of config.toml (for run-job: before PACKAGE)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
     /// Print more to stderr, including the job's trace (repeat for debug, trace)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,

@@ -39,7 +39,7 @@ impl DestinationConfig {
         }
     }
 
-    /// What events are written to, and `events setup` creates.
+    /// The kind of object that receives events, which `events setup` creates.
     pub fn target_kind(&self) -> &'static str {
         match self {
             Self::BigQuery(_) => "table",

@@ -6,9 +6,9 @@
 //!   frozen batch of a predecessor? ── yes ─► resend the same rows to the same position
 //!          │ no
 //!   next pending rows ─► freeze (committed) ─► send ─┬─ landed, or had landed before ─► delivered mark moves (committed)
-//!                                                    ├─ rows refused, too large ──────► verdict: bad rows set aside; the rest again
+//!                                                    ├─ rows refused, too large ──────► verdict: bad rows set aside; the rest is resent
 //!                                                    ├─ stream finalized, gone, odd ──► settle: fenced; its length, or the table, decides
-//!                                                    └─ no answer ────────────────────► the same again, later
+//!                                                    └─ no answer ────────────────────► the same rows again, later
 //! ```
 //!
 //! If a destination supports it, several batches are in flight in one stream (`pipeline`), each frozen with its offset before it is sent.
@@ -22,8 +22,8 @@
 //!   first, so that a request in flight cannot land afterwards.
 //! - A definite refusal takes the batch back. It is *fresh* if every answer about it so far was definite: then nothing of it can still
 //!   arrive.
-//! - Something at the position of a batch with an unknown result need not be this batch: its first and last event are looked up, if reading
-//!   is permitted. This check, and [`Outbox::doubtful_to`], detect a state directory that was copied or restored.
+//! - If something is at the position of a batch with an unknown result, it may be another batch: the batch's first and last event are
+//!   looked up, if reading is permitted. This check, and [`Outbox::doubtful_to`], detect a state directory that was copied or restored.
 //! - No event is skipped: an event that is not delivered is pending, set aside with the server's reason, or uncertain.
 //! - If all rows are refused for the same reason, none is set aside, because the table or this host is the cause. Delivery stops, and they
 //!   stay pending.
@@ -77,7 +77,7 @@ struct Flight {
     fresh: bool,
     /// Number of failures that the batch itself may have caused.
     stumbles: u32,
-    /// How often the server refused, without a reason, to close its stream.
+    /// Number of times the server refused, without a reason, to close its stream.
     fence_refusals: u32,
     /// It was sent over the connection that is open.
     sent: bool,
@@ -362,7 +362,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         Ok(())
     }
 
-    /// Plans a batch of these rows in the stream that they go to, if there are any.
+    /// Plans a batch of these rows for the stream in use; returns `None` if there are no rows.
     async fn place(&mut self, out: &[OutRow]) -> Result<Option<NewBatch>, StepError> {
         let (Some(first), Some(last)) = (out.first(), out.last()) else { return Ok(None) };
         self.connect().await?;
@@ -459,7 +459,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         Ok(rest)
     }
 
-    /// Makes rows uncertain that another store may have delivered and that the target cannot be queried for.
+    /// Marks rows as uncertain that another store may have delivered, if the target cannot be queried for them.
     fn give_up_doubtful(&mut self, doubtful: &[OutRow], denied: &str) -> Result<(), StepError> {
         let (Some(first), Some(last)) = (doubtful.first(), doubtful.last()) else { return Ok(()) };
         let target = self.session.destination.name().to_owned();

@@ -335,7 +335,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
                 if self.progress.delivered > before {
                     return Some(Incomplete::Deadline(reported));
                 }
-                // Not one batch in all this time: the other destinations need not wait as long.
+                // No batch arrived in all this time: open the circuit, so that other processes do not wait as long.
                 let reason = reported.unwrap_or_else(|| {
                     format!("no response from {server} within {}", crate::plan::duration::show(request.timeout))
                 });
@@ -415,7 +415,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
 pub(super) mod tests {
     use super::*;
 
-    /// What a thread delivers next to a run within this time, without a request.
+    /// Delivers for this long as during a run, without a request.
     pub(in crate::delivery) async fn beside<D: Destination>(
         store: Outbox,
         destination: D,

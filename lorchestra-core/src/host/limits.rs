@@ -51,6 +51,10 @@ pub fn behind(error: &io::Error, doing: RefusedOperation) -> Option<Limit> {
             "/proc is not mounted".into(),
             "mount it: mount -t proc proc /proc (lorchestra starts its workers from /proc/self/exe)",
         ),
+        (Errno::NOENT, RefusedOperation::Starting) if !Path::new("/proc/sys/kernel").exists() => limit(
+            "/proc shows only processes, and lorchestra identifies them by /proc/sys/kernel/random/boot_id".into(),
+            "set ProcSubset=all in the systemd unit, or mount /proc without subset=pid",
+        ),
         (Errno::PERM | Errno::ACCESS | Errno::NOSYS, RefusedOperation::Starting) => limit(
             "this host refuses to start a process; the likely cause is a seccomp filter".into(),
             "allow clone and clone3; a filter that does not know clone3 must return ENOSYS for it (newer container runtimes do)",

@@ -9,9 +9,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Names in a state directory: `lorchestra.db` with SQLite's companion files, and the directories of
+/// Names in a state directory: `lorchestra.db` with SQLite's companion files, `lorchestra.newest`, and the directories of
 /// [`StateDir`](crate::host::state::StateDir).
-const STATE: [&str; 6] = ["lorchestra.db", "lorchestra.db-wal", "lorchestra.db-shm", "spool", "logs", "locks"];
+const STATE: [&str; 7] =
+    ["lorchestra.db", "lorchestra.db-wal", "lorchestra.db-shm", "lorchestra.newest", "spool", "logs", "locks"];
 /// File that `plugins install` creates in a directory into which it has installed a library.
 pub(crate) const PLUGIN_LOCK: &str = ".lorchestra.lock";
 /// Maximum number of directory entries to examine. One of our directories has few entries, or they are libraries.
@@ -106,8 +107,24 @@ pub fn readable(path: &Path) -> String {
 /// Returns the command by which root creates a directory of lorchestra's for this user. `None` if the path does not show that the directory
 /// is lorchestra's. The command changes no directory that exists.
 pub fn make_for(directory: &Path, user: u32) -> Option<String> {
-    let may = user != 0 && is_named_ours(directory) && !directory.exists() && is_mapped(0) && is_mapped(user);
+    use rustix::fs::{Access, access};
+    // An unreadable parent may already contain this directory, owned by another user; and a new one there could not be reached.
+    let is_missing = fs::symlink_metadata(directory).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    let reachable = || {
+        let existing = directory.ancestors().skip(1).find(|at| at.exists());
+        existing.is_some_and(|at| access(at, Access::EXEC_OK).is_ok())
+    };
+    let may = user != 0 && is_named_ours(directory) && is_missing && is_mapped(0) && is_mapped(user) && reachable();
     may.then(|| format!("as root: install -d -m 700 -o {user} {}", shell(directory)))
+}
+
+/// Returns the hint for a file where a directory is expected: move it away if it is in one of lorchestra's directories, otherwise choose
+/// another path.
+pub fn move_away(path: &Path) -> String {
+    match path.parent() {
+        Some(parent) if is_ours(parent) || is_named_ours(path) => format!("move {} away", shell(path)),
+        _ => format!("choose a path other than {}", shell(path)),
+    }
 }
 
 /// Whether only lorchestra uses a directory: its name says so, or it has nothing else in it.

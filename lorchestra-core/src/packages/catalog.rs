@@ -220,7 +220,13 @@ impl Catalog {
         if let Ok(position) = position {
             return Ok(&self.packages[position]);
         }
-        let problems: Vec<&Problem> = self.problems.iter().filter(|p| p.package.as_deref() == Some(package)).collect();
+        // A file that is cut does not say which package it has; cargo and `plugins install` named it after that.
+        let is_named = |p: &Problem| {
+            let stem = p.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            stem.strip_prefix("lib").unwrap_or(stem).replace('-', "_") == package.replace('-', "_")
+        };
+        let is_of = |p: &&Problem| p.package.as_deref().map_or_else(|| is_named(p), |of| of == package);
+        let problems: Vec<&Problem> = self.problems.iter().filter(is_of).collect();
         if !problems.is_empty() {
             return Err(Lookup::Unusable(problems));
         }

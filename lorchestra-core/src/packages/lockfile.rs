@@ -152,7 +152,7 @@ impl Lockfile {
     }
 
     /// Writes the file atomically and durably: after return the new file survives a power loss; concurrent readers see the old file or the
-    /// new locked. Creates its directory if it is missing.
+    /// new one. Creates its directory if it is missing.
     pub fn write(&self, path: &Path) -> Result<(), LockfileError> {
         let io = |source| LockfileError::Io { path: path.to_owned(), source };
         let dir = path.parent().unwrap_or(Path::new("/"));

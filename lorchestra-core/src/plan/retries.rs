@@ -9,8 +9,8 @@ pub const MOST: u32 = 1000;
 /// The longest delay between two attempts.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 
-/// Causes that another attempt may fix. Not included: a library that cannot be loaded will fail again; a user who cancels a run does not want
-/// another attempt; and after a spool fault events may be missing, which a person has to check.
+/// Causes that another attempt may fix. Not included: a library that cannot be loaded will fail again; a user who cancels a run does not
+/// want another attempt; and after a spool fault events may be missing, which a person has to check.
 pub const RETRYABLE: [Cause; 5] = [Cause::Error, Cause::Panic, Cause::Signal, Cause::Exit, Cause::Timeout];
 
 /// How to retry a job.

@@ -1,8 +1,8 @@
 //! [`RunSpec`]: everything that defines one run, as a value that can be printed, stored, sent to another machine, and run again.
 //!
 //! Owns its JSON form. [`super::resolve`] creates one from the user's input. [`RunSpec::from_json`] parses one, and [`RunSpec::check`]
-//! compares it with the job that will run, so that parameters of the wrong type never reach plugin code, even from a spec that was edited. A spec has
-//! no relative times and no secret values. Pure.
+//! compares it with the job that will run, so that parameters of the wrong type never reach plugin code, even from a spec that was edited.
+//! A spec has no relative times and no secret values. Pure.
 //!
 //! ```text
 //! {"schema": "lorchestra.run-spec/1",
@@ -62,7 +62,7 @@ pub struct RunSpec {
     pub account: Option<String>,
     /// The time span that the run covers, if the job has a time parameter `since` or `until`.
     pub window: Option<Window>,
-    /// Whether `since` is the bookmark: the run uses the bookmark's position at its start.
+    /// Whether `since` is the bookmark: the run uses the bookmark's position when it starts.
     pub since_last: bool,
     /// Time limit of an attempt; `None` for no limit.
     #[serde(with = "optional_seconds")]
@@ -84,7 +84,7 @@ pub struct RunSpec {
     pub trace_parent: Option<String>,
     /// Who requested the run.
     pub requested_by: RequestedBy,
-    /// The time that relative times are relative to, to the microsecond.
+    /// The time to which relative times refer, to the microsecond.
     pub resolved_at: DateTime<Utc>,
 }
 

@@ -168,8 +168,7 @@ fn the_job_receives_values_of_the_authors_types() {
     assert!(!bool::from_value(params.remove("bool")).unwrap());
 }
 
-/// The typed text, a part of the expected message, and the correction that it must propose and that must then be accepted (empty if the
-/// meaning is unclear).
+/// The typed text, a part of the expected message, and the proposed correction, which must be accepted (empty if the meaning is unclear).
 const BAD: &[(&str, &str, &str, &str)] = &[
     // -- times
     ("datetime", "", "is empty", ""),

@@ -164,7 +164,7 @@ fn names(values: &[ValueManifest]) -> String {
     }
 }
 
-/// Checks that the default in a manifest is a value of the parameter. No default is always valid.
+/// Checks that the default in a manifest is a value of the parameter. A parameter without a default is valid.
 ///
 /// Defaults relative to now are resolved against the year 2000: one that is valid then is valid on every later day.
 ///
@@ -243,7 +243,11 @@ pub(super) fn parse(ty: ParamType<'_>, text: &str, now: DateTime<Utc>) -> Result
         }
         ParamKind::String | ParamKind::Path if text.contains('\0') => return Err(ValueError::Nul),
         ParamKind::String | ParamKind::Path => TypedValue::Json(text.into()),
-        ParamKind::Duration => TypedValue::Json(duration::parse(text)?.as_secs().into()),
+        // Also a number of seconds, as `runs show` and a spec have it: what was printed can be typed again.
+        ParamKind::Duration => TypedValue::Json(match text.parse::<u64>() {
+            Ok(seconds) if seconds <= duration::MAX.as_secs() => seconds.into(),
+            _ => duration::parse(text)?.as_secs().into(),
+        }),
         ParamKind::Enum => TypedValue::Json(chosen(ty.values, text)?.into()),
         // A secret never becomes a value here: `resolve` keeps only its source.
         ParamKind::Secret => return Err(ValueError::Source),

@@ -92,6 +92,8 @@ pub struct Evidence {
     pub printed: bool,
     /// The memory limit of the worker, if it had one.
     pub memory: Option<Memory>,
+    /// The processor time limit in seconds, if the worker used it up.
+    pub processor_limit: Option<u64>,
 }
 
 /// A memory limit.
@@ -212,6 +214,10 @@ fn without_final(evidence: &Evidence) -> Failure {
         Death::Killed { signal, core } => {
             let core = if core { ", core dumped" } else { "" };
             let hint = match (signal, evidence.memory) {
+                _ if [9, 24].contains(&signal) && evidence.processor_limit.is_some() => {
+                    let limit = evidence.processor_limit.unwrap_or_default();
+                    &*format!(": it used up its processor time limit of {limit} s (ulimit -t, or LimitCPU= in a systemd unit)")
+                }
                 (6, Some(Memory { max, refused: true })) => {
                     &*format!(": it exceeded its memory limit of {} (--memory-max)", show(max))
                 }
@@ -284,6 +290,7 @@ mod tests {
             fault: None,
             printed: false,
             memory: None,
+            processor_limit: None,
         }
     }
 
@@ -423,7 +430,17 @@ mod tests {
                                 for memory in [None, memory(false), memory(true)] {
                                     for printed in [false, true] {
                                         let (end, fault) = (end.clone(), fault.clone());
-                                        each(&Evidence { ending, end, entered, death, damaged, fault, printed, memory });
+                                        each(&Evidence {
+                                            ending,
+                                            end,
+                                            entered,
+                                            death,
+                                            damaged,
+                                            fault,
+                                            printed,
+                                            memory,
+                                            processor_limit: None,
+                                        });
                                     }
                                 }
                             }
@@ -494,6 +511,7 @@ mod tests {
                     fault: None,
                     printed: false,
                     memory: None,
+                    processor_limit: None,
                     ..evidence.clone()
                 };
                 assert_eq!(decide(&bare), Outcome::Failed(failure.clone()), "{evidence:?}");

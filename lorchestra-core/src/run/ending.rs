@@ -128,5 +128,6 @@ pub(crate) fn evidence(ingested: IngestState, seen: note::NotedFacts, printed: b
         fault: seen.fault,
         printed,
         memory: None,
+        processor_limit: None,
     }
 }

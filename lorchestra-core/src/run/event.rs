@@ -1,7 +1,7 @@
 //! The one stream of typed events about a run, for all observers: terminal, JSON, progress bar, failure hook, diagnostics.
 //!
 //! [`super::launch`] sends them from the thread that called it: `Recovered` (if there was anything to close, and again right before the run
-//! if a run of its own job was closed), `Waiting`, then either `Skipped`, `Found`, or `Started` with its `AttemptFailed`s and `Ended`; then
+//! if a run of its own job was closed), `Waiting`, then either `Skipped`, `Found`, `Refused`, or `Started` with its `AttemptFailed`s and `Ended`; then
 //! a `Delivered` for each destination and `Pruned`. Progress is not in the stream ([`super::supervisor::progress`]): observers read it when
 //! they need it. Observers receive values and change nothing: neither their actions nor their failures affect the run. (These are not the
 //! job's own events, which go to the store.)
@@ -10,7 +10,7 @@ use super::recovery::Closed;
 use crate::delivery::{DestinationConfig, Report};
 use crate::outcome::Failure;
 use crate::plan::RunSpec;
-use crate::store::{Run, StoreError, Terminal};
+use crate::store::{Refusal, Run, StoreError, Terminal};
 use std::path::Path;
 use std::time::Duration;
 
@@ -43,6 +43,13 @@ pub enum RunEvent<'a> {
         spec: &'a RunSpec,
         /// The other run, if known.
         held_by: Option<&'a str>,
+    },
+    /// The run was refused before it began, and that is recorded.
+    Refused {
+        /// Its id.
+        run_id: &'a str,
+        /// What it was, and why it was refused.
+        refusal: &'a Refusal,
     },
     /// A run with the requested id has already ended; nothing was started.
     Found {

@@ -10,6 +10,7 @@ use super::recovery::{self, RecoveryError};
 use super::supervisor::{self, RunEnv, RunOrder, RunResult, WorkerEnv};
 use crate::delivery::{Deliveries, DestinationConfig, FlushRequest, Incomplete, Resend};
 use crate::host::clock::now_micros;
+use crate::host::process;
 use crate::host::signals::Signals;
 use crate::host::state::{StateDir, StateError};
 use crate::packages::catalog::Problem;
@@ -18,8 +19,9 @@ use crate::packages::lockfile::Lockfile;
 use crate::plan::{PlanError, RunSpec};
 use crate::secrets::Secrets;
 use crate::store::bookmark::Key;
+use crate::store::refusal::RefusedAt;
 use crate::store::retention::Retention;
-use crate::store::{Backlog, RunState, Store};
+use crate::store::{Backlog, Refusal, RunState, Store};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -178,6 +180,38 @@ pub fn launch(
     Ok(closing.finish(result, store, signals, observer))
 }
 
+/// Records a run that was refused, delivers its event, and lets retention remove what is old.
+///
+/// # Errors
+/// It cannot be recorded: the state directory or the store cannot be used.
+pub fn refuse(
+    refusal: &Refusal,
+    host: &Host<'_>,
+    signals: &mut Signals,
+    observer: &mut dyn Observer,
+) -> Result<String, LaunchError> {
+    let state = StateDir::open(host.state_dir)?;
+    let mut store = Store::open(&state).map_err(RunError::Store)?;
+    let run_id = record_refusal(&mut store, refusal, host.worker.version)?;
+    observer.observe(&RunEvent::Refused { run_id: &run_id, refusal });
+    let closing = Closing::begin(host, state)?;
+    closing.finish_after(&run_id, &mut store, signals, observer);
+    Ok(run_id)
+}
+
+/// Records a run that was refused, and nothing else: for a command that has no settings.
+///
+/// # Errors
+/// The store cannot be written, or this process cannot be identified.
+pub fn record_refusal(store: &mut Store, refusal: &Refusal, version: &str) -> Result<String, LaunchError> {
+    let run_id = Uuid::now_v7().to_string();
+    let own = |source| RunError::Process { doing: "reading this process's identity", source };
+    let (process, host) = (process::Identity::own().map_err(own)?, process::host());
+    let at = RefusedAt { run_id: &run_id, at: now_micros(), host: &host, process: &process, lorchestra_version: version };
+    store.refuse_run(refusal, &at).map_err(RunError::Store)?;
+    Ok(run_id)
+}
+
 /// Closes the runs of dead supervisors. Reports nothing if there were none.
 fn recover(state: &StateDir, observer: &mut dyn Observer) -> Result<(), LaunchError> {
     let closed = recovery::close_abandoned(state)?;
@@ -204,10 +238,16 @@ impl<'a> Closing<'a> {
         if let RunResult::Found { run, terminal } = &result {
             observer.observe(&RunEvent::Found { run, terminal: terminal.as_deref() });
         }
-        let Self { host, state, deliveries } = self;
-        let undelivered = finish_delivery(deliveries, &host.delivery, (result.run_id(), &store), signals, observer);
-        observer.observe(&RunEvent::Pruned(&store.prune(&state, host.retention, now_micros())));
+        let undelivered = self.finish_after(result.run_id(), &mut store, signals, observer);
         Launched { result, undelivered }
+    }
+
+    /// Returns whether delivery was required and did not happen.
+    fn finish_after(self, run_id: &str, store: &mut Store, signals: &mut Signals, observer: &mut dyn Observer) -> bool {
+        let Self { host, state, deliveries } = self;
+        let undelivered = finish_delivery(deliveries, &host.delivery, (run_id, &*store), signals, observer);
+        observer.observe(&RunEvent::Pruned(&store.prune(&state, host.retention, now_micros())));
+        undelivered
     }
 }
 

@@ -127,7 +127,7 @@ enum CrashPoint {
     None,
     /// Before the chunk is committed.
     Before,
-    /// After that, and before the segments that are done with are removed.
+    /// After that, but before finished segments are removed.
     After,
 }
 

@@ -86,7 +86,7 @@ impl Reader {
         }
         self.leaves_short = len < self.segment_bytes;
         let may_follow = !self.leaves_short || (writing == Writing::Dead && !self.left_short);
-        // Anything but a file was not created by the writer, which cannot get past it either.
+        // If it is not a regular file, the writer did not create it, and cannot continue past it.
         let has_next = may_follow && next.is_ok_and(|meta| meta.is_file());
         let complete = has_next || writing == Writing::Dead;
         let mut chunk = Chunk { records: Vec::new(), end: self.cursor, damaged: 0, more: false };

@@ -1,8 +1,8 @@
 //! Bookmarks: the time up to which a job's work is done, for each package, job and account. `--since last` begins there.
 //!
 //! Owns the rule by which a run moves one ([`after`]), which [`super::run`] applies in the transaction that ends the run: state, terminal
-//! event and bookmark are one commit, of the supervisor or of recovery. Users can set and remove bookmarks on the command line. Retention does not touch
-//! them.
+//! event and bookmark are one commit, of the supervisor or of recovery. Users can set and remove bookmarks on the command line. Retention
+//! does not touch them.
 
 use super::{Store, StoreError};
 use crate::host::state::StateDir;

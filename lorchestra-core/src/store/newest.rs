@@ -54,7 +54,7 @@ impl Newest {
     /// Writes the number, even a lower one.
     pub(super) fn reset(&mut self, number: i64) {
         if self.file.is_none() {
-            self.file = open_regular(&self.path, OFlags::WRONLY | OFlags::CREATE).ok();
+            self.file = open_regular(&self.path, OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW).ok();
         }
         let mut bytes = [0; SIZE];
         bytes[..8].copy_from_slice(&number.to_le_bytes());

@@ -116,6 +116,21 @@ fn history(store: &mut Store) {
     for n in 0..60 {
         store.skip_run(&new_run(&format!("skipped-{n}")), &started()).unwrap();
     }
+    let refusal = Refusal {
+        package: "pkg".into(),
+        job: "job".into(),
+        account: None,
+        spec: None,
+        cause: Cause::Plugin,
+        message: "no".into(),
+        exit_code: 126,
+        requested_run_id: None,
+        requested_by: crate::plan::RequestedBy::CommandLine,
+        group: None,
+    };
+    let process = &crate::host::process::Identity { pid: 1, start: 2, boot_id: "boot".into() };
+    let at = refusal::RefusedAt { run_id: "refused", at: 1, host: "host", process, lorchestra_version: "0" };
+    store.refuse_run(&refusal, &at).unwrap();
     let over = AttemptEnd { attempt: 1, cause: Cause::Error, message: "no".into(), ended_at: 1 };
     store.end_attempt("r1", &over).unwrap();
     store.begin_attempt("r1", 2, 1, 8).unwrap();
@@ -135,6 +150,10 @@ fn history(store: &mut Store) {
         drop(store.find_run(name).unwrap());
     }
     store.run("r1").unwrap().unwrap();
+    store.health(&RunQuery::default()).unwrap();
+    for key in store.keys(&RunQuery::default()).unwrap() {
+        store.points(&key, &RunQuery::default(), drop).unwrap();
+    }
     store.attempts("r1").unwrap();
     store.terminal("r1").unwrap();
     store.held_by("r1").unwrap();
@@ -235,6 +254,7 @@ fn prune(site: &Site, store: &mut Store, destinations: Vec<String>) {
     let (now, never) = (Duration::ZERO, Duration::from_secs(u64::from(u32::MAX)));
     for runs in [never, now] {
         let retention = retention::Retention { logs: now, payloads: now, runs, destinations: destinations.clone() };
+        store.prunable(&retention, later).unwrap();
         store.prune(&site.state, &retention, later).unwrap();
     }
 }

@@ -1,13 +1,17 @@
 //! Retention: what the store removes, and when. Runs at the end of a run, after its outcome has been reported.
 //!
 //! No run pays for removing a year's data. One call examines `RUNS` runs for each kind of data, in the order in which they ended, and
-//! changes `EVENTS` events, or twice as many as this process has ingested, so that runs with many events do not outgrow it. The next calls
-//! do the rest. A run with more events than that loses them over several calls, its terminal event last.
+//! changes `EVENTS` events, or twice as many as this process has ingested, so that removal keeps pace with jobs that emit many events. The
+//! next calls do the rest. A run with more events than that loses them over several calls, its terminal event last.
 //!
 //! A run with undelivered events is skipped, and the next call continues after it, so a thousand of them block nothing. At the end of
 //! everything old enough, it starts over.
 //!
 //! Free pages are reused. If they exceed a tenth of the file, `PAGES` of them per call are returned to the disk.
+
+mod preview;
+
+pub use preview::Prunable;
 
 use super::{Store, StoreError, outbox};
 use crate::host::state::StateDir;
@@ -46,6 +50,13 @@ const EVENTS: usize = 1000;
 const PAGES: u32 = 256;
 /// Minimum number of free pages to keep for new data.
 const SPARE: i64 = 1024;
+
+/// Lists runs that are old enough to go.
+const OLD_RUNS: &str = "SELECT n, run_id, ended_at FROM runs
+    WHERE (ended_at, n) >= (?1, ?2) AND ended_at < ?3 AND started_at < ?3 ORDER BY ended_at, n LIMIT ?4";
+/// Lists runs whose logs are old enough to go.
+const OLD_LOGS: &str = "SELECT n, run_id, ended_at FROM runs
+    WHERE logs AND (ended_at, n) >= (?1, ?2) AND ended_at < ?3 ORDER BY ended_at, n LIMIT ?4";
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -146,12 +157,8 @@ impl Store {
 
     fn prune_runs(&mut self, state: &StateDir, before: i64, waiting: &[String], mut left: usize) -> Result<usize, StoreError> {
         // The newest event stays: its number must not be reused, or the next event would count as delivered.
-        let newest: Option<i64> = self.read("looking for old runs", |db| {
-            db.query_row("SELECT run FROM events WHERE n = (SELECT max(n) FROM events)", [], |row| row.get(0)).optional()
-        })?;
-        let sql = "SELECT n, run_id, ended_at FROM runs
-            WHERE (ended_at, n) >= (?1, ?2) AND ended_at < ?3 AND started_at < ?3 ORDER BY ended_at, n LIMIT ?4";
-        self.pass(Pass { what: "runs", sql, before, waiting }, |store, old, _| {
+        let newest = self.newest_run()?;
+        self.pass(Pass { what: "runs", sql: OLD_RUNS, before, waiting }, |store, old, _| {
             if newest == Some(old.n) {
                 return Ok(PruneStep::Kept);
             }
@@ -179,10 +186,15 @@ impl Store {
         })
     }
 
+    /// The run that has the newest event.
+    fn newest_run(&self) -> Result<Option<i64>, StoreError> {
+        self.read("looking for old runs", |db| {
+            db.query_row("SELECT run FROM events WHERE n = (SELECT max(n) FROM events)", [], |row| row.get(0)).optional()
+        })
+    }
+
     fn prune_logs(&mut self, state: &StateDir, before: i64) -> Result<usize, StoreError> {
-        let sql = "SELECT n, run_id, ended_at FROM runs
-            WHERE logs AND (ended_at, n) >= (?1, ?2) AND ended_at < ?3 ORDER BY ended_at, n LIMIT ?4";
-        let old = self.old(sql, START, before)?;
+        let old = self.old(OLD_LOGS, START, before)?;
         if old.is_empty() {
             return Ok(0);
         }

@@ -18,6 +18,8 @@ pub enum RunState {
     Failed,
     /// Another run of the same job and account was running.
     Skipped,
+    /// It was asked for, and could not begin: nothing ran.
+    Refused,
 }
 
 impl RunState {
@@ -28,11 +30,12 @@ impl RunState {
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Skipped => "skipped",
+            Self::Refused => "refused",
         }
     }
 
     /// Every state.
-    pub const ALL: [Self; 4] = [Self::Running, Self::Completed, Self::Failed, Self::Skipped];
+    pub const ALL: [Self; 5] = [Self::Running, Self::Completed, Self::Failed, Self::Skipped, Self::Refused];
 
     /// Parses a stored state. The store has only states that this version knows: a newer lorchestra would have written a newer store.
     pub(super) fn from_name(name: &str) -> Self {

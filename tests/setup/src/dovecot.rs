@@ -31,11 +31,11 @@ const PROGRAMS: [&str; 10] = [
     "usr/lib/dovecot/modules/libssl_iostream_openssl.so",
 ];
 
-/// Where Dovecot is, below this target directory: made now if it is not there, which takes some seconds and Debian's archive. In it
-/// what the packages have, `usr/sbin/dovecot` and the rest.
+/// Returns the directory with the contents of Dovecot's packages (`usr/sbin/dovecot` and the rest) below this target directory. Creates it
+/// if it is missing, which takes some seconds and access to Debian's archive.
 ///
 /// # Errors
-/// What is missing, or what apt said.
+/// A missing tool, or the output of apt.
 pub fn ensure(target: &Path) -> Result<PathBuf, String> {
     let home = target.join("dovecot");
     let root = home.join("root");

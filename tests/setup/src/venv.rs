@@ -92,7 +92,7 @@ const MODEL_FILES: [&str; 2] =
 /// Newest last: the first that is good enough is taken.
 const PYTHONS: [&str; 4] = ["python3", "python3.11", "python3.12", "python3.13"];
 
-/// Prints the platform's name as DuckDB has it, and where its extension lies.
+/// Prints DuckDB's name of the platform, and the path of its extension.
 const FIND_EXTENSION: &str = "
 import duckdb, duckdb_extension_spatial, pathlib
 print(duckdb.sql('PRAGMA platform').fetchone()[0])
@@ -100,11 +100,11 @@ print(next(pathlib.Path(duckdb_extension_spatial.__file__).parent.rglob('spatial
 print('v' + duckdb.__version__)
 ";
 
-/// The venv of the BigQuery emulator below this target directory: made now if it is not there or has other versions, which takes about
-/// a minute and the internet. In it `bin/python`, and `home`, which emulators are to be started with as HOME.
+/// Returns the venv of the BigQuery emulator below this target directory. Creates it if it is missing or has other versions, which takes
+/// about a minute and internet access. It contains `bin/python`, and `home`, the HOME for emulators.
 ///
 /// # Errors
-/// What is missing, or what pip said.
+/// A missing tool, or the output of pip.
 pub fn ensure(target: &Path) -> Result<PathBuf, String> {
     made(target, &EMULATOR)
 }
@@ -231,7 +231,7 @@ zipfile.ZipFile(wheel).extractall(sys.argv[2], sys.argv[3:])";
     fs::remove_dir_all(&wheels).map_err(|error| format!("{}: {error}", wheels.display()))
 }
 
-/// Puts DuckDB's extension where it is looked for.
+/// Copies DuckDB's extension to the place where DuckDB searches for it.
 fn place_extension(venv: &Path) -> Result<(), String> {
     let inside = venv.join("bin/python");
     let found = run(Command::new(&inside).args(["-c", FIND_EXTENSION]))?;

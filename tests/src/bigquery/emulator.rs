@@ -17,8 +17,8 @@ use tempfile::TempDir;
 /// The project of its tables.
 const PROJECT: &str = "p1";
 
-/// Starts the emulator as its own command would, with a thread that watches standard input. Ports are the system's to choose, and
-/// are told in the log. Avro, which nobody here needs, would be asked for in the internet at each start.
+/// Starts the emulator as its own command does, with a thread that watches stdin. The system chooses the ports, which are printed in the
+/// log. Avro is disabled, because it is not needed and would be downloaded at each start.
 const MAIN: &str = "
 import os, sys, threading
 def watch():
@@ -38,30 +38,30 @@ pub struct Emulator {
     child: Child,
     rest: u16,
     grpc: u16,
-    /// Its log, and whatever it writes.
+    /// Its log, and other files it writes.
     place: TempDir,
     datasets: AtomicU32,
 }
 
-/// Makes the venv if need be; see [`venv::ensure`].
+/// Creates the venv if it is missing; see [`venv::ensure`].
 ///
 /// # Panics
-/// If it cannot be made.
+/// If it cannot be created.
 pub fn ensure_venv() -> PathBuf {
     venv::ensure(&crate::built::target()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The emulator of this test binary, for one test at a time, started by the first who asks: 3 to 5 seconds.
+/// The emulator of this test binary, for one test at a time, started on first use: 3 to 5 seconds.
 ///
-/// One at a time, because this version stops answering for ever when queries meet the writes of another client (seen in two of
-/// three runs of four tests at once, with nothing else to do on the machine).
+/// One at a time, because this version stops responding permanently when queries meet the writes of another client (observed in two of
+/// three runs of four concurrent tests on an otherwise idle machine).
 ///
 /// # Panics
 /// If it cannot be started.
 pub fn shared() -> Turn {
     static SHARED: OnceLock<Emulator> = OnceLock::new();
     static TURN: Mutex<()> = Mutex::new(());
-    // A test that failed in its turn has harmed nobody else.
+    // A test that failed while it held the lock has not harmed the others.
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     Turn { emulator: SHARED.get_or_init(|| Emulator::start(&ensure_venv())), _turn: turn }
 }
@@ -82,10 +82,10 @@ impl std::ops::Deref for Turn {
 }
 
 impl Emulator {
-    /// Starts one, and returns when it answers.
+    /// Starts one, and returns when it responds.
     ///
     /// # Panics
-    /// If it does not come up; with its log.
+    /// If it does not start; the message includes its log.
     pub fn start(venv: &Path) -> Self {
         let place = tempfile::tempdir().expect("a directory for the emulator");
         let (child, rest, grpc) = launch(venv, place.path(), &["--rest-port", "0", "--grpc-port", "0"]);
@@ -94,21 +94,21 @@ impl Emulator {
         emulator
     }
 
-    /// One whose tables are in files, so that they are there after [`Emulator::restart`].
+    /// Starts one with tables in files, so that they survive [`Emulator::restart`].
     ///
     /// # Panics
-    /// If it does not come up; with its log.
+    /// If it does not start; the message includes its log.
     pub fn start_persistent(venv: &Path) -> Self {
         let mut emulator = Self::start(venv);
         emulator.restart(venv);
         emulator
     }
 
-    /// Kills it, as a machine that goes down does, and starts it again on the same ports. Tables are kept by one that was started here
-    /// before; streams are gone.
+    /// Kills it, as a crash of the machine would, and restarts it on the same ports. Tables survive if it was started with files; streams
+    /// are gone.
     ///
     /// # Panics
-    /// If it does not come up; with its log.
+    /// If it does not start; the message includes its log.
     pub fn restart(&mut self, venv: &Path) {
         self.kill();
         let data = self.place.path().join("data").display().to_string();
@@ -125,13 +125,13 @@ impl Emulator {
     fn kill(&mut self) {
         let group = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
         if let Some(group) = group {
-            // An error: it has ended.
+            // An error means that it has ended.
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
         let _ = self.child.wait();
     }
 
-    /// `http://127.0.0.1:PORT`: what `BIGQUERY_EMULATOR_HOST` takes; the API is under `/bigquery/v2`.
+    /// `http://127.0.0.1:PORT`: the value for `BIGQUERY_EMULATOR_HOST`; the API is under `/bigquery/v2`.
     pub fn rest_endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.rest)
     }
@@ -141,17 +141,17 @@ impl Emulator {
         format!("http://127.0.0.1:{}", self.grpc)
     }
 
-    /// The project that a request has that names none.
+    /// The project of a request that names none.
     pub fn project(&self) -> &'static str {
         PROJECT
     }
 
-    /// What it has written so far.
+    /// Its output so far.
     pub fn log(&self) -> String {
         fs::read(self.place.path().join("log")).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
     }
 
-    /// A new dataset that nobody else uses: its id.
+    /// Creates a dataset that no other test uses, and returns its id.
     ///
     /// # Panics
     /// If the emulator refuses.
@@ -161,15 +161,15 @@ impl Emulator {
         dataset
     }
 
-    /// A dataset of this id.
+    /// Creates a dataset with this id.
     ///
     /// # Panics
-    /// If the emulator refuses, as it does when it is there.
+    /// If the emulator refuses, for example because it exists.
     pub fn create_dataset(&self, dataset: &str) {
         self.must("POST", "/datasets", Some(&json!({"datasetReference": {"projectId": PROJECT, "datasetId": dataset}})));
     }
 
-    /// A table; `resource` as tables.insert takes it, its reference is filled in.
+    /// Creates a table; `resource` is the body of tables.insert, without its reference.
     ///
     /// # Panics
     /// If the emulator refuses.
@@ -179,7 +179,7 @@ impl Emulator {
         self.must("POST", &format!("/datasets/{dataset}/tables"), Some(&resource));
     }
 
-    /// A table with the columns of an event.
+    /// Creates a table with the columns of an event.
     ///
     /// # Panics
     /// If the emulator refuses.
@@ -187,10 +187,10 @@ impl Emulator {
         self.create_table(dataset, table, &json!({"schema": {"fields": super::fake::event_columns()}}));
     }
 
-    /// The rows a query answers with, by column: numbers and booleans as such, everything else as text, null as null.
+    /// Returns the rows of a query, by column: numbers and booleans as such, everything else as text, null as null.
     ///
     /// # Panics
-    /// If the emulator refuses, or has not done within ten seconds.
+    /// If the emulator refuses, or does not respond within ten seconds.
     pub fn rows(&self, sql: &str) -> Vec<Value> {
         let mut page = self.must("POST", "/queries", Some(&json!({"query": sql, "useLegacySql": false, "timeoutMs": 10_000})));
         let job = page["jobReference"]["jobId"].as_str().unwrap_or_default().to_owned();
@@ -209,7 +209,7 @@ impl Emulator {
         }
     }
 
-    /// Asks for something below the project.
+    /// Sends a request for something below the project.
     fn must(&self, verb: &str, path: &str, body: Option<&Value>) -> Value {
         let answer = self.ask(verb, &format!("/bigquery/v2/projects/{PROJECT}{path}"), body);
         answer.unwrap_or_else(|error| panic!("{verb} {path}: {error}\nThe emulator's log ends with:\n{}", self.end_of_log()))
@@ -221,7 +221,7 @@ impl Emulator {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// On a thread of its own: the caller may be inside a runtime, where waiting for another is not possible.
+    /// In a separate thread, because the caller may be inside a runtime, where blocking on another one is not possible.
     fn ask(&self, verb: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
         let url = format!("{}{path}", self.rest_endpoint());
         let asking = async {
@@ -254,7 +254,7 @@ impl Drop for Emulator {
     }
 }
 
-/// Starts the process, and waits until it listens: on which ports, of REST and of gRPC.
+/// Starts the process, and waits until it listens. Returns the ports of REST and of gRPC.
 fn launch(venv: &Path, place: &Path, more: &[&str]) -> (Child, u16, u16) {
     let path = place.join("log");
     let log = File::create(&path).expect("the emulator's log");
@@ -287,14 +287,14 @@ fn launch(venv: &Path, place: &Path, more: &[&str]) -> (Child, u16, u16) {
     (child, rest.unwrap_or_default(), grpc.unwrap_or_default())
 }
 
-/// The port that the log tells with this event.
+/// Returns the port that the log reports with this event.
 fn port(log: &str, event: &str) -> Option<u16> {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let mut told = lines.filter(|line| line["event"] == event);
     told.find_map(|line| line["port"].as_u64()).and_then(|port| u16::try_from(port).ok())
 }
 
-/// REST answers with text for everything.
+/// REST returns everything as text.
 fn typed(field: &Value, value: &Value) -> Value {
     let Some(text) = value.as_str() else { return value.clone() };
     let parsed = match field["type"].as_str().unwrap_or_default() {

@@ -35,26 +35,26 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::sync::watch;
 
-/// How a fake is started.
+/// How to start a fake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
-    /// Rows are counted, not decoded, not checked and not kept: for benches. Offsets are checked all the same.
+    /// Only count rows, without decoding, checking or storing them: for benches. Offsets are still checked.
     pub acknowledge_only: bool,
-    /// Port of REST; 0 is any that is free.
+    /// Port of REST; 0 for any free one.
     pub rest_port: u16,
-    /// Port of gRPC; 0 is any that is free.
+    /// Port of gRPC; 0 for any free one.
     pub grpc_port: u16,
 }
 
-/// A running fake. Ends, with all its connections, when dropped.
+/// A running fake. Stops, with all its connections, when dropped.
 #[derive(Debug)]
 pub struct Fake {
     shared: Arc<Shared>,
     rest: SocketAddr,
     grpc: SocketAddr,
-    /// Kept while nobody listens.
+    /// Reserved even while it is not listening.
     _ports: [Reserved; 2],
-    /// Whether anybody listens; dropped, it ends the servers.
+    /// Whether it is listening; dropping it stops the servers.
     up: Option<watch::Sender<bool>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -66,7 +66,7 @@ impl Default for Fake {
 }
 
 impl Fake {
-    /// Starts one that keeps rows, on free ports.
+    /// Starts one that stores rows, on free ports.
     ///
     /// # Panics
     /// If it cannot listen.
@@ -74,7 +74,7 @@ impl Fake {
         Self::start_with(Options::default())
     }
 
-    /// Starts one.
+    /// Starts one with these options.
     ///
     /// # Panics
     /// If it cannot listen.
@@ -100,7 +100,7 @@ impl Fake {
         Self { shared, rest, grpc, _ports: ports, up: Some(up), thread: Some(thread) }
     }
 
-    /// `http://127.0.0.1:PORT`: what `BIGQUERY_EMULATOR_HOST` takes; the API is under `/bigquery/v2`.
+    /// `http://127.0.0.1:PORT`: the value for `BIGQUERY_EMULATOR_HOST`; the API is under `/bigquery/v2`.
     pub fn rest_endpoint(&self) -> String {
         format!("http://{}", self.rest)
     }
@@ -110,12 +110,12 @@ impl Fake {
         format!("http://{}", self.grpc)
     }
 
-    /// What goes wrong, from now on.
+    /// The faults to inject.
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
     }
 
-    /// Nobody listens any more, and every connection is dropped; tables and streams stay.
+    /// Stops listening and drops every connection; tables and streams stay.
     pub fn go_down(&self) {
         self.set_up(false);
     }
@@ -125,7 +125,7 @@ impl Fake {
         self.set_up(true);
     }
 
-    /// Returns when both doors are open, or closed.
+    /// Returns when both ports are open, or closed.
     fn set_up(&self, now: bool) {
         if let Some(up) = &self.up {
             up.send_replace(now);
@@ -135,60 +135,60 @@ impl Fake {
         }
     }
 
-    /// From now on only tokens that this fake issued open its doors (all but token endpoint and metadata server).
+    /// From now on all requests need tokens issued by this fake (except those to the token endpoint and the metadata server).
     pub fn require_auth(&self, required: bool) {
         self.shared.state().require_auth = required;
     }
 
-    /// The key file of a service account whose token requests come here.
+    /// The key file of a service account whose token endpoint is this fake.
     pub fn service_account_key(&self) -> Value {
         credentials::service_account_key(&self.rest_endpoint())
     }
 
-    /// A user's credentials file whose `token_uri` is here.
+    /// A user's credentials file whose `token_uri` is this fake.
     pub fn authorized_user(&self) -> Value {
         credentials::authorized_user(&self.rest_endpoint())
     }
 
-    /// A file of workload identity federation whose token server is here. The identity provider's token, in the file `subject`, is to be
-    /// `fake-subject-token`.
+    /// A credentials file of workload identity federation whose token server is this fake. The identity provider's token, in the file
+    /// `subject`, must be `fake-subject-token`.
     pub fn external_account(&self, subject: &str) -> Value {
         credentials::external_account(&self.rest_endpoint(), subject)
     }
 
-    /// Every token issued so far is refused from now on.
+    /// Refuses every token issued so far from now on.
     pub fn expire_tokens(&self) {
         self.shared.state().tokens.clear();
     }
 
-    /// How each token was asked for, in order: `service_account SCOPE…`, `authorized_user`, `metadata`.
+    /// The token requests in order: `service_account SCOPE…`, `authorized_user`, `metadata`.
     pub fn grants(&self) -> Vec<String> {
         self.shared.state().grants.clone()
     }
 
-    /// In-band errors of AppendRows (offsets, schema, rows) end the call with the same status, instead of being an answer in it.
-    /// Row errors then have no details: a status has no place for them.
+    /// Makes in-band errors of AppendRows (offsets, schema, rows) end the call with the same status instead of being an answer in it. Row
+    /// errors then have no details, because a status cannot contain them.
     pub fn end_calls_on_errors(&self, ending: bool) {
         self.shared.state().errors_end_calls = ending;
     }
 
-    /// An empty dataset, unless it is there.
+    /// Creates an empty dataset, unless it exists.
     pub fn create_dataset(&self, project: &str, dataset: &str) {
-        // There already: as it was asked for.
+        // It already exists, as requested.
         let _ = self.shared.state().create_dataset(project, dataset, &Value::Null);
     }
 
-    /// A table, its dataset too if need be; `resource` as tables.insert takes it.
+    /// Creates a table, and its dataset if it is missing; `resource` is the body of tables.insert.
     ///
     /// # Panics
-    /// If the table exists, or cannot be.
+    /// If the table exists, or is invalid.
     pub fn create_table(&self, name: &TableName, resource: &Value) {
         self.create_dataset(&name.project, &name.dataset);
         let created = self.shared.state().create_table(name, resource);
         created.unwrap_or_else(|refusal| panic!("{name}: {}", refusal.message));
     }
 
-    /// A table with the columns of an event.
+    /// Creates a table with the columns of an event.
     ///
     /// # Panics
     /// If the table exists.
@@ -199,80 +199,80 @@ impl Fake {
     /// Deletes a table; its streams are gone.
     ///
     /// # Panics
-    /// If it is not there.
+    /// If it does not exist.
     pub fn drop_table(&self, name: &TableName) {
         self.shared.state().drop_table(name).unwrap_or_else(|refusal| panic!("{}", refusal.message));
     }
 
-    /// As if the table had been deleted and created again: no rows, no streams.
+    /// Resets the table as if it had been deleted and created again: no rows, no streams.
     pub fn recreate_table(&self, name: &TableName) {
         self.shared.state().recreate_table(name);
     }
 
-    /// Its rows, in the order in which they arrived.
+    /// Its rows, in order of arrival.
     ///
     /// # Panics
-    /// If there is no such table.
+    /// If the table does not exist.
     pub fn rows(&self, name: &TableName) -> Vec<Row> {
         self.shared.state().tables.get(name).unwrap_or_else(|| panic!("there is no table {name}")).rows.clone()
     }
 
-    /// Rows it has, also those that were only acknowledged.
+    /// Number of its rows, including those that were only acknowledged.
     ///
     /// # Panics
-    /// If there is no such table.
+    /// If the table does not exist.
     pub fn row_count(&self, name: &TableName) -> u64 {
         let state = self.shared.state();
         let table = state.tables.get(name).unwrap_or_else(|| panic!("there is no table {name}"));
         table.acknowledged + table.rows.len() as u64
     }
 
-    /// The table as tables.get shows it; `None` if there is none.
+    /// The table as returned by tables.get; `None` if it does not exist.
     pub fn table_resource(&self, name: &TableName) -> Option<Value> {
         self.shared.state().tables.get(name).map(|table| table.resource.clone())
     }
 
-    /// Every stream that was ever created, in order.
+    /// Every stream ever created, in order.
     pub fn streams(&self) -> Vec<Stream> {
         self.shared.state().streams.clone()
     }
 
-    /// Finalises a stream, as somebody else would.
+    /// Finalizes a stream, as another client would.
     pub fn finalize_stream(&self, name: &str) {
         self.shared.state().stream(name).into_iter().for_each(|stream| stream.finalized = true);
     }
 
-    /// The stream is gone, its rows stay.
+    /// Removes the stream; its rows stay.
     pub fn drop_stream(&self, name: &str) {
         self.shared.state().stream(name).into_iter().for_each(|stream| stream.dropped = true);
     }
 
-    /// From now on every request is kept as it came.
+    /// Records every request from now on.
     pub fn record(&self) {
         self.shared.state().recorded = Some(Vec::new());
     }
 
-    /// What came since [`Fake::record`], in order.
+    /// The requests since [`Fake::record`], in order.
     pub fn recorded(&self) -> Vec<Exchange> {
         self.shared.state().recorded.clone().unwrap_or_default()
     }
 
-    /// How many requests of this method have come, also those that went wrong.
+    /// Number of requests of this method, including those with a fault.
     pub fn requests(&self, method: Method) -> u64 {
         self.shared.state().requests.get(&method).copied().unwrap_or_default()
     }
 
-    /// The most AppendRows calls that were open at the same time.
+    /// Maximum number of AppendRows calls that were open at the same time.
     pub fn peak_append_calls(&self) -> usize {
         self.shared.state().peak_appends
     }
 
-    /// AppendRows calls that are open now.
+    /// Number of AppendRows calls that are open now.
     pub fn open_append_calls(&self) -> usize {
         self.shared.state().open_appends
     }
 
-    /// `x-goog-request-params` of each AppendRows call, empty where it was missing.
+    /// `x-goog-request-params` of each AppendRows call, empty if missing.
     pub fn routing_headers(&self) -> Vec<String> {
         self.shared.state().routing.clone()
     }

@@ -13,7 +13,7 @@ pub enum Write {
     InsertAll,
 }
 
-/// Both ways.
+/// Both methods.
 pub const BOTH: [Write; 2] = [Write::Storage, Write::InsertAll];
 
 /// The request that carries events.
@@ -21,26 +21,26 @@ pub fn carrier(write: Write) -> Method {
     if write == Write::Storage { Method::AppendRows } else { Method::InsertAll }
 }
 
-/// A sandbox and the fake that its commands deliver to.
+/// A sandbox, and the fake to which its commands deliver.
 #[derive(Debug)]
 pub struct Site {
-    /// Where commands run.
+    /// The sandbox of the commands.
     pub sandbox: Sandbox,
-    /// Where their events go.
+    /// The server that receives their events.
     pub fake: Fake,
     /// The table.
     pub table: TableName,
 }
 
 impl Site {
-    /// With a table of all columns.
+    /// With a table that has all columns.
     pub fn new(write: Write) -> Self {
         let site = Self::without_table(write);
         site.fake.create_event_table(&site.table);
         site
     }
 
-    /// With neither table nor dataset.
+    /// Without a table or dataset.
     pub fn without_table(write: Write) -> Self {
         let site = Self {
             sandbox: Sandbox::with(&[Fixture::Misbehave]),
@@ -51,7 +51,7 @@ impl Site {
         site
     }
 
-    /// Writes the configuration anew; `more` is appended.
+    /// Writes a new configuration; `more` is appended.
     pub fn configure(&self, write: Write, more: &str) {
         let write = if write == Write::Storage { "storage-write" } else { "insert-all" };
         self.sandbox.configure(&format!(
@@ -62,7 +62,7 @@ impl Site {
         ));
     }
 
-    /// Delivers what is pending: how many events that were.
+    /// Delivers pending events, and returns how many there were.
     #[track_caller]
     pub fn flushed(&self) -> u64 {
         let ended = self.sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
@@ -87,8 +87,8 @@ impl Site {
         rows.iter().map(|row| row.values["event_id"].as_str().expect("a row has an id").to_owned()).collect()
     }
 
-    /// Everything the store has is in the table; by streams: once, and each run's events in order. (Between runs the table has the order
-    /// in which the store got the events, and a listing that of their times.)
+    /// Checks that everything in the store is in the table; with streams: exactly once, with each run's events in order. (Between runs, the
+    /// table is ordered by insertion into the store, and a listing by time.)
     #[track_caller]
     pub fn all_is_delivered(&self, write: Write, told: &str) {
         let (stored, delivered) = (self.stored(), self.delivered());

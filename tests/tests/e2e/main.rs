@@ -35,8 +35,12 @@ mod delivery {
 }
 
 mod operator {
+    mod config;
+    mod doctor;
     mod history;
     mod names;
+    mod refused;
+    mod status;
 }
 
 mod packages {

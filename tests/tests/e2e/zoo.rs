@@ -53,7 +53,7 @@ impl Book {
             (r"has 2\.\d+", "has [HOST]"),
             (r"next attempt in \d+(\.\d+)?s", "next attempt in [DURATION]"),
             (r"glibc 9\.\d+", "glibc [NEWER]"),
-            // Sizes of libraries and places in them.
+            // Sizes of libraries and offsets in them.
             (r"\b(it has|end at|manifest has) \d{4,}", "$1 [N]"),
             (r"it is \d{6,9} bytes", "it is [N] bytes"),
             (r"(column|index) \d+", "$1 [N]"),

@@ -1,19 +1,19 @@
-//! The events that are delivered in benches: made from their number alone, so that a store, a client in memory and Python's client
-//! (`insert_rows.py`, beside the bench) have the same ones. Talks to nobody.
+//! The events that benches deliver: generated from their number alone, so that a store, a client in memory and Python's client
+//! (`insert_rows.py`, next to the bench) have the same ones. Pure.
 
 use lorchestra_core::delivery::Row;
 use lorchestra_core::spool::record;
 
-/// The package of the run they belong to.
+/// The package of their run.
 pub const PACKAGE: &str = "pkg-0000";
-/// Its job.
+/// The job of their run.
 pub const JOB: &str = "extract_mail";
-/// Microseconds since 1970 of event 0; the others follow one a millisecond.
+/// Time of event 0 in microseconds since 1970; the others follow one per millisecond.
 pub const BEGIN: i64 = 1_767_225_600_000_000;
 const EVENT_TYPE: &str = "email.extracted";
 const SCHEMA: &str = "email/1";
 
-/// The id of the run: of the form that runs have, and the same always.
+/// The id of the run, which is always the same.
 pub fn run_id() -> String {
     id(0xffff_ffff)
 }
@@ -36,7 +36,7 @@ pub fn row(n: u64) -> Row {
     }
 }
 
-/// The same event as a worker leaves it in the spool, without the end of the line.
+/// The same event in the form of the spool, without the line end.
 pub fn record(n: u64) -> Vec<u8> {
     let json = format!(
         r#"{{"seq":{},"event":{{"id":"{}","at":{},"type":"{EVENT_TYPE}","schema_ref":"{SCHEMA}","subject_id":"{}","payload":{}}}}}"#,
@@ -65,15 +65,15 @@ fn subject(n: u64) -> String {
     format!("person-{:03}@example.com", n % 1000)
 }
 
-/// 200 bytes, with as many quotes as a small object of several kinds of value has: insertAll escapes each of them.
+/// 200 bytes, with as many quotes as a small object with several types of values: insertAll escapes each of them.
 fn payload(n: u64) -> String {
     let hash = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     format!(
         r#"{{"message":"<{n:012}@mail.example.com>","thread":{},"folder":"archive/2026","labels":["inbox","unread"],"bytes":{},"attachments":[],"is_reply":{},"digest":"{hash:016x}{:06x}"}}"#,
-        // Of as many digits always.
+        // Always with the same number of digits.
         1_000_000_000 + n / 4,
         100_000 + (hash >> 48),
-        // One more space where the word is one letter shorter.
+        // An additional space if the word is one letter shorter.
         if n.is_multiple_of(2) { "false" } else { " true" },
         hash.rotate_left(21) >> 40,
     )

@@ -1,11 +1,11 @@
-//! The run that events belong to. Talks to nobody.
+//! The run of the events. Pure.
 
 use crate::events;
 use lorchestra_core::host::process::Identity;
 use lorchestra_core::plan::RunSpec;
 use lorchestra_core::store::{NewRun, RunEnd, Started, Terminal};
 
-/// One that is about to begin.
+/// A run that is about to start.
 pub fn new_run(run_id: &str) -> NewRun {
     NewRun {
         run_id: run_id.to_owned(),
@@ -45,7 +45,7 @@ pub fn started() -> Started {
     }
 }
 
-/// A good end after a millisecond.
+/// A successful end after a millisecond.
 pub fn end() -> RunEnd {
     let terminal = Terminal {
         attempt: 1,

@@ -1,4 +1,4 @@
-//! What emitting costs, measured where a job sees it; and a job that emits more than the store can keep up with.
+//! Measures the cost of emitting from within a job; and a job that emits faster than the store can ingest.
 
 use lorchestra_plugin_api::prelude::*;
 use lorchestra_plugin_api::serde_json::Value;
@@ -28,9 +28,9 @@ pub(crate) fn compare_emit(
     let payload = payload(bytes)?;
     let record = own_record(cx, &payload)?;
     let mut all = Vec::new();
-    // The first round finds cold caches and an empty file: it is measured, and not reported.
+    // The first round has cold caches and an empty file: it is measured, but not reported.
     for round in 0..=rounds {
-        // In turns forwards and backwards: what drifts (the disk, the neighbours) meets all of them.
+        // Alternates the order, so that drift (the disk, other load) affects all of them equally.
         let mut measured = [0.0; 4];
         let turns: [usize; 4] = if round % 2 == 0 { [0, 1, 2, 3] } else { [3, 2, 1, 0] };
         for turn in turns {
@@ -73,7 +73,7 @@ pub(crate) fn paced(
     let start = Instant::now();
     for n in 0..count {
         cx.emit("bench.paced", &payload)?;
-        // Every ten milliseconds' worth.
+        // Ten milliseconds' worth at a time.
         if (n + 1).is_multiple_of((rate / 100).max(1)) {
             let due = Duration::from_secs_f64(f64::from(n + 1) / f64::from(rate));
             std::thread::sleep(due.saturating_sub(start.elapsed()));
@@ -82,13 +82,13 @@ pub(crate) fn paced(
     Ok(())
 }
 
-/// A payload of so many bytes, already JSON.
+/// A payload with this many bytes, already JSON.
 fn payload(bytes: u32) -> Result<Box<RawValue>, JobError> {
     let filler = usize::try_from(bytes)?.checked_sub(r#"{"text":""}"#.len()).ok_or("a payload has at least 11 bytes")?;
     Ok(RawValue::from_string(format!("{{\"text\":\"{}\"}}", "x".repeat(filler)))?)
 }
 
-/// The bytes of the record that one `emit` of `payload` leaves in the spool, read back from it.
+/// The record that one `emit` of `payload` writes to the spool, read back from it.
 fn own_record(cx: &JobContext, payload: &RawValue) -> Result<Vec<u8>, JobError> {
     cx.emit("bench.emit", payload)?;
     let spool = std::fs::read_dir("/proc/self/fd")?
@@ -120,7 +120,7 @@ fn emits(cx: &JobContext, payload: &RawValue, events: u32) -> Result<f64, JobErr
     Ok(per_event(start, events))
 }
 
-/// As authors write it: an object of several kinds of value, made anew for each event, of the 200 bytes that the others have.
+/// As authors write it: an object with several types of values, created for each event, with the same 200 bytes as the others.
 fn emits_made(cx: &JobContext, events: u32) -> Result<f64, JobError> {
     let start = Instant::now();
     for n in 0..events {
@@ -143,7 +143,7 @@ fn made(n: u32) -> Value {
     })
 }
 
-/// With the making of the events, which a job cannot avoid.
+/// Includes creating the events, which a job cannot avoid.
 fn emits_at_once(cx: &JobContext, payload: &RawValue, events: u32) -> Result<f64, JobError> {
     let start = Instant::now();
     let made = (0..events).map_while(|_| Event::new("bench.emit", payload).ok());
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_made_has_the_size_of_the_others() {
+    fn generated_payloads_have_the_same_size() {
         for n in [0, 4999] {
             assert_eq!(made(n).to_string().len(), 200, "{}", made(n));
         }

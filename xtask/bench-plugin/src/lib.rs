@@ -1,5 +1,4 @@
-//! The package that the benches list, run, and let emit. Ten jobs, because that is how many each of the listed packages has;
-//! four of them do something.
+//! The package that the benches list and run, and that emits. It has ten jobs, like each of the listed packages; four of them do something.
 //!
 //! The name is `pkg-0000` so that copies of the library can be given other names of the same length.
 #![forbid(unsafe_code)]

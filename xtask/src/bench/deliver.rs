@@ -59,7 +59,7 @@ pub(super) fn run(site: &Site) -> Result<String> {
     table.push_str("\n\nA backlog, by one `events flush`:\n\n");
     table.push_str(&backlogs(site)?);
     table.push_str("\n\nA job that emits 10 000 events a second for five seconds, duration of its attempt:\n\n");
-    table.push_str(&beside_a_job(site)?);
+    table.push_str(&during_a_job(site)?);
     Ok(table)
 }
 
@@ -219,7 +219,7 @@ fn backlogs(site: &Site) -> Result<String> {
 }
 
 /// Runs the job with delivery off, on, and on with a slow server.
-fn beside_a_job(site: &Site) -> Result<String> {
+fn during_a_job(site: &Site) -> Result<String> {
     let (quick, slow) = (Server::acknowledging(0)?, Server::acknowledging(500)?);
     let config = site.sandbox.home().join(".config/lorchestra");
     std::fs::create_dir_all(&config)?;

@@ -74,6 +74,7 @@ fn keys(source: &str) -> BTreeSet<&str> {
             // A table is represented by its keys.
             if let Some((name, kind)) = field.split_once(": ")
                 && !kind.contains("Config")
+                && !kind.contains("Section")
                 && name != "secrets"
             {
                 keys.insert(name);

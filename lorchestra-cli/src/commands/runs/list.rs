@@ -119,7 +119,7 @@ pub(super) fn list(
 }
 
 /// Names the searched directory and the user: a person and cron often have different histories.
-fn none(settings: &Settings) -> String {
+pub(super) fn none(settings: &Settings) -> String {
     format!("No runs yet (state directory {}, {}).", path_text(&settings.state_dir), settings.user())
 }
 
@@ -156,7 +156,7 @@ pub(crate) fn why(run: &Run) -> Option<String> {
 /// The style of a state, if colour is used.
 pub(crate) fn style(state: RunState) -> Style {
     match state {
-        RunState::Failed => BAD,
+        RunState::Failed | RunState::Refused => BAD,
         RunState::Running => WARNING,
         _ => Style::new(),
     }

@@ -11,9 +11,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 pub(super) fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, printer: &mut Printer) -> Result<Code, CommandError> {
-    if run.state == RunState::Skipped {
+    if matches!(run.state, RunState::Skipped | RunState::Refused) {
         let what = if trace { "trace" } else { "log" };
-        printer.note(format_args!("This run has no {what}: it was skipped."));
+        printer.note(format_args!("This run has no {what}: it was {}.", run.state.as_str()));
         return Ok(Code::Success);
     }
     let paths: Vec<_> = match trace {

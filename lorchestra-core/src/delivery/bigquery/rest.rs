@@ -1,9 +1,8 @@
 //! The REST API: gcp-bigquery-client on top of our HTTP client. Owns the calls for one table. Guarantees an answer or a [`DeliveryError`]
 //! within the request timeout.
 //!
-//! The client asks its authenticator for a token inside each call, through which an error of ours cannot pass. So the token is fetched
-//! before, and the authenticator only returns it. Some calls bypass the client, with the same HTTP client: see [`Rest::raw`] and
-//! [`Rest::insert_all`].
+//! The client asks its authenticator for a token inside each call, and cannot pass on an error of ours. So the token is fetched before, and
+//! the authenticator only returns it. Some calls bypass the client, with the same HTTP client: see [`Rest::raw`] and [`Rest::insert_all`].
 
 use super::answer::{self, inserted, later};
 use super::columns::Layout;

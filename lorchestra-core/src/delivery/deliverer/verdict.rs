@@ -60,8 +60,8 @@ impl<D: Destination> Deliverer<'_, D> {
         }
     }
 
-    /// Whether to suspect the stream before the rows: immediately if nothing has landed in it yet, and if it worked before, once a row is
-    /// alone.
+    /// Whether to suspect the stream before the rows: immediately if nothing has landed in it yet, otherwise only when the batch is a
+    /// single row.
     fn blames_stream(&self, worked: bool) -> bool {
         let Some(flight) = self.flights.front() else { return false };
         flight.batch.place.is_some() && !self.renewed && !worked && (!self.proven || flight.rows.len() == 1)

@@ -279,8 +279,8 @@ fn a_stream_that_cannot_be_closed_costs_one_drain() {
     assert_eq!(sorted(&server.borrow().rows), sorted(&ids));
 }
 
-/// A copy of a state directory, no right to query, and the stream that both know is gone: what the original may have delivered is not
-/// sent again.
+/// A copy of a state directory that may not query the table, and the stream of both copies is gone: events that the original may have
+/// delivered are not resent.
 #[test]
 fn a_copy_that_cannot_query_sends_nothing_that_the_original_may_have_sent() {
     let site = site();

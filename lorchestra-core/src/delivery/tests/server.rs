@@ -111,7 +111,7 @@ pub(super) fn stumbled() -> DeliveryError {
 }
 
 impl Table {
-    /// The fault of the next request; the caller does its work if this says so.
+    /// Takes the fault of the next request, which also says whether the caller does its work.
     fn fault(&self) -> InjectedFault {
         let mut server = self.server.borrow_mut();
         server.requests += 1;

@@ -1,4 +1,4 @@
-//! Parameters of other kinds than text, number and time: durations, enums, lists, secrets.
+//! Parameters of kinds other than text, number and time: durations, enums, lists, secrets.
 
 use super::*;
 
@@ -44,7 +44,8 @@ fn defaults_and_empty_lists() {
 #[test]
 fn values_and_their_order() {
     let values = [
-        ("every", "2w"),
+        // As `runs show` prints two weeks.
+        ("every", "1209600"),
         ("format", "nd-json"),
         ("formats", "nd-json"),
         ("formats", "json"),
@@ -60,7 +61,7 @@ fn values_and_their_order() {
 #[test]
 fn refused_values() {
     for (values, says) in [
-        (vec![("every", "90")], "--every \"90\": its unit is missing; write 90s"),
+        (vec![("every", "90 m")], "--every \"90 m\": "),
         (vec![("format", "JSON")], "--format \"JSON\": the value is spelt differently; write json"),
         (vec![("format", "nd_json")], "write nd-json"),
         (vec![("format", "xml")], "is not one of its values; write json or nd-json"),
@@ -91,7 +92,6 @@ fn a_typed_secret_is_not_repeated() {
 #[test]
 fn invalid_defaults() {
     for (bad, says) in [
-        (param("a", "duration", false, json!("90"), ""), "unit is missing"),
         (param("a", "duration", false, json!(90), ""), "is not a duration"),
         (param("a", "secret", false, json!("hunter22"), ""), "is not the source of a secret"),
         (with(param("a", "enum", false, json!("xml"), ""), json!({"values": formats()})), "is not one of its values"),

@@ -31,7 +31,7 @@ fn window_exists_only_where_the_job_has_one() {
         let job = job(params.clone());
         let plan = plan(&job, &[]);
         assert_eq!(plan.window.is_some(), exists, "{params:?}");
-        // Only an `until` of its own gets a value.
+        // Only the job's own `until` parameter is filled in.
         let passed_on = exists && params[0]["name"] == "until";
         assert_eq!(plan.params.contains_key("until"), passed_on, "{params:?}");
     }

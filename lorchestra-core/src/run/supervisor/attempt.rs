@@ -26,6 +26,7 @@ use crate::store::Store;
 use lorchestra_plugin_api::invoke::Call;
 use lorchestra_plugin_api::manifest::JobManifest;
 use rustix::pipe::PipeFlags;
+use rustix::process::{Resource, getrlimit};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -172,6 +173,7 @@ impl AttemptRunner<'_> {
                 damaged: ingested.damaged,
                 fault: seen.fault.or_else(|| removed(&spool)),
                 printed: has_content(&output),
+                processor_limit: processor_limit(seen.time),
                 memory: spec.memory_max.map(|max| Memory { max, refused: allocation_failed(&output) }),
             })
         });
@@ -185,6 +187,13 @@ impl AttemptRunner<'_> {
             let _ = crate::host::files::remove_any(&path);
         }
     }
+}
+
+/// Returns the worker's processor time limit in seconds if the worker used it up. The worker inherits the limit from this process.
+fn processor_limit(used: process::ProcessorTime) -> Option<u64> {
+    let seconds = getrlimit(Resource::Cpu).current?;
+    // The kernel counts in ticks of 10 ms and enforces the limit at the next tick.
+    (used.user_ms + used.system_ms + 50 >= seconds.saturating_mul(1000)).then_some(seconds)
 }
 
 /// The fault that the worker could not report: without a spool its progress is unknown, and events in it are lost.

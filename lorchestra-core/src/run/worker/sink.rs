@@ -85,7 +85,7 @@ impl Sink {
         if super::loader::is_copy() { Err(AppendError::Copy) } else { Ok(self.writer()) }
     }
 
-    /// A panic under the mutex is catch_panics here and leaves the writer at a record boundary, so poisoning can be ignored.
+    /// A panic under the mutex is caught here and leaves the writer at a record boundary, so poisoning can be ignored.
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -10,7 +10,7 @@ use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
 use prost_types::field_descriptor_proto::Type as ProtoType;
 use serde_json::Value;
 
-/// The types the fake knows.
+/// The types that the fake knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     String,
@@ -33,7 +33,7 @@ pub(super) struct Column {
 }
 
 impl Column {
-    /// From a field of a table's schema in REST's form.
+    /// Parses a field of a table's schema in REST's form.
     pub(super) fn from_field(field: &Value) -> Result<Self, String> {
         let text = |key: &str| field[key].as_str().unwrap_or_default();
         let name = text("name");
@@ -60,7 +60,7 @@ impl Column {
         Ok(Self { name: name.to_owned(), kind, required, description: text("description").to_owned() })
     }
 
-    /// What insertAll sent for this column; never null.
+    /// Converts a value from insertAll for this column; never null.
     pub(super) fn take_json(&self, value: &Value) -> Result<Value, String> {
         if value.is_object() {
             return Err(format!("This field: {} is not a record.", self.name));
@@ -86,7 +86,7 @@ impl Column {
         }
     }
 
-    /// Whether a field of this type in a row descriptor may feed this column.
+    /// Whether a field of this type in a row descriptor is valid for this column.
     pub(super) fn takes(&self, proto: ProtoType) -> bool {
         match self.kind {
             Kind::String | Kind::Json => proto == ProtoType::String,
@@ -98,7 +98,7 @@ impl Column {
         }
     }
 
-    /// What a row's field held, of a type that the column [takes](Self::takes).
+    /// Converts the value of a row's field, whose type the column [accepts](Self::takes).
     pub(super) fn take_wire(&self, scalar: Scalar) -> Result<Value, String> {
         match (self.kind, scalar) {
             (Kind::String, Scalar::Text(text)) => Ok(text.into()),
@@ -122,7 +122,7 @@ impl Column {
     }
 }
 
-/// RFC 3339, or BigQuery's own forms with a space and `UTC` or nothing behind, or seconds since 1970.
+/// Parses RFC 3339, or BigQuery's own forms with a space and `UTC` or nothing at the end, or seconds since 1970.
 fn timestamp(text: &str) -> Result<Value, String> {
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         return Ok(canonical(at.to_utc()));

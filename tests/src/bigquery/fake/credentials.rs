@@ -10,18 +10,18 @@ use hyper::http::request::Parts;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
-/// Made for these tests, and good for nothing but the fake: whoever has it can sign nothing that anybody else believes.
+/// Created for these tests. Only the fake accepts its signatures.
 const PRIVATE_KEY: &str = include_str!("test-key.pem");
-/// Of the service account whose key a test may use.
+/// Email address of the service account whose key tests may use.
 const CLIENT_EMAIL: &str = "tester@fake-project.iam.gserviceaccount.com";
-/// The refresh token that is good.
+/// The valid refresh token.
 const REFRESH_TOKEN: &str = "fake-refresh-token";
-/// What an identity provider's token is.
+/// The valid token of the identity provider.
 const SUBJECT_TOKEN: &str = "fake-subject-token";
 /// The metadata server's project.
 const PROJECT: &str = "fake-project";
 
-/// A service account's key file, as Google's console gives it, whose tokens come from this endpoint.
+/// A service account's key file, in the form of Google's console, whose tokens come from this endpoint.
 pub(super) fn service_account_key(endpoint: &str) -> Value {
     json!({
         "type": "service_account",
@@ -38,7 +38,7 @@ pub(super) fn service_account_key(endpoint: &str) -> Value {
     })
 }
 
-/// A user's credentials, as gcloud leaves them. Clients have Google's token endpoint built in; some read `token_uri`.
+/// A user's credentials, in gcloud's form. Some clients have Google's token endpoint built in; others read `token_uri`.
 pub(super) fn authorized_user(endpoint: &str) -> Value {
     json!({
         "type": "authorized_user",

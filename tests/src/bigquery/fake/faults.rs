@@ -9,7 +9,7 @@ use tonic::Code;
 
 pub use gcp_bigquery_client::google::cloud::bigquery::storage::v1::storage_error::StorageErrorCode;
 
-/// What a client can ask for.
+/// The methods that a client can call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Method {
     /// REST datasets.get.
@@ -18,7 +18,7 @@ pub enum Method {
     DatasetsInsert,
     /// REST tables.get.
     TablesGet,
-    /// REST tables.insert, also of views.
+    /// REST tables.insert, including views.
     TablesInsert,
     /// REST tables.patch and tables.update.
     TablesPatch,
@@ -40,52 +40,52 @@ pub enum Method {
     AppendRows,
     /// gRPC FinalizeWriteStream.
     Finalize,
-    /// Anything else; counted only.
+    /// Anything else; only counted.
     Other,
 }
 
 impl Method {
-    /// Whether it comes over gRPC.
+    /// Whether it uses gRPC.
     pub fn is_grpc(self) -> bool {
         matches!(self, Self::CreateStream | Self::GetStream | Self::AppendRows | Self::Finalize)
     }
 }
 
-/// What goes wrong with one request.
+/// The fault of one request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
-    /// An error of the API: this HTTP status, Google's JSON with this reason, and a message. REST only.
+    /// An API error: this HTTP status, Google's JSON with this reason, and a message. REST only.
     Status(u16, &'static str),
-    /// This HTTP status with a page of HTML, as a proxy answers. REST only.
+    /// This HTTP status with an HTML page, as from a proxy. REST only.
     Html(u16),
     /// This HTTP status without a body, with `Retry-After` in seconds if given. REST only.
     Empty(u16, Option<u32>),
-    /// This status ends the call. With a code of the storage API: in its details. gRPC only.
+    /// This status ends the call. A code of the storage API is in its details. gRPC only.
     Grpc(Code, &'static str, Option<StorageErrorCode>),
-    /// The same as an answer within the call, which goes on. AppendRows only.
+    /// The same as an answer within the call, which continues. AppendRows only.
     InBand(Code, &'static str, Option<StorageErrorCode>),
-    /// No answer until [`Faults::release`]; then the work is done and answered, if the client still waits.
+    /// No answer until [`Faults::release`]; then the work is done and answered, if the client is still waiting.
     Silent,
-    /// The work is done, and not answered until [`Faults::release`].
+    /// The work is done, but not answered until [`Faults::release`].
     CommitThenSilent,
-    /// The connection is dropped, nothing was done.
+    /// The connection is dropped; nothing was done.
     CloseHalfWay,
     /// The work is done, then the connection is dropped without an answer.
     CommitThenDrop,
-    /// Everything as always, this much later.
+    /// Normal processing, delayed by this time.
     Delay(Duration),
-    /// The work is done at once, and its answer comes this much later; what comes in between is worked on. AppendRows only.
+    /// The work is done immediately, and its answer is delayed by this time; messages in between are processed. AppendRows only.
     Latency(Duration),
     /// The rows with these indices are refused, so none is written. InsertAll and AppendRows only.
     RowErrors(Vec<usize>),
-    /// The stream is finalised by somebody else first; then as always. AppendRows and Finalize only.
+    /// Another client finalizes the stream first; then normal processing. AppendRows and Finalize only.
     FinalizeStream,
-    /// The stream is gone, its rows stay; then as always. AppendRows, GetStream and Finalize only.
+    /// The stream is gone, its rows stay; then normal processing. AppendRows, GetStream and Finalize only.
     DropStream,
-    /// Table deleted and created again: no rows, no streams; then as always. AppendRows, CreateStream, TablesGet and InsertAll only.
+    /// The table is deleted and created again, without rows and streams; then normal processing. AppendRows, CreateStream, TablesGet and
+    /// InsertAll only.
     RecreateTable,
-    /// For this request and the next ones, so many in all, whatever they ask of a table: there is no table. REST of tables, CreateStream
-    /// and AppendRows only.
+    /// For this and the following requests, this many in total: the table does not exist. REST of tables, CreateStream and AppendRows only.
     VanishTable(u32),
 }
 
@@ -114,7 +114,7 @@ struct Script {
     forever: Option<Fault>,
 }
 
-/// The scripts, one a method. A clone is the same scripts.
+/// The scripts, one for each method. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Faults {
     scripts: Arc<Mutex<HashMap<Method, Script>>>,
@@ -131,57 +131,57 @@ impl Faults {
         self.scripts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next request of this method, after those that were scripted before, goes wrong so.
+    /// Injects a fault into the next request of this method, after those already scripted.
     ///
     /// # Panics
-    /// If the method cannot go wrong in this way.
+    /// If the method does not support this fault.
     pub fn next(&self, method: Method, fault: Fault) {
         self.times(1, method, fault);
     }
 
-    /// The next `times` requests.
+    /// Injects a fault into the next `times` requests.
     ///
     /// # Panics
-    /// If the method cannot go wrong in this way.
+    /// If the method does not support this fault.
     pub fn times(&self, times: usize, method: Method, fault: Fault) {
         assert!(fault.fits(method), "{fault:?} is no fault of {method:?}");
         self.scripts().entry(method).or_default().queue.extend(std::iter::repeat_n(fault, times));
     }
 
-    /// All requests after those that were scripted, until [`Faults::clear`].
+    /// Injects a fault into all requests after those already scripted, until [`Faults::clear`].
     ///
     /// # Panics
-    /// If the method cannot go wrong in this way.
+    /// If the method does not support this fault.
     pub fn forever(&self, method: Method, fault: Fault) {
         assert!(fault.fits(method), "{fault:?} is no fault of {method:?}");
         self.scripts().entry(method).or_default().forever = Some(fault);
     }
 
-    /// Nothing more goes wrong with this method; requests that were silenced stay so.
+    /// Removes all faults of this method; requests that are already silent stay so.
     pub fn clear(&self, method: Method) {
         self.scripts().remove(&method);
     }
 
-    /// How many scripted faults of this method were not met yet, those of [`Faults::forever`] not counted.
+    /// Number of scripted faults of this method that have not been used yet, not counting those of [`Faults::forever`].
     pub fn left(&self, method: Method) -> usize {
         self.scripts().get(&method).map_or(0, |script| script.queue.len())
     }
 
-    /// Lets every request go on that is silent now.
+    /// Lets every currently silent request continue.
     pub fn release(&self) {
         self.released.send_modify(|count| *count += 1);
     }
 
-    /// The fault of the request that has just come.
+    /// Returns the fault of the request that has just arrived.
     pub(super) fn meet(&self, method: Method) -> Option<Fault> {
         let mut scripts = self.scripts();
         let script = scripts.get_mut(&method)?;
         script.queue.pop_front().or_else(|| script.forever.clone())
     }
 
-    /// Ends with the next release.
+    /// Returns at the next release.
     pub(super) async fn released(&self) {
-        // Never an error: the sender lives as long as self.
+        // Cannot fail: the sender lives as long as self.
         let _ = self.released.subscribe().changed().await;
     }
 }

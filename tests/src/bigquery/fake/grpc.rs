@@ -21,7 +21,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder, Streaming};
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::{Code, Request, Response, Status};
 
-/// Above the limit of a request, which the service itself answers for.
+/// Above the limit of a request, for which the service itself returns an error.
 const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
 
 /// Answers one call.
@@ -43,7 +43,7 @@ pub(super) async fn serve(
     })
 }
 
-/// Messages as bytes: they are taken apart where it is known how far that is needed.
+/// Passes messages as bytes: the handler decides how far to decode them.
 #[derive(Debug, Clone, Copy)]
 struct Untyped;
 
@@ -147,7 +147,7 @@ fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
     M::decode(message).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
-/// The status with the same meaning as an error of REST.
+/// The status with the same meaning as a REST error.
 pub(super) fn status_of(refusal: &Refusal) -> Status {
     let code = match refusal.http {
         400 => Code::InvalidArgument,
@@ -160,7 +160,7 @@ pub(super) fn status_of(refusal: &Refusal) -> Status {
     Status::new(code, refusal.message.clone())
 }
 
-/// Messages in, an answer to each, in order.
+/// A stream of messages, and an answer to each, in order.
 #[derive(Debug)]
 struct Append(Call);
 
@@ -184,7 +184,7 @@ impl Service<Request<Streaming<Bytes>>> for Append {
             let headers = request.metadata().clone().into_headers();
             let (answers, mut answered) = mpsc::channel(16);
             tokio::spawn(answer_all(shared, door, (headers, request.into_inner()), answers));
-            // Google's servers send their headers with the first answer: who waits for them before sending waits for ever.
+            // Google's servers send their headers with the first answer: a client that waits for them before sending waits for ever.
             match answered.recv().await {
                 Some(Err(status)) => Err(status),
                 first => Ok(Response::new(Answers { first, others: answered })),
@@ -211,7 +211,7 @@ impl tonic::codegen::tokio_stream::Stream for Answers {
     }
 }
 
-/// Counts a call as open, for as long as it lives.
+/// Counts a call as open while it exists.
 struct Open(Arc<Shared>);
 
 impl Open {
@@ -237,7 +237,7 @@ async fn answer_all(
     answers: mpsc::Sender<Result<Bytes, Status>>,
 ) {
     let open = Open::new(Arc::clone(&shared));
-    // Worked on in their order; each answer goes out when it is due, after those before it.
+    // Processed in order; each answer is sent when it is due, after the earlier ones.
     let (worked, mut due) = mpsc::unbounded_channel::<(Instant, Result<Bytes, Status>)>();
     let working = async {
         let mut appending = Appending::new();
@@ -259,7 +259,7 @@ async fn answer_all(
             }
         }
     };
-    // A client that is gone ends a silence.
+    // A client that has disconnected ends a silence.
     tokio::select! {
         ((), ()) = async { tokio::join!(working, answering) } => {}
         () = answers.closed() => {}
@@ -267,7 +267,7 @@ async fn answer_all(
     drop(open);
 }
 
-/// How late it is, and the answer; an `Err` ends the call.
+/// The delay and the answer; an `Err` ends the call.
 async fn answer(shared: &Shared, door: &Door, appending: &mut Appending, message: &Bytes) -> (Duration, Result<Bytes, Status>) {
     let fault = shared.meet(Method::AppendRows);
     shared.before(fault.as_ref(), door).await;

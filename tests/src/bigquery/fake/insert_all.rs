@@ -7,10 +7,10 @@ use super::state::Shared;
 use super::tables::{Row, Table, TableName, WritePath};
 use serde_json::{Map, Value, json};
 
-/// Rows of one request.
+/// Maximum number of rows in one request.
 const MOST_ROWS: usize = 50_000;
 
-/// A row that was not taken: reason, column, message.
+/// A refused row: reason, column, message.
 struct Bad {
     reason: &'static str,
     location: String,
@@ -28,7 +28,7 @@ impl Bad {
     }
 }
 
-/// Only how many there are.
+/// Only the number of rows.
 #[derive(serde::Deserialize)]
 struct Counted {
     rows: Vec<serde::de::IgnoredAny>,

@@ -84,7 +84,7 @@ fn is(word: &str, keyword: &str) -> bool {
     word.eq_ignore_ascii_case(keyword)
 }
 
-/// The text without its string literals, which go into `values`; `None` if one has no end.
+/// Removes string literals from the text and adds them to `values`; `None` if one has no end.
 fn take_literals(text: &str, values: &mut HashSet<String>) -> Option<String> {
     let mut bare = String::new();
     let mut rest = text;
@@ -101,7 +101,7 @@ fn take_literals(text: &str, values: &mut HashSet<String>) -> Option<String> {
     Some(bare)
 }
 
-/// Every string under a `value`, wherever it lies.
+/// Collects every string under a `value`, at any depth.
 fn strings_of(parameters: &Value, values: &mut HashSet<String>) {
     match parameters {
         Value::Array(items) => items.iter().for_each(|item| strings_of(item, values)),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-/// Why the fake does not do what it was asked.
+/// Why the fake refuses a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) http: u16,
@@ -33,7 +33,7 @@ impl Refusal {
         Self::new(401, "required", message)
     }
 
-    /// As Google's REST APIs write it.
+    /// In the JSON form of Google's REST APIs.
     pub(super) fn json(&self) -> Value {
         let status = match self.http {
             400 => "INVALID_ARGUMENT",

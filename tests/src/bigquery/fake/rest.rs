@@ -17,12 +17,12 @@ use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::Arc;
 
-/// The largest body of insertAll, bytes; above it the answer is none of the API's.
+/// Maximum size of an insertAll body in bytes; above it the answer is not from the API.
 const LARGEST_INSERT: usize = 10_000_000;
-/// What the fake reads at most.
+/// Maximum number of bytes that the fake reads.
 const LARGEST_BODY: usize = 256 * 1024 * 1024;
 
-/// What a request asks of what.
+/// The operation and the object of a request.
 #[derive(Debug)]
 enum Target {
     Project(String),
@@ -31,7 +31,7 @@ enum Target {
     None,
 }
 
-/// An answer before it is bytes.
+/// An answer before serialization.
 #[derive(Debug)]
 pub(super) enum Answer {
     Json(u16, Value),

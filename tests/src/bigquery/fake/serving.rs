@@ -15,26 +15,26 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-/// What a connection speaks.
+/// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
     Rest,
     Grpc,
 }
 
-/// The way to drop the connection that a request came by.
+/// Drops the connection of a request.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Door(Arc<Notify>);
 
 impl Door {
-    /// Drops the connection. Never ends: what waits here is dropped with it.
+    /// Drops the connection. Never returns: the waiting task is dropped with it.
     pub(super) async fn slam(&self) {
         self.0.notify_one();
         std::future::pending().await
     }
 }
 
-/// Serves until the runtime ends. While `up` is false nobody listens and no connection lives.
+/// Serves until the runtime ends. While `up` is false no port is listening and no connection is open.
 pub(super) async fn serve(
     mut listener: Option<TcpListener>,
     address: SocketAddr,
@@ -45,7 +45,7 @@ pub(super) async fn serve(
     let mut connections = JoinSet::new();
     loop {
         if !*up.borrow() {
-            // In this order: whoever is refused knows that no connection is left.
+            // In this order: a client that is refused knows that no connection is left.
             connections.shutdown().await;
             drop(listener.take());
             if up.wait_for(|up| *up).await.is_err() {
@@ -66,8 +66,8 @@ pub(super) async fn serve(
     }
 }
 
-/// A port of 127.0.0.1 that is kept, whether somebody listens on it or not: another fake of the same test, which is given a free one, must
-/// not get the port of one that is down. Whoever connects while nobody listens is refused.
+/// A reserved port of 127.0.0.1, whether it is listening or not, so that another fake in the same test cannot get the port of one that is
+/// down. Connections are refused while it is not listening.
 #[derive(Debug)]
 pub(super) struct Reserved {
     _socket: OwnedFd,
@@ -75,7 +75,7 @@ pub(super) struct Reserved {
 }
 
 impl Reserved {
-    /// A port; 0 for any that is free.
+    /// Reserves a port; 0 for any free one.
     pub(super) fn new(port: u16) -> io::Result<Self> {
         let socket = bound((Ipv4Addr::LOCALHOST, port).into())?;
         let address = rustix::net::getsockname(&socket)?.try_into()?;
@@ -87,7 +87,7 @@ impl Reserved {
     }
 }
 
-/// A socket at an address that others of this process may be bound to as well.
+/// A socket at an address that other sockets of this process may be bound to as well.
 fn bound(address: SocketAddr) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
@@ -113,7 +113,7 @@ async fn connection(stream: TcpStream, protocol: Protocol, shared: Arc<Shared>) 
     let door = Door::default();
     let slammed = Arc::clone(&door.0);
     let io = TokioIo::new(stream);
-    // Errors are the client's: it went away, or spoke something else.
+    // Errors are the client's: it disconnected, or used another protocol.
     let served = async {
         match protocol {
             Protocol::Rest => {
@@ -123,7 +123,7 @@ async fn connection(stream: TcpStream, protocol: Protocol, shared: Arc<Shared>) 
             Protocol::Grpc => {
                 let service = service_fn(|request| grpc::serve(Arc::clone(&shared), door.clone(), request));
                 let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                // As large as the largest request, so that the window is not what a bench measures.
+                // As large as the largest request, so that benches do not measure the window.
                 let window = 16 * 1024 * 1024;
                 server.initial_stream_window_size(window).initial_connection_window_size(window).max_frame_size(1024 * 1024);
                 let _ = server.serve_connection(io, service).await;

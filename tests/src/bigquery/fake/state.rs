@@ -14,24 +14,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub struct Stream {
     /// Full resource name.
     pub name: String,
-    /// Where its rows go.
+    /// The table of its rows.
     pub table: TableName,
-    /// Rows appended.
+    /// Number of rows.
     pub length: i64,
-    /// Takes no more.
+    /// Whether it is finalized.
     pub finalized: bool,
-    /// Gone: nobody can write to it or ask for it.
+    /// Whether it is gone, so that it can be neither written to nor queried.
     pub dropped: bool,
 }
 
-/// One request as it came: of AppendRows, one message of a call.
+/// One recorded request; for AppendRows, one message of a call.
 #[derive(Debug, Clone)]
 pub struct Exchange {
-    /// What it asks for.
+    /// Its method.
     pub method: Method,
-    /// Its headers, by lower-case name; of AppendRows those of the call.
+    /// Its headers by lower-case name; for AppendRows, those of the call.
     pub headers: BTreeMap<String, String>,
-    /// JSON, or a message of protobuf.
+    /// JSON, or a protobuf message.
     pub body: Vec<u8>,
 }
 
@@ -42,23 +42,23 @@ pub(super) type DatasetName = (String, String);
 pub(super) struct State {
     pub(super) datasets: BTreeMap<DatasetName, Value>,
     pub(super) tables: BTreeMap<TableName, Table>,
-    /// In the order of their creation.
+    /// In the order of creation.
     pub(super) streams: Vec<Stream>,
-    /// So many more requests find no table.
+    /// Number of further requests that find no table.
     vanished: u32,
     pub(super) requests: HashMap<Method, u64>,
     pub(super) open_appends: usize,
     pub(super) peak_appends: usize,
-    /// The routing header of each AppendRows call, empty where there was none.
+    /// The routing header of each AppendRows call, empty if missing.
     pub(super) routing: Vec<String>,
     pub(super) tokens: HashSet<String>,
     pub(super) tokens_issued: u64,
     /// Scopes and grants of token requests, in order.
     pub(super) grants: Vec<String>,
     pub(super) require_auth: bool,
-    /// In-band errors end the call as well.
+    /// Whether in-band errors also end the call.
     pub(super) errors_end_calls: bool,
-    /// What came, if it is to be kept.
+    /// The recorded requests, if recording is on.
     pub(super) recorded: Option<Vec<Exchange>>,
 }
 
@@ -71,7 +71,7 @@ impl State {
         }
     }
 
-    /// The table of a request; called once for each request that needs one.
+    /// Returns the table of a request. Called once for each request that needs one.
     pub(super) fn table(&mut self, name: &TableName) -> Result<&mut Table, Refusal> {
         if self.vanished > 0 {
             self.vanished -= 1;
@@ -122,7 +122,7 @@ impl State {
         self.tables.remove(name).map(drop).ok_or_else(|| name.missing())
     }
 
-    /// Deleted and created again: no rows, and its streams are gone.
+    /// Deletes and creates the table again: no rows, and its streams are gone.
     pub(super) fn recreate_table(&mut self, name: &TableName) {
         self.drop_streams(name);
         if let Some(table) = self.tables.get_mut(name) {
@@ -136,7 +136,7 @@ impl State {
         }
     }
 
-    /// Does to table and stream what a fault says.
+    /// Applies a fault to table and stream.
     pub(super) fn upset(&mut self, fault: Option<&Fault>, table: &TableName, stream: Option<&str>) {
         match fault {
             Some(Fault::VanishTable(requests)) => self.vanished = *requests,
@@ -169,12 +169,12 @@ fn check_id(what: &str, id: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What all connections share.
+/// The state shared by all connections.
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
     pub(super) faults: Faults,
-    /// Rows are counted, not looked at and not kept.
+    /// Whether rows are only counted, neither checked nor stored.
     pub(super) acknowledge_only: bool,
 }
 
@@ -188,13 +188,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request has come: it is counted, and may go wrong.
+    /// Counts a request, and returns its fault.
     pub(super) fn meet(&self, method: Method) -> Option<Fault> {
         *self.state().requests.entry(method).or_default() += 1;
         self.faults.meet(method)
     }
 
-    /// Before the work: whatever makes it late. Does not end when the connection is dropped.
+    /// Delays before the work. Does not end when the connection is dropped.
     pub(super) async fn before(&self, fault: Option<&Fault>, door: &Door) {
         match fault {
             Some(Fault::Delay(late)) => tokio::time::sleep(*late).await,
@@ -204,7 +204,7 @@ impl Shared {
         }
     }
 
-    /// After the work, before the answer.
+    /// Delays after the work, before the answer.
     pub(super) async fn after(&self, fault: Option<&Fault>, door: &Door) {
         match fault {
             Some(Fault::CommitThenSilent) => self.faults.released().await,

@@ -14,10 +14,10 @@ use prost::Message;
 use serde_json::{Map, Value};
 use tonic::{Code, Status};
 
-/// The largest AppendRows request, bytes.
+/// Maximum size of an AppendRows request in bytes.
 const LARGEST_REQUEST: usize = 10_000_000;
 
-/// Why something was not done, in the storage API's words.
+/// Why something was refused, with the storage API's messages.
 #[derive(Debug, Clone)]
 pub(super) struct Refused {
     code: Code,
@@ -35,7 +35,7 @@ impl Refused {
         Self { storage: Some((storage, entity.to_owned())), ..Self::new(code, message) }
     }
 
-    /// What a fault says.
+    /// The error of an injected fault.
     pub(super) fn scripted(code: Code, message: &str, storage: Option<StorageErrorCode>) -> Self {
         Self { storage: storage.map(|storage| (storage, String::new())), ..Self::new(code, message) }
     }
@@ -62,7 +62,7 @@ impl Refused {
         rpc::Status { code: self.code as i32, message: self.message.clone(), details: details.collect() }
     }
 
-    /// As the end of a call.
+    /// Converts it to the status that ends a call.
     pub(super) fn into_status(self) -> Status {
         match self.storage {
             Some(_) => Status::with_details(self.code, self.message.clone(), Bytes::from(self.rpc_status().encode_to_vec())),
@@ -70,7 +70,7 @@ impl Refused {
         }
     }
 
-    /// As an answer within a call.
+    /// Converts it to an answer within a call.
     pub(super) fn into_response(self) -> api::AppendRowsResponse {
         let error = self.rpc_status();
         api::AppendRowsResponse {
@@ -81,7 +81,7 @@ impl Refused {
     }
 }
 
-/// CreateWriteStream: committed streams only.
+/// CreateWriteStream: only committed streams.
 pub(super) fn create(
     shared: &Shared,
     request: &api::CreateWriteStreamRequest,
@@ -100,7 +100,7 @@ pub(super) fn create(
         return Err(Refused::new(Code::InvalidArgument, "Cannot write to a view"));
     }
     let schema = schema_of(table);
-    // The process's id, so that two fakes do not know each other's streams.
+    // Includes the process's id, so that two fakes do not know each other's streams.
     let stream = format!("{}/streams/fake-{}-{}", name.resource(), std::process::id(), state.streams.len() + 1);
     state.streams.push(Stream { name: stream.clone(), table: name, length: 0, finalized: false, dropped: false });
     Ok(described(stream, Some(schema)))
@@ -119,7 +119,7 @@ pub(super) fn get(
     Ok(described(request.name.clone(), full.then(|| schema_of(table))))
 }
 
-/// FinalizeWriteStream: the number of rows in it; the same when asked again.
+/// FinalizeWriteStream: returns the number of rows; the same if repeated.
 pub(super) fn finalize(shared: &Shared, name: &str, fault: Option<&Fault>) -> Result<i64, Refused> {
     let mut state = shared.state();
     let (_, length) = upset_stream(&mut state, name, fault)?;
@@ -129,7 +129,7 @@ pub(super) fn finalize(shared: &Shared, name: &str, fault: Option<&Fault>) -> Re
     Ok(length)
 }
 
-/// The stream's table and length, after the fault.
+/// Returns the stream's table and length, after applying the fault.
 fn upset_stream(state: &mut State, name: &str, fault: Option<&Fault>) -> Result<(TableName, i64), Refused> {
     let table = state.stream(name).map(|stream| stream.table.clone()).ok_or_else(|| Refused::no_stream(name))?;
     state.upset(fault, &table, Some(name));
@@ -169,7 +169,7 @@ fn schema_of(table: &Table) -> api::TableSchema {
     api::TableSchema { fields: fields.collect() }
 }
 
-/// An AppendRows request, its parts still where they lie.
+/// An AppendRows request, with its parts as slices.
 #[derive(Debug, Default)]
 struct Envelope<'a> {
     stream: &'a str,
@@ -216,7 +216,7 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// One AppendRows call: what its first message told, for those that follow.
+/// One AppendRows call, with the values of its first message that apply to the following ones.
 #[derive(Debug)]
 pub(super) struct Appending {
     stream: Option<String>,
@@ -228,7 +228,7 @@ impl Appending {
         Self { stream: None, layout: None }
     }
 
-    /// One message: all of its rows, or none.
+    /// Handles one message: all of its rows are written, or none.
     pub(super) fn append(
         &mut self,
         shared: &Shared,
@@ -280,7 +280,7 @@ impl Appending {
         })
     }
 
-    /// The descriptor of the rows to come, held against the table.
+    /// Stores the descriptor of the following rows, after comparing it with the table.
     fn learn(&mut self, writer_schema: Option<&[u8]>, table: &Table) -> Result<(), Refused> {
         let Some(schema) = writer_schema else { return Ok(()) };
         let invalid = |words: String| Refused::new(Code::InvalidArgument, words);
@@ -302,11 +302,11 @@ impl Appending {
     }
 }
 
-/// Where an append goes.
+/// The target of an append.
 struct Target {
     table: TableName,
     stream: String,
-    /// Of a committed stream.
+    /// The length, for a committed stream.
     length: Option<i64>,
 }
 
@@ -343,7 +343,7 @@ impl Target {
     }
 }
 
-/// All rows, or what is wrong with those that are wrong.
+/// Decodes all rows, or returns the errors of the invalid ones.
 fn decode_rows(table: &Table, layout: &Layout, rows: &[&[u8]], scripted: &[usize]) -> Result<Vec<Map<String, Value>>, Refused> {
     let mut errors = Vec::new();
     let mut decoded = Vec::with_capacity(rows.len());

@@ -11,29 +11,29 @@ use std::fmt;
 pub struct TableName {
     /// The project's id.
     pub project: String,
-    /// The dataset's.
+    /// The dataset's id.
     pub dataset: String,
-    /// The table's.
+    /// The table's id.
     pub table: String,
 }
 
 impl TableName {
-    /// From its three parts.
+    /// Creates the name from its three parts.
     pub fn new(project: &str, dataset: &str, table: &str) -> Self {
         Self { project: project.to_owned(), dataset: dataset.to_owned(), table: table.to_owned() }
     }
 
-    /// From `project.dataset.table`.
+    /// Parses `project.dataset.table`.
     ///
     /// # Panics
-    /// If it is not that.
+    /// If it has another form.
     pub fn parse(dotted: &str) -> Self {
         let parts: Vec<&str> = dotted.split('.').collect();
         let [project, dataset, table] = parts[..] else { panic!("{dotted} is not project.dataset.table") };
         Self::new(project, dataset, table)
     }
 
-    /// From `projects/p/datasets/d/tables/t`.
+    /// Parses `projects/p/datasets/d/tables/t`.
     pub(super) fn from_resource(resource: &str) -> Option<Self> {
         let parts: Vec<&str> = resource.split('/').collect();
         let ["projects", project, "datasets", dataset, "tables", table] = parts[..] else { return None };
@@ -56,7 +56,7 @@ impl fmt::Display for TableName {
     }
 }
 
-/// How a row came.
+/// How a row was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WritePath {
     /// By insertAll, with this insert id.
@@ -67,29 +67,29 @@ pub enum WritePath {
     DefaultStream,
 }
 
-/// A row of a table: nulls are left out.
+/// A row of a table, without nulls.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// By column.
+    /// Values by column.
     pub values: Map<String, Value>,
-    /// How it came.
+    /// How it was written.
     pub path: WritePath,
 }
 
 /// A table or a view.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// As tables.get shows it.
+    /// As returned by tables.get.
     pub(super) resource: Value,
     pub(super) columns: Vec<Column>,
     pub(super) rows: Vec<Row>,
     pub(super) insert_ids: HashSet<String>,
-    /// Rows that were acknowledged without being kept.
+    /// Number of rows that were acknowledged but not stored.
     pub(super) acknowledged: u64,
 }
 
 impl Table {
-    /// What tables.insert was given.
+    /// Creates it from the body of tables.insert.
     pub(super) fn create(name: &TableName, body: &Value) -> Result<Self, Refusal> {
         let mut resource = body.as_object().cloned().ok_or_else(|| Refusal::invalid("Required parameter is missing: table"))?;
         let view = resource.contains_key("view");
@@ -109,7 +109,7 @@ impl Table {
         Ok(Self { resource: resource.into(), columns, rows: Vec::new(), insert_ids: HashSet::new(), acknowledged: 0 })
     }
 
-    /// What tables.patch was given: top-level fields replace; columns may only be added, described, or made nullable.
+    /// Applies the body of tables.patch: top-level fields replace; columns may only be added, described, or made nullable.
     pub(super) fn patch(&mut self, name: &TableName, body: &Value) -> Result<(), Refusal> {
         let changes = body.as_object().ok_or_else(|| Refusal::invalid("Required parameter is missing: table"))?;
         let mut resource = self.resource.clone();
@@ -148,16 +148,16 @@ impl Table {
     }
 
     pub(super) fn column(&self, name: &str) -> Option<&Column> {
-        // Column names are compared without case.
+        // Column names are compared ignoring case.
         self.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name))
     }
 
-    /// The first REQUIRED column without a value.
+    /// Returns the first REQUIRED column without a value.
     pub(super) fn lacks(&self, values: &Map<String, Value>) -> Option<&Column> {
         self.columns.iter().find(|column| column.required && !values.contains_key(&column.name))
     }
 
-    /// Deleted and created again with the same schema.
+    /// Deletes and creates it again with the same schema.
     pub(super) fn recreate(&mut self) {
         self.rows.clear();
         self.insert_ids.clear();
@@ -178,7 +178,7 @@ fn columns_of(fields: &Value) -> Result<Vec<Column>, Refusal> {
     Ok(columns)
 }
 
-/// Partitioning and clustering name columns that are there and can be used for it.
+/// Checks that partitioning and clustering name columns that exist and are suitable.
 fn check_layout(resource: &Value, columns: &[Column]) -> Result<(), Refusal> {
     let kind_of = |name: &str| columns.iter().find(|column| column.name == name).map(|column| column.kind);
     if let Some(partitioning) = resource["timePartitioning"].as_object() {

@@ -15,12 +15,12 @@ pub(super) enum Scalar {
     Bytes(Vec<u8>),
 }
 
-/// A field as it lies on the wire.
+/// A field in its encoded form.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Raw<'a> {
     Varint(u64),
     Fixed64(u64),
-    /// No type that the fake knows is one of these.
+    /// A type that the fake does not know.
     Fixed32,
     Bytes(&'a [u8]),
 }
@@ -104,7 +104,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Reads a client's descriptor.
+    /// Parses a client's descriptor.
     pub(super) fn of(descriptor: &DescriptorProto) -> Result<Self, String> {
         let mut by_number = HashMap::new();
         for field in &descriptor.field {
@@ -126,12 +126,12 @@ impl Layout {
         Ok(Self { by_number })
     }
 
-    /// All fields, in no order.
+    /// All fields, in no particular order.
     pub(super) fn fields(&self) -> impl Iterator<Item = &Field> {
         self.by_number.values()
     }
 
-    /// One row: names and values, the last of each field, as protocol buffers have it.
+    /// Decodes one row: names and values, with the last value of each field, as in protobuf.
     pub(super) fn decode(&self, row: &[u8]) -> Result<HashMap<&str, Scalar>, String> {
         let mut values = HashMap::new();
         for field in Fields::of(row) {

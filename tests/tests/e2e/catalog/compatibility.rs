@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 /// Optimized, linked as one unit, stripped: the manifest is the same, and panics are still caught.
 #[test]
-fn a_library_linked_in_one_piece_is_as_good() {
+fn a_library_linked_as_one_unit_works() {
     let sandboxes = [Fixture::Misbehave, Fixture::ShippedMisbehave].map(|fixture| Sandbox::with(&[fixture]));
     let shown = sandboxes
         .each_ref()
@@ -38,7 +38,7 @@ fn a_library_linked_in_one_piece_is_as_good() {
 }
 
 #[test]
-fn a_library_optimised_for_size_is_as_good() {
+fn a_library_optimized_for_size_works() {
     let sandbox = Sandbox::with(&[Fixture::ShippedConstructor]);
     let marker = sandbox.arg("marker");
     let environment = [("CONSTRUCTOR_MARKER", &*marker)];
@@ -99,7 +99,7 @@ const KEYS: &[(&str, &[&str])] = &[
         "path", "packages.name", "packages.version", "packages.sha256", "added", "changed", "removed", "problems.path",
         "problems.reason", "problems.detail", "problems.fix",
     ]),
-    // What is more in objects that are not all alike.
+    // Additional keys of objects that differ within a schema.
     ("a run-job/1 that was skipped", &["run_id", "package", "job", "state", "cause", "message", "duration_ms", "held_by"]),
     ("a runs-show/1 that was skipped", &["state", "held_by"]),
     ("a usable file of plugins-list/1", &["path", "state", "package", "version", "jobs", "bytes", "locked"]),
@@ -190,7 +190,7 @@ fn json_of_library_files_keeps_its_keys() {
     let checked = sandbox.lorchestra(&["plugins", "check", "--json", &text]).exits(126);
     has_keys("a plugins-check/1 of a file that cannot be used", &checked.json("lorchestra.plugins-check/1"));
 
-    // One job comes, one goes, one has another signature.
+    // One job is added, one removed, one has another signature.
     let noop = "\"name\":\"noop\",\"signature\"";
     let other = write("other.so", corrupt::manifest(noop, &noop.replace("noop", "noap")));
     sandbox.lorchestra(&["plugins", "install", "--json", &other]).exits(0);
@@ -204,7 +204,7 @@ fn json_of_library_files_keeps_its_keys() {
 }
 
 #[test]
-fn json_of_a_run_that_was_skipped_keeps_its_keys() {
+fn json_of_a_skipped_run_keeps_its_keys() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
     eventually("the job is at work", || !sandbox.read("marker").is_empty());

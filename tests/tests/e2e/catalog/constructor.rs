@@ -30,10 +30,10 @@ fn looks(built: &str) -> [Vec<&str>; 16] {
 }
 
 #[test]
-fn looking_runs_no_plugin_code() {
+fn inspecting_runs_no_plugin_code() {
     let sandbox = sandbox();
     let built = Fixture::Constructor.built().display().to_string();
-    // Nor does a run of another package.
+    // A run of another package does not load it either.
     for args in looks(&built).into_iter().chain([vec!["run-job", "misbehave", "noop"]]) {
         let ended = sandbox.lorchestra_with(&[("CONSTRUCTOR_MARKER", &sandbox.arg("marker"))], &args).exits(0);
         assert_eq!(sandbox.read("marker"), "", "{}", ended.shown());
@@ -53,7 +53,7 @@ fn mapped(sandbox: &Sandbox, args: &[&str]) -> Option<Vec<String>> {
     strace.args(["-f", "-y", "-e", "trace=mmap", "-o"]).arg(sandbox.path("trace")).arg(lorchestra.get_program()).args(args);
     let output = strace.output().ok()?;
     let trace = sandbox.read("trace");
-    // It maps its own libraries: a trace without any is none.
+    // The command maps its own libraries: a trace without any is invalid.
     let works = output.status.success() && trace.contains("libc.so.6");
     works.then(|| trace.lines().filter(|line| names_plugin(line)).map(str::to_owned).collect())
 }
@@ -74,7 +74,7 @@ fn loaded(sandbox: &Sandbox, args: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn looking_maps_no_plugin() {
+fn inspecting_maps_no_plugin() {
     let sandbox = sandbox();
     let run = ["run-job", "constructor", "loaded"];
     let built = Fixture::Constructor.built().display().to_string();
@@ -82,7 +82,7 @@ fn looking_maps_no_plugin() {
     for args in looks(&built) {
         assert_eq!(loaded(&sandbox, &args), Vec::<String>::new(), "{args:?}");
     }
-    // Mapping needs no loader: where the kernel's own word can be had, it counts.
+    // A library can be mapped without the loader, so the kernel's answer counts if it is available.
     let Some(of_a_run) = mapped(&sandbox, &run) else { return };
     assert!(!of_a_run.is_empty(), "a run maps it");
     for args in looks(&built) {
@@ -111,7 +111,7 @@ fn a_run_loads_the_library_once_in_another_process() {
     assert_eq!(pids.len(), 1, "loaded once: {pids:?}");
     assert_ne!(pids[0], started, "not in the process that was started");
     assert_ne!(pids[0], std::process::id());
-    // It is the process in which the job ran, too.
+    // It is also the process in which the job ran.
     let events = sandbox.whole_events_of(&sandbox.run());
     assert_eq!(events[1].payload()["pid"], pids[0]);
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 #[test]
-fn a_file_that_this_user_cannot_read_is_told() {
+fn an_unreadable_file_is_reported() {
     let sandbox = Sandbox::unprivileged(&[Fixture::Ingester]);
     let path = sandbox.install(Fixture::Misbehave, "theirs.so");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
@@ -23,14 +23,14 @@ fn a_file_that_this_user_cannot_read_is_told() {
 }
 
 #[test]
-fn a_directory_that_this_user_cannot_read_is_told() {
+fn an_unreadable_directory_is_reported() {
     let sandbox = Sandbox::unprivileged(&[]);
     let theirs = sandbox.path("theirs");
     fs::create_dir(&theirs).unwrap();
     fs::set_permissions(&theirs, fs::Permissions::from_mode(0o000)).unwrap();
     let ended = sandbox.lorchestra(&["--plugin-dir", &theirs.display().to_string(), "jobs", "list", "x"]).exits(1);
     assert!(ended.err().contains("(--plugin-dir): cannot be read: Permission denied"), "{}", ended.shown());
-    // Beside others, and where nothing is missed.
+    // Next to other directories, and without missing any package.
     let good = sandbox.path("good");
     fs::create_dir(&good).unwrap();
     fs::copy(Fixture::Ingester.built(), good.join("x.so")).unwrap();
@@ -41,7 +41,7 @@ fn a_directory_that_this_user_cannot_read_is_told() {
         "warning: {dir}: the directory cannot be read: Permission denied (os error 13) (LORCHESTRA_PLUGIN_PATH) (unreadable)\n  \
          fix: {fix}, or name another directory in LORCHESTRA_PLUGIN_PATH\n",
         dir = theirs.display(),
-        // Nobody's but this user's, but not lorchestra's alone: no hint changes it.
+        // Only this user can change it, but it is not lorchestra's alone: no hint changes it.
         fix = if processes::is_root() {
             format!("ask user 0 for the right to read {} as user {NOBODY}", theirs.display())
         } else {
@@ -61,7 +61,7 @@ fn a_directory_that_this_user_cannot_read_is_told() {
 }
 
 #[test]
-fn a_directory_that_is_none_or_not_there_is_told() {
+fn a_missing_directory_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Ingester]);
     let plugins = sandbox.plugins().display().to_string();
     let (file, missing) = (sandbox.arg("file\nname"), sandbox.arg("missing"));
@@ -75,14 +75,14 @@ fn a_directory_that_is_none_or_not_there_is_told() {
         format!("warning: {missing}: the directory is not there (--plugin-dir) (missing)"),
     ];
     assert_eq!(warned, expected, "{}", ended.shown());
-    // Nothing at all: where it was looked says why.
+    // No results: the message says why, with the searched directories.
     let ended = sandbox.lorchestra(&["--plugin-dir", &file, "--plugin-dir", &missing, "jobs", "list"]).exits(0);
     let looked = format!(
         "No packages found.\n  looked in {} (--plugin-dir): is not a directory\n  looked in {missing} (--plugin-dir): does not exist\n",
         file.replace('\n', "\\n")
     );
     assert_eq!(ended.err(), looked);
-    // The default directory need not be there.
+    // The default directory need not exist.
     fs::remove_dir_all(sandbox.plugins()).unwrap();
     let list = sandbox.lorchestra(&["jobs", "list", "--json"]).exits(0).json("lorchestra.jobs-list/1");
     assert_eq!(list["problems"], serde_json::json!([]));
@@ -117,7 +117,7 @@ fn two_files_of_one_package_are_both_unusable_and_both_named() {
 }
 
 #[test]
-fn one_file_of_several_names_is_one_library() {
+fn a_file_with_several_names_is_one_library() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let path = sandbox.plugins().join("libmisbehave.so");
     fs::hard_link(&path, sandbox.plugins().join("hard.so")).unwrap();
@@ -130,19 +130,19 @@ fn one_file_of_several_names_is_one_library() {
 }
 
 #[test]
-fn only_names_of_libraries_are_looked_at() {
+fn only_names_of_libraries_are_considered() {
     let sandbox = Sandbox::with(&[Fixture::Ingester]);
     for name in [".hidden.so", "backup.so.bak", "libx.so.1", "README", "so"] {
         fs::write(sandbox.plugins().join(name), "text").unwrap();
     }
     assert_eq!(sandbox.lorchestra(&["jobs", "list"]).exits(0).err(), "");
-    // And a name means nothing else.
+    // The file name has no meaning.
     fs::rename(sandbox.plugins().join("libingester.so"), sandbox.plugins().join("whatever it is.so")).unwrap();
     assert_eq!(sandbox.lorchestra(&["jobs", "list"]).exits(0).out(), "ingester:\n  extract_gmail\n  extract_slack\n");
 }
 
 #[test]
-fn a_package_that_is_there_and_unusable_is_not_unknown() {
+fn an_unusable_package_is_not_reported_as_unknown() {
     for (bytes, reason) in [
         (corrupt::abi(|_| 9), "abi-too-new"),
         (corrupt::for_newer_glibc(), "needs-newer-glibc"),
@@ -151,7 +151,7 @@ fn a_package_that_is_there_and_unusable_is_not_unknown() {
     ] {
         let sandbox = Sandbox::with(&[]);
         fs::write(sandbox.plugins().join("libmisbehave.so"), bytes).unwrap();
-        // Another job of the package than the one that is broken.
+        // Another job of the package than the broken one.
         for args in
             [&["run-job", "misbehave", "noop"][..], &["jobs", "list", "misbehave"], &["jobs", "list", "misbehave", "--json"]]
         {
@@ -165,7 +165,7 @@ fn a_package_that_is_there_and_unusable_is_not_unknown() {
 /// A plugin older than a flag of run-job: its manifest has a parameter `timeout`. The run is only planned, because the library has no such
 /// parameter.
 #[test]
-fn an_older_jobs_parameter_keeps_its_flag_wherever_it_stands() {
+fn a_parameter_of_an_older_job_keeps_its_flag_at_any_position() {
     let sandbox = Sandbox::with(&[]);
     fs::write(sandbox.plugins().join("older.so"), manifest("\"name\":\"seconds\"", "\"name\":\"timeout\"")).unwrap();
     let plan = |args: &[&str]| {
@@ -179,7 +179,7 @@ fn an_older_jobs_parameter_keeps_its_flag_wherever_it_stands() {
         &["--json", "--param", "timeout=7", "--return-ok"],
     ] {
         assert_eq!(plan(&[&["misbehave", "wait"], behind].concat()), (None, Some(7), Some(true)), "{behind:?}");
-        // Before PACKAGE there are only run-job's.
+        // Before PACKAGE there are only run-job's flags.
         let both = [&["--timeout", "5s", "misbehave", "wait"], behind].concat();
         assert_eq!(plan(&both), (Some(5), Some(7), Some(true)), "{behind:?}");
     }
@@ -189,11 +189,11 @@ fn an_older_jobs_parameter_keeps_its_flag_wherever_it_stands() {
 
 /// The manifest is valid and the library loads, but the two differ: only the worker can detect that.
 #[test]
-fn a_manifest_that_lies_is_a_failure_to_load() {
+fn a_wrong_manifest_is_a_failure_to_load() {
     let sandbox = Sandbox::with(&[]);
     let marker = sandbox.arg("marker");
     let lies = [
-        // The root module has the package's name.
+        // The name of the root module's symbol includes the package's name.
         ("\"misbehave\"", "\"misbehavf\"", "misbehavf", "it has a manifest and no root module"),
         ("\"version\":\"0.3.0\"", "\"version\":\"0.4.0\"", "misbehave", "its manifest and its root module differ"),
     ];
@@ -215,7 +215,7 @@ fn a_library_that_is_overwritten_while_it_runs_harms_nothing() {
     let marker = sandbox.arg("marker");
     let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &marker]);
     lorchestra_tests::eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
-    // In place, as `cp` does it: truncated and written over.
+    // In place, as `cp` does: truncated and overwritten.
     fs::write(sandbox.plugins().join("libmisbehave.so"), vec![0xcc; 8 << 20]).unwrap();
     running.signal(rustix::process::Signal::TERM);
     running.wait().exits(143);

@@ -83,7 +83,7 @@ fn each_text(value: &mut Value, change: &dyn Fn(&str, &mut String)) {
 const READ: [&str; 6] = ["name", "package", "kind", "timeout", "overlap", "default"];
 
 #[test]
-fn nothing_invisible_of_a_manifest_comes_out() {
+fn invisible_text_of_a_manifest_is_not_printed() {
     let sandbox = Sandbox::with(&[]);
     let known = known();
     let path = install(&sandbox, Fixture::Kit, |manifest| {
@@ -96,7 +96,7 @@ fn nothing_invisible_of_a_manifest_comes_out() {
     for ended in shown(&sandbox, &path) {
         is_harmless(&ended);
     }
-    // Where the host reads them, they are in the reason why it cannot be used.
+    // For keys that the host parses, the text is in the reason why the library cannot be used.
     for key in READ {
         let path = install(&sandbox, Fixture::Kit, |manifest| {
             each_text(manifest, &|at, text| {
@@ -115,7 +115,7 @@ fn nothing_invisible_of_a_manifest_comes_out() {
 
 /// All controls and marks, and a few of each range of private and unassigned characters. (The tests of `text` cover all.)
 #[test]
-fn no_character_that_is_invisible_comes_out_of_documentation() {
+fn invisible_characters_of_documentation_are_not_printed() {
     let sandbox = Sandbox::with(&[]);
     let text: String = known().chars().chain(invisible().step_by(97)).collect();
     let docs = format!("Beginning.\n\n{text}\n\nEnd.");
@@ -128,11 +128,11 @@ fn no_character_that_is_invisible_comes_out_of_documentation() {
 }
 
 #[test]
-fn nothing_invisible_of_a_jobs_event_or_message_comes_out() {
+fn invisible_text_of_events_and_messages_is_not_printed() {
     let sandbox = Sandbox::with(&[Fixture::Hostile, Fixture::Misbehave]);
     let marker = sandbox.arg("marker");
     is_harmless(&sandbox.lorchestra(&["run-job", "hostile", "emit_raw", "--what", "invisible", "--marker", &marker]).exits(0));
-    // A command line has no NUL.
+    // An argument cannot contain NUL.
     let message = known().replace('\0', "");
     is_harmless(&sandbox.lorchestra(&["run-job", "misbehave", "fail_with", "--message", &format!("no{message}x")]).exits(1));
     let list = sandbox.lorchestra(&["events", "list", "--payload"]).exits(0);
@@ -142,7 +142,7 @@ fn nothing_invisible_of_a_jobs_event_or_message_comes_out() {
     for run in sandbox.runs() {
         is_harmless(&sandbox.lorchestra(&["runs", "show", run.id()]).exits(0));
     }
-    // What was typed is seen, and harmless.
+    // Typed text is shown, and harmless.
     for args in [["jobs", "list", &message], ["runs", "show", &message], ["run-job", "misbehave", &message]] {
         is_harmless(&sandbox.lorchestra(&args));
     }
@@ -150,7 +150,7 @@ fn nothing_invisible_of_a_jobs_event_or_message_comes_out() {
 
 /// A text of a megabyte at each place of a manifest in turn, and the same for names.
 #[test]
-fn nothing_of_a_manifest_makes_a_message_long() {
+fn texts_of_a_manifest_do_not_make_messages_long() {
     const ALLOWED: usize = 3000;
     let sandbox = Sandbox::with(&[Fixture::Kit]);
     let long = "x".repeat(150_000);

@@ -29,7 +29,7 @@ fn the_jobs_of_one_package_are_listed_sorted() {
 }
 
 #[test]
-fn a_job_is_shown_with_what_it_takes_and_does() {
+fn a_job_is_shown_with_its_parameters_and_description() {
     let sandbox = Sandbox::with(&SAMPLE);
     let ended = sandbox.lorchestra(&["jobs", "show", "ingester", "extract_gmail"]).exits(0);
     assert_snapshot!(ended.snapshot(&sandbox));
@@ -77,7 +77,7 @@ fn line_of(file: &Path, text: &str) -> usize {
 }
 
 #[test]
-fn an_unknown_package_is_told_with_the_nearest_and_where_it_was_looked_for() {
+fn an_unknown_package_is_reported_with_the_nearest_names_and_searched_directories() {
     let sandbox = Sandbox::with(&SAMPLE);
     for args in [&["jobs", "list", "ingestor"][..], &["jobs", "show", "ingestor", "x"], &["run-job", "ingestor", "x"]] {
         let ended = sandbox.lorchestra(args).exits(1);
@@ -91,7 +91,7 @@ fn an_unknown_package_is_told_with_the_nearest_and_where_it_was_looked_for() {
 }
 
 #[test]
-fn where_it_was_looked_names_every_directory_and_who_named_it() {
+fn the_searched_directories_are_listed_with_their_origins() {
     let sandbox = Sandbox::with(&[]);
     std::fs::write(sandbox.path("file"), "").unwrap();
     let path = format!("{}:{}", sandbox.arg("missing"), sandbox.arg("file"));
@@ -105,7 +105,7 @@ fn where_it_was_looked_names_every_directory_and_who_named_it() {
 }
 
 #[test]
-fn an_unknown_job_is_told_with_the_nearest() {
+fn an_unknown_job_is_reported_with_the_nearest_names() {
     let sandbox = Sandbox::with(&SAMPLE);
     for args in [&["jobs", "show", "ingester", "extract_gmial"][..], &["run-job", "ingester", "extract_gmial"]] {
         let ended = sandbox.lorchestra(args).exits(1);
@@ -118,7 +118,7 @@ fn an_unknown_job_is_told_with_the_nearest() {
 }
 
 #[test]
-fn an_empty_plugin_directory_is_told() {
+fn an_empty_plugin_directory_is_reported() {
     let sandbox = Sandbox::with(&[]);
     let ended = sandbox.lorchestra(&["jobs", "list"]).exits(0);
     assert_snapshot!(ended.snapshot(&sandbox));
@@ -136,7 +136,7 @@ fn help_begins_with_examples() {
     let begin = "Examples:\n  lorchestra run-job ingester extract_gmail --since -7d\n";
     assert!(ended.out().starts_with(begin), "{}", ended.shown());
     assert!(ended.out().contains("\nUsage: lorchestra run-job ingester extract_gmail [OPTIONS]\n"), "{}", ended.shown());
-    // What must be given is in both.
+    // Required parameters are in both.
     let required = Sandbox::with(&[Fixture::Kit]).lorchestra(&["run-job", "kit", "advance", "--help"]).exits(0);
     assert!(required.out().starts_with("Examples:\n  lorchestra run-job kit advance --marker PATH\n"), "{}", required.shown());
     assert!(
@@ -144,7 +144,7 @@ fn help_begins_with_examples() {
         "{}",
         required.shown()
     );
-    // The lines of a docstring are not those of the help: a line is short only where the next word has no room.
+    // The help does not keep the line breaks of a docstring: a line is short only if the next word does not fit.
     let lines: Vec<&str> = ended.out().lines().skip_while(|line| !line.starts_with("Writes one JSON line")).collect();
     for pair in lines.windows(2).take_while(|pair| !pair[1].is_empty()) {
         let word = pair[1].split(' ').next().unwrap_or_default();
@@ -185,10 +185,10 @@ fn help_without_a_job_names_the_jobs() {
         let ended = sandbox.lorchestra(&args).exits(1);
         assert!(ended.out().is_empty() && ended.err().starts_with("Unknown package: nope\n"), "{}", ended.shown());
     }
-    // Without --help the job is missed.
+    // Without --help, the missing job is an error.
     let ended = sandbox.lorchestra(&["run-job", "ingester"]).exits(2);
     assert!(ended.err().contains("<JOB>"), "{}", ended.shown());
-    // Help needs no good configuration.
+    // Help works with an invalid configuration.
     sandbox.configure("nothing = 1");
     sandbox.lorchestra(&["run-job", "--help"]).exits(0);
     sandbox.lorchestra(&["--help"]).exits(0);

@@ -16,7 +16,7 @@ const OTHER_MARKER: &str = "CONSTRUCTOR_MARKEX";
 
 #[expect(clippy::disallowed_methods, reason = "how long a soak is, is asked for from outside")]
 fn rounds() -> u32 {
-    // Shorter than the rounds that kill something, by so much.
+    // These rounds are shorter than those that kill something, by this factor.
     10 * std::env::var("LORCHESTRA_TEST_ROUNDS")
         .map_or(20, |rounds| rounds.parse::<u32>().expect("LORCHESTRA_TEST_ROUNDS is a number"))
 }
@@ -51,7 +51,7 @@ fn count(sandbox: &Sandbox, marker: &str) -> usize {
 }
 
 #[test]
-fn only_what_was_locked_runs() {
+fn only_locked_bytes_run() {
     let sandbox = Sandbox::with(&[Fixture::Constructor]);
     let locked = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
     assert!(locked.out().starts_with("✓ 1 package locked: "), "{}", locked.shown());
@@ -72,10 +72,10 @@ fn only_what_was_locked_runs() {
     assert!(behind.err().contains("lock-differs"), "{}", behind.shown());
     assert_eq!((count(&sandbox, "other"), sandbox.runs().len()), (0, 1), "nothing was loaded, and no run was recorded");
 
-    // The bytes are good ones: without the lock they run, and leave their own marker.
+    // The bytes are valid: without the lock they run, and leave their own marker.
     run(&sandbox, &[]).exits(0);
     assert_eq!((count(&sandbox, "marker"), count(&sandbox, "other")), (1, 1));
-    // And once they are locked, only they do.
+    // Once they are locked, only they run.
     let locked = sandbox.lorchestra(&["plugins", "lock", "constructor"]).exits(0);
     assert!(locked.out().contains("  changed: constructor 0.1.0, other bytes\n"), "{}", locked.shown());
     run(&sandbox, &["--locked"]).exits(0);
@@ -113,7 +113,7 @@ fn the_configuration_locks_listings_and_runs() {
         let ended = sandbox.lorchestra(args).exits(126);
         assert!(ended.err().contains("(not-locked)"), "{}", ended.shown());
     }
-    // Without names all of them, and only them.
+    // Without names, exactly the installed packages are locked.
     fs::remove_file(library(&sandbox)).unwrap();
     let locked = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
     assert!(locked.out().ends_with("  added:   misbehave 0.3.0\n  removed: constructor 0.1.0\n"), "{}", locked.shown());
@@ -123,7 +123,7 @@ fn the_configuration_locks_listings_and_runs() {
 
 /// Locked from the first day, as in docs/guides/sandbox.md: installing and listing must work before the lock file exists.
 #[test]
-fn a_configuration_that_locks_before_there_is_a_lock() {
+fn locking_can_be_configured_before_the_lock_file_exists() {
     let sandbox = Sandbox::with(&[]);
     sandbox.configure("locked = true");
     let built = Fixture::Constructor.built().display().to_string();
@@ -145,7 +145,7 @@ fn a_configuration_that_locks_before_there_is_a_lock() {
 
 /// With an untrusted lock file nothing runs, and the error is one of configuration.
 #[test]
-fn a_lock_that_cannot_be_relied_on_is_a_bad_configuration() {
+fn an_untrusted_lock_file_is_a_configuration_error() {
     let sandbox = Sandbox::with(&[Fixture::Constructor]);
     let path = sandbox.home().join(".config/lorchestra/plugins.lock");
     let told = |what: &str, hint: &str| {
@@ -171,13 +171,13 @@ fn a_lock_that_cannot_be_relied_on_is_a_bad_configuration() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o646)).unwrap();
     told("any user may write to it", "chmod o-w");
     assert_eq!(count(&sandbox, "marker"), 1);
-    // Who asked for no lock is not kept by a bad one.
+    // A user who did not request the lock is not affected by a bad lock file.
     run(&sandbox, &[]).exits(0);
 }
 
 /// Listing and checking report an untrusted lock file in the same way as a run, with the same fix, which is not to lock again.
 #[test]
-fn listings_tell_what_mends_a_lock() {
+fn listings_report_how_to_fix_a_lock_file() {
     let sandbox = Sandbox::with(&[Fixture::Constructor]);
     sandbox.lorchestra(&["plugins", "lock"]).exits(0);
     let path = sandbox.home().join(".config/lorchestra/plugins.lock");
@@ -204,7 +204,7 @@ fn listings_tell_what_mends_a_lock() {
         assert_eq!(listed.out().contains(&format!("fix: {hint}\n")), locked, "{}", listed.shown());
         assert_eq!(checked.out().contains("locked:     no: plugins.lock cannot be relied on"), locked, "{}", checked.shown());
     }
-    // One that is written where others may replace it is told as that at once.
+    // A lock file that is written where others may replace it is reported immediately.
     let dir = path.parent().unwrap();
     fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
     let locked = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
@@ -212,7 +212,7 @@ fn listings_tell_what_mends_a_lock() {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
     let locked = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
     assert!(!locked.err().contains("chmod"), "{}", locked.shown());
-    // Where there is none, it is not said to lack a package.
+    // A missing file is reported as missing, not as lacking a package.
     fs::remove_file(&path).unwrap();
     sandbox.configure("locked = true");
     let listed = sandbox.lorchestra(&["plugins", "list"]).exits(0);
@@ -223,7 +223,7 @@ fn listings_tell_what_mends_a_lock() {
 }
 
 #[test]
-fn nothing_of_a_file_that_cannot_be_used_is_locked() {
+fn unusable_files_are_not_locked() {
     let sandbox = Sandbox::with(&[Fixture::Constructor]);
     fs::write(sandbox.plugins().join("broken.so"), "text").unwrap();
     let locked = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
@@ -269,7 +269,7 @@ fn race(swap: Swap) {
                         fs::hard_link(&sources[n as usize % 2], &next).unwrap();
                         fs::rename(&next, &path).unwrap();
                     }
-                    // Over the bytes that are there, in pieces, so that a reader also finds some of both.
+                    // Overwrites the existing bytes in pieces, so that a reader also finds mixtures.
                     Swap::InPlace => {
                         let file = File::options().write(true).open(&path).unwrap();
                         let bytes = if n.is_multiple_of(2) { &good } else { &other };
@@ -278,7 +278,7 @@ fn race(swap: Swap) {
                         }
                     }
                 }
-                // The moments between listing, opening, reading and loading are all met by one of these.
+                // These delays cover the moments between listing, opening, reading and loading.
                 std::thread::sleep(Duration::from_micros(n * 7919 % 4000));
             }
         });
@@ -295,7 +295,7 @@ fn race(swap: Swap) {
     assert_eq!(count(&sandbox, "other"), 0, "bytes ran that were not locked");
     assert_eq!(count(&sandbox, "marker"), ran, "each run loaded the locked bytes once");
     assert!(ran > 0 && refused > 0, "there was no race: {ran} ran, {refused} were refused");
-    // It was these bytes that were kept from running.
+    // These bytes are the ones that were refused.
     fs::write(&path, &other).unwrap();
     run(&sandbox, &[]).exits(0);
     assert_eq!(count(&sandbox, "other"), 1);
@@ -313,7 +313,7 @@ fn swapping_in_place_never_runs_other_bytes() {
 
 /// Readers never see a partial lock file: if the locking command is killed halfway, the old file remains.
 #[test]
-fn many_commands_lock_at_once() {
+fn several_commands_may_lock_at_once() {
     let sandbox = Sandbox::with(&[Fixture::Constructor, Fixture::Misbehave]);
     let running: Vec<Running> = (0..8).map(|_| sandbox.start(&["plugins", "lock"])).collect();
     running.into_iter().for_each(|running| drop(running.wait().exits(0)));

@@ -93,7 +93,7 @@ fn every_file_is_listed_with_its_state_and_reason() {
     assert!(json["files"][2]["bytes"].as_u64() > Some(100_000));
     let states: Vec<_> = json["directories"].as_array().unwrap().iter().map(|dir| dir["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["read", "missing"]);
-    // With a lock each is told to be in it or not.
+    // With a lock file, each library is reported as locked or not.
     sandbox.lorchestra(&["plugins", "lock", "ingester"]).exits(0);
     let listed = sandbox.lorchestra(&["plugins", "list"]).exits(0);
     assert!(listed.out().contains("usable: ingester 0.1.0, 2 jobs, locked\n"), "{}", listed.shown());
@@ -101,7 +101,7 @@ fn every_file_is_listed_with_its_state_and_reason() {
 }
 
 #[test]
-fn a_check_tells_all_before_anything_is_installed() {
+fn a_check_reports_everything_before_installation() {
     let sandbox = Sandbox::with(&[]);
     let file = sandbox.path("libingester.so");
     fs::copy(Fixture::Ingester.built(), &file).unwrap();
@@ -118,7 +118,7 @@ fn a_check_tells_all_before_anything_is_installed() {
     assert_eq!((&json["jobs"][0]["name"], &json["problem"]), (&json!("extract_gmail"), &Value::Null));
     assert!(json["load"]["micros"].as_u64().is_some_and(|micros| micros > 0), "{json}");
     assert!(sandbox.runs().is_empty() && !sandbox.plugins().join("libingester.so").exists(), "nothing was recorded or installed");
-    // A name is a name, also when it is no text.
+    // A file name need not be valid UTF-8.
     let odd = sandbox.root().join(std::ffi::OsStr::from_bytes(b"lib\xff.so"));
     fs::copy(Fixture::Ingester.built(), &odd).unwrap();
     for what in ["check", "install"] {
@@ -129,7 +129,7 @@ fn a_check_tells_all_before_anything_is_installed() {
 }
 
 #[test]
-fn a_check_says_what_installing_would_change() {
+fn a_check_reports_what_installing_would_change() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let same = sandbox.path("same.so");
     fs::copy(Fixture::Misbehave.built(), &same).unwrap();
@@ -140,12 +140,12 @@ fn a_check_says_what_installing_would_change() {
     let installed = sandbox.plugins().join("libmisbehave.so");
     let line = format!("installed:  0.3.0, {}; adds noap; removes noop; changes typed\n", installed.display());
     assert!(checked.out().contains(&line), "{}", checked.shown());
-    // It has been loaded: only so can this be known.
+    // Only loading reveals this.
     assert!(checked.err().contains("its manifest and its root module differ in the package's version"), "{}", checked.shown());
 }
 
 #[test]
-fn what_dies_or_hangs_while_it_is_loaded_is_told() {
+fn a_library_that_dies_or_hangs_while_loading_is_reported() {
     let sandbox = Sandbox::with(&[]);
     let file = sandbox.path("libconstructor.so");
     fs::copy(Fixture::Constructor.built(), &file).unwrap();
@@ -164,7 +164,7 @@ fn what_dies_or_hangs_while_it_is_loaded_is_told() {
         let json = checked.json("lorchestra.plugins-check/1");
         assert_eq!((&json["ok"], &json["load"]["state"]), (&json!(false), &json!("died")));
     }
-    // Opening a FIFO for writing waits for its reader, for ever: so does the constructor.
+    // Opening a FIFO for writing waits for a reader, so the constructor blocks for ever.
     let fifo = sandbox.path("fifo");
     rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
     let mut command = sandbox.command(&["plugins", "check", "--timeout", "1s", &file]);
@@ -179,7 +179,7 @@ fn what_dies_or_hangs_while_it_is_loaded_is_told() {
 
 /// A constructor forks. The copy returns from loading, the worker does not: the copy's answer is not taken for the worker's.
 #[test]
-fn a_copy_does_not_answer_for_what_is_still_loading() {
+fn a_forked_copy_does_not_answer_for_a_loading_worker() {
     let sandbox = Sandbox::with(&[]);
     let file = sandbox.path("libconstructor.so");
     fs::copy(Fixture::Constructor.built(), &file).unwrap();
@@ -195,7 +195,7 @@ fn a_copy_does_not_answer_for_what_is_still_loading() {
 
 /// A library that another user could have changed is not loaded even for a check.
 #[test]
-fn what_is_not_trusted_is_not_loaded_by_a_check() {
+fn a_check_does_not_load_an_untrusted_library() {
     let sandbox = Sandbox::with(&[]);
     let file = sandbox.path("libconstructor.so");
     fs::copy(Fixture::Constructor.built(), &file).unwrap();
@@ -211,7 +211,7 @@ fn what_is_not_trusted_is_not_loaded_by_a_check() {
 }
 
 #[test]
-fn what_cannot_be_used_is_neither_checked_nor_installed() {
+fn an_unusable_file_is_neither_checked_nor_installed() {
     let sandbox = Sandbox::with(&[Fixture::Ingester]);
     let cut = write(&sandbox.path("cut.so"), &fs::read(Fixture::Misbehave.built()).unwrap()[..100_000]);
     let good = Fixture::Misbehave.built().display().to_string();
@@ -220,7 +220,7 @@ fn what_cannot_be_used_is_neither_checked_nor_installed() {
         assert!(checked.err().contains("cannot be used: ") && checked.err().contains("  fix: "), "{}", checked.shown());
         let json = sandbox.lorchestra(&["plugins", "check", "--json", file]).exits(126).json("lorchestra.plugins-check/1");
         assert!(json["problem"]["reason"].is_string(), "{json}");
-        // Nothing is installed if one is bad.
+        // Nothing is installed if one library is bad.
         let installed = sandbox.lorchestra(&["plugins", "install", &good, file]).exits(126);
         assert!(installed.err().contains("cannot be used: "), "{}", installed.shown());
         if file.starts_with("/no/") {
@@ -234,7 +234,7 @@ fn what_cannot_be_used_is_neither_checked_nor_installed() {
 }
 
 #[test]
-fn installing_says_what_changes() {
+fn installing_reports_changes() {
     let sandbox = Sandbox::with(&[]);
     fs::remove_dir(sandbox.plugins()).unwrap();
     let built = Fixture::Ingester.built().display().to_string();
@@ -247,13 +247,13 @@ fn installing_says_what_changes() {
     assert!(again.out().contains("✓ ingester 0.1.0 is already installed: "), "{}", again.shown());
     assert_eq!(meta("libingester.so").ino(), inode, "the file was left as it is");
 
-    // Another version, and the file that held the package had another name.
+    // Another version; the file that contained the package had another name.
     let old = sandbox.install(Fixture::Misbehave, "old-name.so");
     fs::hard_link(&old, sandbox.plugins().join("second.so")).unwrap();
     let next = write(&sandbox.path("next.so"), &next_version());
     let installed = sandbox.lorchestra(&["plugins", "install", &next]).exits(0);
     let text = installed.snapshot(&sandbox);
-    // The job with one parameter of each type, whatever it has by now.
+    // The job with one parameter of each type, whichever those are.
     let text = regex_lite::Regex::new(r"typed\(.*page_size: (u32|u64) = 500.*\)")
         .unwrap()
         .replace_all(&text, "typed(… page_size: $1 = 500 …)");
@@ -271,12 +271,12 @@ fn installing_says_what_changes() {
 }
 
 #[test]
-fn a_file_that_could_not_be_used_is_replaced_too() {
+fn an_unusable_file_is_replaced_too() {
     let sandbox = Sandbox::with(&[]);
     let newer = lorchestra_tests::corrupt::abi(|_| 9);
     write(&sandbox.plugins().join("newer.so"), &newer);
     write(&sandbox.plugins().join("libmisbehave.so"), b"half a copy");
-    // What a command that was killed left.
+    // Left by a command that was killed.
     write(&sandbox.plugins().join(".lorchestra-install-x7Gh2"), &newer[..1000]);
     let installed = sandbox.lorchestra(&["plugins", "install", &Fixture::Misbehave.built().display().to_string()]).exits(0);
     assert!(installed.out().contains("newer.so, which could not be used (abi-too-new)\n"), "{}", installed.shown());
@@ -285,10 +285,10 @@ fn a_file_that_could_not_be_used_is_replaced_too() {
 }
 
 #[test]
-fn nothing_is_installed_in_the_way_of_another() {
+fn installing_does_not_conflict_with_another_package() {
     let sandbox = Sandbox::with(&[]);
     let misbehave = Fixture::Misbehave.built().display().to_string();
-    // Its name is another package's.
+    // The file name belongs to another package.
     let taken = sandbox.install(Fixture::Ingester, "libmisbehave.so");
     let refused = sandbox.lorchestra(&["plugins", "install", &misbehave]).exits(126);
     assert!(refused.err().contains(&format!("{} contains the package ingester", taken.display())), "{}", refused.shown());
@@ -297,7 +297,7 @@ fn nothing_is_installed_in_the_way_of_another() {
     sandbox.lorchestra(&["plugins", "install", &misbehave]).exits(0);
     assert_eq!(sandbox.lorchestra(&["jobs", "list", "ingester"]).exits(0).err(), "");
 
-    // Another directory of the search path has the package.
+    // Another directory of the search path contains the package.
     let elsewhere = sandbox.path("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     let there = elsewhere.join("canon.so");
@@ -311,7 +311,7 @@ fn nothing_is_installed_in_the_way_of_another() {
     sandbox.lorchestra(&["--plugin-dir", &dir, "plugins", "install", &canonizer]).exits(0);
     assert_eq!(libraries(&elsewhere), ["libcanonizer.so"]);
 
-    // Others may write in the directory: what is in it is not run.
+    // Others may write to the directory: its libraries are not run.
     fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o777)).unwrap();
     let refused = sandbox.lorchestra(&["--plugin-dir", &dir, "plugins", "install", &misbehave]).exits(126);
     assert!(refused.err().contains(&format!("\n  chmod go-w {dir}\n")), "{}", refused.shown());
@@ -319,7 +319,7 @@ fn nothing_is_installed_in_the_way_of_another() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_is_told() {
+fn an_unwritable_directory_is_reported() {
     let sandbox = Sandbox::unprivileged(&[Fixture::Ingester]);
     let file = sandbox.path("new.so");
     fs::copy(Fixture::Misbehave.built(), &file).unwrap();
@@ -334,7 +334,7 @@ fn a_directory_that_cannot_be_written_is_told() {
 
 /// Sixteen commands install two versions of one package into a directory where it has another name, while another process keeps listing.
 #[test]
-fn many_install_at_once_and_there_is_one_whole_package_at_every_moment() {
+fn concurrent_installs_leave_one_complete_package_at_every_moment() {
     let sandbox = Sandbox::with(&[]);
     let versions = [sandbox.path("one.so"), sandbox.path("two.so")];
     fs::copy(Fixture::Misbehave.built(), &versions[0]).unwrap();
@@ -391,7 +391,7 @@ fn removing_takes_the_file_and_leaves_the_rest() {
 }
 
 #[test]
-fn a_package_in_several_files_is_removed_by_nobody_but_a_person() {
+fn a_package_in_several_files_must_be_removed_manually() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let files: Vec<PathBuf> = ["libmisbehave.so", "second.so"].iter().map(|name| sandbox.plugins().join(name)).collect();
     fs::copy(&files[0], &files[1]).unwrap();
@@ -400,7 +400,7 @@ fn a_package_in_several_files_is_removed_by_nobody_but_a_person() {
         assert!(refused.err().contains(&format!("\n  rm {}\n", file.display())), "{}", refused.shown());
     }
     assert_eq!(libraries(&sandbox.plugins()).len(), 2);
-    // Installing puts it right: it is clear what should be there.
+    // Installing fixes it, because the intended library is clear.
     sandbox.lorchestra(&["plugins", "install", &Fixture::Misbehave.built().display().to_string()]).exits(0);
     assert_eq!(libraries(&sandbox.plugins()), ["libmisbehave.so"]);
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
@@ -408,7 +408,7 @@ fn a_package_in_several_files_is_removed_by_nobody_but_a_person() {
 
 /// A run uses its own copy.
 #[test]
-fn a_job_goes_on_while_its_package_is_replaced_and_removed() {
+fn a_job_continues_while_its_package_is_replaced_and_removed() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let marker = sandbox.arg("marker");
     let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &marker]);
@@ -426,7 +426,7 @@ fn read_by(mut command: std::process::Command) -> (Option<i32>, u64) {
     use rustix::process::{WaitId, WaitIdOptions};
     let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
     let pid = rustix::process::Pid::from_child(&child);
-    // Not reaped yet: what it did can be read.
+    // Not reaped yet, so its statistics can be read.
     rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
     let io = fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap();
     let read = io.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok()).unwrap();

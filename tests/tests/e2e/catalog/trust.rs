@@ -58,7 +58,7 @@ fn shell(command: &str) {
 }
 
 #[test]
-fn what_others_may_write_is_not_run_until_the_mend_is_made() {
+fn a_library_that_others_may_write_runs_only_after_the_fix() {
     let sandbox = sandbox();
     let library = library(&sandbox);
     let all: Vec<&Path> = library.ancestors().take_while(|at| at.starts_with(sandbox.home())).collect();
@@ -90,7 +90,7 @@ fn assert_elsewhere(fix: &str, at: &Path) {
 }
 
 #[test]
-fn what_a_person_sees() {
+fn the_messages_about_untrusted_libraries() {
     let sandbox = sandbox();
     set_mode(&sandbox.home(), 0o777);
     insta::assert_snapshot!(sandbox.lorchestra(&RUN).snapshot(&sandbox));
@@ -101,7 +101,7 @@ fn what_a_person_sees() {
 
 /// Whether a directory is trusted does not depend on how it was named.
 #[test]
-fn all_ways_to_name_a_directory_are_held_to_the_same() {
+fn the_same_rules_apply_however_a_directory_is_named() {
     let sandbox = sandbox();
     let other = sandbox.path("other");
     fs::rename(sandbox.plugins(), &other).unwrap();
@@ -117,9 +117,9 @@ fn all_ways_to_name_a_directory_are_held_to_the_same() {
 }
 
 #[test]
-fn what_belongs_to_another_user_is_not_run() {
+fn libraries_of_another_user_are_not_run() {
     if !processes::is_root() {
-        // Nobody else can give files away.
+        // Only root can change the owner of files.
         return;
     }
     let sandbox = sandbox();
@@ -138,13 +138,13 @@ fn what_belongs_to_another_user_is_not_run() {
         let run = refused(&sandbox, &[], "not-trusted");
         assert!(run.err().contains("belongs to user 1, who could change what runs"), "{}", run.shown());
         assert_eq!(fix(&run), hint);
-        // Root's is as good as one's own.
+        // Root's files are trusted like one's own.
         chown(&at, Some(0), None).unwrap();
         assert!(sandbox.lorchestra(&["jobs", "list"]).exits(0).out().starts_with("misbehave:"), "{}", at.display());
         chown(&at, Some(NOBODY), None).unwrap();
     }
     sandbox.lorchestra(&RUN).exits(0);
-    // And root runs nobody else's.
+    // Root does not run other users' libraries.
     let mut command = Command::new(lorchestra_tests::built::lorchestra());
     command.args(RUN).env_clear().env("HOME", sandbox.home());
     let ended = Running::start(command).wait().exits(126);
@@ -195,11 +195,12 @@ fn umask_002_works_out_of_the_box() {
 
 /// With other members in the group, it is not private.
 #[test]
-fn a_group_with_others_in_it_may_not_write() {
+fn a_group_with_other_members_may_not_write() {
     if !processes::is_root() {
         return;
     }
-    // NOBODY's group has others in it on most systems, and is not NOBODY's own on the rest: the group of another is neither.
+    // NOBODY's group has other members on most systems, and is not NOBODY's own on the rest: a shared group, or another user's, does not
+    // count.
     let sandbox = sandbox();
     let library = library(&sandbox);
     for at in [library.clone(), sandbox.plugins(), sandbox.home()] {
@@ -220,7 +221,7 @@ fn a_group_with_others_in_it_may_not_write() {
 }
 
 #[test]
-fn no_link_leads_out_of_the_directory() {
+fn links_must_not_leave_the_directory() {
     let sandbox = sandbox();
     let library = library(&sandbox);
     let outside = sandbox.path("outside.so");
@@ -234,7 +235,7 @@ fn no_link_leads_out_of_the_directory() {
     sandbox.lorchestra(&["plugins", "install", &outside.display().to_string()]).exits(0);
     assert!(!library.is_symlink());
     sandbox.lorchestra(&RUN).exits(0);
-    // A link beside the file, and a link to the directory, lead nowhere else.
+    // A link to a file in its directory, and a link to the directory, do not leave it.
     let versions = sandbox.plugins().join("1.0");
     fs::create_dir(&versions).unwrap();
     fs::rename(&library, versions.join("libmisbehave.so")).unwrap();
@@ -243,7 +244,7 @@ fn no_link_leads_out_of_the_directory() {
     fs::rename(sandbox.plugins(), sandbox.path("elsewhere")).unwrap();
     symlink(sandbox.path("elsewhere"), sandbox.plugins()).unwrap();
     sandbox.lorchestra(&RUN).exits(0);
-    // Who may write where that link leads to may change what is run.
+    // A user who may write to the link's target can change what runs.
     set_mode(&sandbox.path("elsewhere"), 0o777);
     let run = refused_alone(&sandbox);
     assert_elsewhere(&fix(&run), &sandbox.path("elsewhere"));
@@ -255,7 +256,7 @@ fn refused_alone(sandbox: &Sandbox) -> Ended {
 
 /// `/tmp` is world-writable, but only the owner can move a file in it. A plugin directory must not be like that.
 #[test]
-fn a_sticky_parent_protects_what_is_in_it() {
+fn a_sticky_parent_protects_its_contents() {
     let sandbox = sandbox();
     set_mode(&sandbox.home(), 0o1777);
     sandbox.lorchestra(&RUN).exits(0);
@@ -266,7 +267,7 @@ fn a_sticky_parent_protects_what_is_in_it() {
 
 /// A file that others could have written does not count as a duplicate of a good one, nor does it hide it.
 #[test]
-fn what_is_not_trusted_is_in_nobodys_way() {
+fn untrusted_files_do_not_conflict_with_trusted_ones() {
     let sandbox = sandbox();
     let other = sandbox.install(Fixture::Misbehave, "aaa.so");
     set_mode(&other, 0o666);
@@ -279,7 +280,7 @@ fn what_is_not_trusted_is_in_nobodys_way() {
 
 /// The units of docs/guides/sandbox.md, as parsed by systemd, if it is installed.
 #[test]
-fn the_units_in_the_docs_are_units() {
+fn the_units_in_the_docs_are_valid() {
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
         return;
     }
@@ -288,7 +289,7 @@ fn the_units_in_the_docs_are_units() {
     let mut units = 0;
     for (name, text) in page.split("`/etc/systemd/system/").skip(1).filter_map(|rest| rest.split_once("`:\n\n```ini\n")) {
         let unit = text.split("```").next().unwrap();
-        // A program that is there.
+        // A program that exists.
         fs::write(dir.path().join(name), unit.replace("/usr/local/bin/lorchestra", "/bin/true")).unwrap();
         units += 1;
     }

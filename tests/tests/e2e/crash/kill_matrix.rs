@@ -61,10 +61,10 @@ fn cells() -> Vec<Cell> {
 }
 
 #[test]
-fn every_kill_at_every_stage_leaves_one_true_end_and_nothing_else() {
+fn every_kill_at_every_stage_leaves_one_correct_end_and_nothing_else() {
     let cells = cells();
     assert_eq!(cells.len(), 126);
-    // Mostly waiting: several at once.
+    // Cells mostly wait, so run several at once.
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -99,13 +99,13 @@ impl Case {
         if !cell.up {
             site.fake.go_down();
         } else if cell.stage == Stage::Draining {
-            // The rows land, and nobody is told: they must not be there twice in the end.
+            // The rows land without an answer: they must not be there twice in the end.
             site.fake.faults().forever(Method::AppendRows, Fault::CommitThenSilent);
         }
         let (running, worker) = self.reach();
         self.strike(running, worker);
 
-        // The next command closes what is open.
+        // The next command closes open runs.
         let run = site.sandbox.run();
         self.is_true(&run);
         assert!(site.sandbox.processes().is_empty(), "{told}: {:?}", site.sandbox.processes());
@@ -129,7 +129,7 @@ impl Case {
         let sandbox = &self.site.sandbox;
         let (marker, acknowledged) = (sandbox.arg("marker"), sandbox.arg("acknowledged"));
         let job = ["run-job", "stages", "staged", "--stage", stage, "--marker", &marker, "--acknowledged", &acknowledged];
-        // What is not delivered at once stays for the flush at the end.
+        // Undelivered events are left for the flush at the end.
         let delivery: &[&str] = if self.cell.stage == Stage::Draining && stage == "draining" {
             &["--require-delivery", "--delivery-timeout", "50s"]
         } else {
@@ -149,7 +149,7 @@ impl Case {
         let Self { site, told, cell } = self;
         let sandbox = &site.sandbox;
         let worker_of = |running: &Running| {
-            // Before it has become one, its parent waits for it: it must not be stopped then.
+            // Before exec, its parent waits for it: it must not be stopped then.
             let workers = || running.children().into_iter().find(|pid| processes::is_named(*pid, "lorchestra-worker"));
             eventually(&format!("{told}: there is a worker"), || workers().is_some());
             workers().expect("a worker lives")
@@ -162,10 +162,10 @@ impl Case {
         };
         match cell.stage {
             Stage::BeforeLoad => {
-                // Whoever makes the store waits for this lock, with a worker that waits for its order.
+                // The process that creates the store waits for this lock, with a worker that waits for its order.
                 let locks = sandbox.state().join("locks");
                 std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&locks).unwrap();
-                // It comes no further than to the constructor.
+                // It stops at the constructor.
                 std::fs::write(sandbox.path("loading"), "").unwrap();
                 let held = File::create(locks.join("store")).unwrap();
                 flock(&held, FlockOperation::LockExclusive).unwrap();
@@ -227,9 +227,8 @@ impl Case {
             && by_term
             && matches!(stage, Stage::BeforeLoad | Stage::Loading | Stage::Emitting | Stage::Flushing)
         {
-            // Which of the two minds it first would be anybody's guess; and a worker that goes on may be done before its supervisor has heard
-            // of it. A job that ends at once takes the note with it: between two looks,
-            // say.
+            // Which of the two processes reacts first would be arbitrary, and a worker that continues may finish before its supervisor
+            // handles the signal. A job that ends at once removes the note too, perhaps between two checks.
             eventually(&format!("{told}: it is noted"), || self.note().contains("cancelled") || gone());
         }
         if *victim != Victim::Supervisor
@@ -246,14 +245,14 @@ impl Case {
         }
         go_on();
         if *victim != Victim::Worker && !by_term {
-            // By its watchdog, also in a constructor; and before what is held may go on: a job of a few events is soon done.
+            // Its watchdog kills it, even in a constructor; and before the held stage continues, because a job with few events ends soon.
             eventually(&format!("{told}: the worker is gone"), gone);
-            // Killed: it has nothing to tell, and is held to no rules.
+            // Killed: its output is not checked.
             return drop(running);
         }
         let _ = std::fs::remove_file(site.sandbox.path("loading"));
         if *stage == Stage::Draining && *victim == Victim::Worker {
-            // Nobody was there to be killed. A supervisor that goes on is in nobody's way, and ends when it is answered.
+            // There was no process to kill. A supervisor that continues blocks nothing, and ends when it is answered.
             site.fake.faults().clear(Method::AppendRows);
             site.fake.faults().release();
             if !self.cell.up {
@@ -281,7 +280,7 @@ impl Case {
         let Self { site, told, cell: Cell { stage, victim, signal, .. } } = self;
         let by_term = *signal == Signal::TERM;
         let causes: &[&str] = match (stage, victim, by_term) {
-            // After the final record was seen, or when the end is recorded, nothing changes it.
+            // After the final record was ingested, or once the end is recorded, nothing changes it.
             (Stage::Draining, ..) | (Stage::After, Victim::Worker, _) => &[""],
             (Stage::After, _, false) => &[""],
             (Stage::After, _, true) => &["", "cancelled"],
@@ -291,7 +290,7 @@ impl Case {
             (Stage::Final, _, true) => &["", "cancelled"],
             (_, Victim::Supervisor | Victim::Both, true) => &["cancelled"],
             (_, Victim::Supervisor | Victim::Both, false) => &["abandoned"],
-            // A worker minds SIGTERM from its order on: then it is the job that ends in its own way.
+            // From its order on a worker handles SIGTERM: then the job ends in its own way.
             (Stage::BeforeLoad, Victim::Worker, _) => &["load"],
             (Stage::Loading, Victim::Worker, true) => &["error"],
             (Stage::Loading, Victim::Worker, false) => &["load"],
@@ -302,13 +301,13 @@ impl Case {
         assert_eq!(run.state(), if run.cause().is_empty() { "completed" } else { "failed" }, "{told}");
         let name = if *signal == Signal::KILL { "SIGKILL" } else { "SIGSEGV" };
         assert!(run.cause() != "signal" || run.message().contains(name), "{told}: {run:?}");
-        // One terminal event, the last; numbers without a gap, none twice, and all that were acknowledged.
+        // One terminal event, the last; numbers without gaps or duplicates, including all acknowledged ones.
         let numbers = site.sandbox.numbers_of(run);
         assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "{told}");
         let acknowledged = site.sandbox.read("acknowledged").matches('\n').count();
         assert!(numbers.len() >= acknowledged, "{told}: {} stored, {acknowledged} acknowledged", numbers.len());
         match stage {
-            // Told to end by its supervisor, it may have come to its job before it heard of it.
+            // Stopped by its supervisor, it may have reached its job before it handled the signal.
             Stage::BeforeLoad | Stage::Loading => assert!(numbers.is_empty() || by_term, "{told}: {}", numbers.len()),
             Stage::Emitting | Stage::Flushing => assert!(numbers.len() >= 50, "{told}: {}", numbers.len()),
             Stage::Final | Stage::After | Stage::Draining => assert_eq!(numbers.len(), 50, "{told}"),

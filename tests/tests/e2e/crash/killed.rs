@@ -51,8 +51,8 @@ enum Victim {
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_or_doubled() {
-    // How long such a run takes here, undisturbed, so that the moments lie all over it.
+fn nothing_acknowledged_is_lost_or_duplicated() {
+    // Measures how long such a run takes undisturbed, to spread the kills over it.
     let whole = sandbox();
     let begin = Instant::now();
     numbering(&whole, EVENTS).wait().exits(0);
@@ -66,7 +66,7 @@ fn nothing_acknowledged_is_lost_or_doubled() {
         let moment = Duration::from_micros(random(length));
         let sandbox = sandbox();
         let running = numbering(&sandbox, EVENTS);
-        // Every fourth by the clock, which also hits the start and the end of a run; the others when the job has got so far.
+        // Every fourth kill is by time, which also hits the start and the end of a run; the others when the job has reached a point.
         if round % 4 == 0 {
             std::thread::sleep(moment);
         } else {
@@ -81,7 +81,7 @@ fn nothing_acknowledged_is_lost_or_doubled() {
             workers.iter().for_each(|pid| processes::kill(*pid));
         }
         let told = format!("round {round}, {victim:?} after {moment:?}");
-        // Its status is not looked at: the next command says what became of it.
+        // Its status is not checked: the next command shows the outcome.
         drop_killed(running, victim);
         eventually(&format!("{told}: the workers are gone"), || workers.iter().all(|pid| !processes::is_alive(*pid)));
         let runs = sandbox.runs();
@@ -110,12 +110,12 @@ fn drop_killed(running: Running, victim: Victim) {
 fn is_true(sandbox: &Sandbox, run: &Run, victim: Victim, told: &str) {
     let numbers = sandbox.numbers_of(run);
     let safe = acknowledged(sandbox);
-    // In order and from 0 on without a gap: no number twice, none lost.
+    // In order from 0 without gaps: no number is missing or duplicated.
     assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "{told}");
     assert!(numbers.len() as u64 >= safe, "{told}: {} stored, {safe} acknowledged", numbers.len());
     match (run.state(), run.cause(), victim) {
         ("completed", "", _) => assert_eq!(numbers.len() as u64, EVENTS, "{told}: completed"),
-        // Killed while it was loading: nothing was emitted.
+        // Killed while the library was loading: nothing was emitted.
         ("failed", "load", Victim::Worker) => assert!(numbers.is_empty(), "{told}: {run:?}"),
         ("failed", "signal", Victim::Worker) => assert!(run.message().contains("SIGKILL"), "{told}: {run:?}"),
         ("failed", "abandoned", Victim::Supervisor | Victim::Both) => {}
@@ -166,13 +166,13 @@ fn a_run_whose_job_had_failed_keeps_its_own_cause() {
 }
 
 #[test]
-fn an_abandoned_run_is_told_by_the_next_command() {
+fn an_abandoned_run_is_reported_by_the_next_command() {
     let sandbox = sandbox();
     let running = sandbox.start(&["run-job", "misbehave", "ignore_term", "--marker", &sandbox.arg("marker")]);
     eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
     running.signal(Signal::KILL);
     drop(running);
-    // Looking at the catalog is no reason to look at runs.
+    // Reading the catalog does not read runs.
     assert_eq!(sandbox.lorchestra(&["jobs", "list", "misbehave"]).exits(0).err(), "");
     assert_eq!(sandbox.lorchestra(&["run-job", "--dry-run", "misbehave", "noop"]).exits(0).err(), "");
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "ignore_term", "--seconds", "0"]).exits(0);
@@ -203,7 +203,7 @@ fn nothing_of_the_group_survives_its_supervisor() {
 
 /// A daemon in its own session is out of its watchdog's reach: the next command kills it.
 #[test]
-fn what_both_left_behind_is_ended_by_the_next_command() {
+fn processes_that_both_left_behind_are_killed_by_the_next_command() {
     let sandbox = sandbox();
     let running = sandbox.start(&["run-job", "misbehave", "leave_daemon", "--stay", "--marker", &sandbox.arg("marker")]);
     eventually("the daemon is started", || sandbox.read("marker").ends_with('\n'));
@@ -223,7 +223,7 @@ fn what_both_left_behind_is_ended_by_the_next_command() {
 
 /// The supervisor dies between stopping the job and recording that.
 #[test]
-fn a_run_that_was_told_to_end_is_not_abandoned() {
+fn a_stopped_run_is_not_closed_as_abandoned() {
     let sandbox = sandbox();
     let args = ["run-job", "misbehave", "ignore_term", "--grace", "1h", "--marker", &sandbox.arg("marker")];
     let running = sandbox.start(&args);
@@ -242,7 +242,7 @@ fn a_run_that_was_told_to_end_is_not_abandoned() {
 
 /// Recovery holds the overlap lock while it waits for a stopped worker, which is not a live run.
 #[test]
-fn a_run_that_is_being_closed_is_no_overlap() {
+fn a_run_that_is_being_closed_does_not_count_as_running() {
     let sandbox = sandbox();
     let running = sandbox.start(&["run-job", "misbehave", "ignore_term", "--marker", &sandbox.arg("marker")]);
     eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
@@ -286,7 +286,7 @@ fn a_run_that_cannot_be_closed_is_a_warning() {
         "nobody is there to be told: {}",
         stopped.shown()
     );
-    // Mended, it is closed like any other.
+    // Once fixed, it is closed like any other.
     mode(0o600);
     sandbox.lorchestra(&["run-job", "misbehave", "ignore_term", "--seconds", "0"]).exits(0);
     let mut ended: Vec<(String, String)> =
@@ -305,7 +305,7 @@ fn a_run_whose_spool_is_gone_is_closed() {
         eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
         let run = sandbox.run();
         std::fs::remove_dir_all(sandbox.state().join("spool").join(run.id())).unwrap();
-        // As long as its supervisor lives, it is that one's to end.
+        // While its supervisor is alive, only the supervisor ends it.
         assert_eq!(sandbox.run().state(), "running");
         let workers = running.children();
         running.signal(Signal::KILL);

@@ -80,7 +80,7 @@ type Found = (Vec<Run>, Vec<Event>, u64);
 fn look(state: &Path) -> Result<Found, String> {
     let state = StateDir::open(state).map_err(|error| error.to_string())?;
     let clear = |error: StoreError| match error {
-        // Has words and a hint of its own: lorchestra-cli/src/failure.rs.
+        // lorchestra-cli/src/failure.rs has messages and hints for these.
         StoreError::Damaged { .. } | StoreError::Foreign { .. } | StoreError::Newer { .. } | StoreError::NotWritable { .. } => {
             Err::<Found, _>(error.to_string())
         }
@@ -186,7 +186,7 @@ fn store_of(checkpointed: bool) -> Sandbox {
     if checkpointed {
         drop(connection);
     } else {
-        // As it is while somebody has it open: closing would empty the log.
+        // As in a live database: closing it would empty the log.
         connection.execute_batch("PRAGMA wal_autocheckpoint = 0").unwrap();
         for _ in 0..2 {
             sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "50"]).exits(0);
@@ -207,7 +207,7 @@ fn store_of(checkpointed: bool) -> Sandbox {
 
 /// SQLite has no checksums for its pages, but events have their own: a changed one is reported as damaged, wherever the change is.
 #[test]
-fn a_changed_store_is_named_or_read_and_never_a_panic() {
+fn a_changed_store_is_reported_or_read_and_never_a_panic() {
     let sandbox = store_of(true);
     let (mut named, mut read, mut damaged, mut fewer) = (BTreeMap::<String, u32>::new(), 0, 0, 0);
     let text = |event: &Event| (event.event_type.clone(), event.payload.as_ref().map(|json| json.get().to_owned()));
@@ -233,7 +233,7 @@ fn a_changed_store_is_named_or_read_and_never_a_panic() {
 /// SQLite ignores a damaged WAL frame and everything after it as if it had not been committed: the history is older but consistent, and the
 /// number of missing events is reported.
 #[test]
-fn a_changed_log_of_the_store_leaves_a_history_that_holds_together() {
+fn a_changed_wal_leaves_a_consistent_history() {
     let sandbox = store_of(false);
     assert!(fs::metadata(sandbox.state().join("lorchestra.db-wal")).unwrap().len() > 4096, "there is a log");
     let complete = |runs: &[Run], events: &[Event]| {

@@ -39,7 +39,7 @@ fn a_run_that_ends_leaves_nothing() {
 }
 
 #[test]
-fn a_run_that_is_told_to_end_leaves_nothing() {
+fn a_stopped_run_leaves_nothing() {
     for job in LEAVING {
         let sandbox = sandbox();
         let (running, pid) = leaving(&sandbox, job);
@@ -90,7 +90,7 @@ fn an_attempt_leaves_nothing_to_the_next_one() {
 
 /// The watchdog kills the group; the next command that reads runs kills processes that had left it.
 #[test]
-fn what_escaped_a_killed_supervisor_is_killed_by_the_next_command() {
+fn processes_that_escaped_a_killed_supervisor_are_killed_by_the_next_command() {
     for (job, next) in [
         ("leave_daemon", &["runs", "list"][..]),
         ("leave_grandchild", &["events", "list"]),
@@ -103,7 +103,7 @@ fn what_escaped_a_killed_supervisor_is_killed_by_the_next_command() {
         drop(running);
         eventually("the worker is gone", || workers.iter().all(|pid| !processes::is_alive(*pid)));
         assert!(processes::is_alive(pid), "{job}: out of the watchdog's reach");
-        // Commands that have nothing to do with runs leave them alone.
+        // Commands that do not use runs leave them alone.
         sandbox.lorchestra(&["jobs", "list"]).exits(0);
         assert!(processes::is_alive(pid));
         let ended = sandbox.lorchestra(next).exits(0);
@@ -141,7 +141,7 @@ fn a_stopped_worker_of_a_run_that_was_never_recorded_is_killed_by_the_next_comma
         let sandbox = sandbox();
         let locks = sandbox.state().join("locks");
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&locks).unwrap();
-        // Whoever makes the store waits for this lock, with a worker that waits for its order.
+        // The process that creates the store waits for this lock, with a worker that waits for its order.
         let held = File::create(locks.join("store")).unwrap();
         flock(&held, FlockOperation::LockExclusive).unwrap();
         let running = sandbox.start(&["run-job", "misbehave", "noop"]);
@@ -178,7 +178,7 @@ fn a_stopped_worker_of_a_trial_is_killed_by_the_next_trial() {
     running.signal(Signal::KILL);
     drop(running);
     assert!(processes::is_stopped(worker), "it sees nothing");
-    // One whose supervisor lives is left alone.
+    // A trial with a live supervisor is left alone.
     let alive = Running::start(check("sleep"));
     let of_alive = stop_worker_of(&alive);
     assert!(!processes::is_alive(worker), "killed by the second trial");
@@ -227,7 +227,7 @@ fn a_copy_of_the_state_directory_ends_no_run_of_the_original() {
         let (from, to) = (original.state().join(part).join("."), copy.state().join(part));
         let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status().expect("cp");
         assert!(copied.success());
-        // Whatever the copy makes of it: as long as the supervisor of the original lives, the run may not be closed there either.
+        // Whatever the copy does: while the supervisor of the original is alive, the run must not be closed there either.
         copy.lorchestra(&["runs", "list"]).exits(0);
         std::thread::sleep(std::time::Duration::from_millis(300));
         assert_eq!(original.runs().len(), 1);
@@ -240,13 +240,13 @@ fn a_copy_of_the_state_directory_ends_no_run_of_the_original() {
 
 /// Processes of a live run, of an unknown run, or of another user are not touched.
 #[test]
-fn nobody_elses_process_is_touched() {
+fn processes_of_others_are_not_touched() {
     let sandbox = sandbox();
-    // Of a run that lives.
+    // A process of a live run.
     let alive = sandbox.start(&["run-job", "misbehave", "leave_daemon", "--stay", "--marker", &sandbox.arg("alive")]);
     eventually("the process is started", || sandbox.read("alive").ends_with('\n'));
     let of_alive: u32 = sandbox.read("alive").trim().parse().unwrap();
-    // Of the run that dies.
+    // A process of a dead run.
     let (dying, pid) = leaving(&sandbox, "leave_grandchild");
     let run = sandbox.runs().remove(0);
     assert!(sandbox.lorchestra(&["runs", "show", run.id()]).out().contains("misbehave/leave_grandchild"));
@@ -262,9 +262,9 @@ fn nobody_elses_process_is_touched() {
     let sleep = |run_id: &str, user: Option<u32>| sleep_of(&state_id, run_id, user);
     let mut strangers =
         vec![sleep("0190a000-0000-7000-8000-000000000000", None), sleep("", None), sleep(&format!("{}x", run.id()), None)];
-    // Of the run of the same id in another state directory, of which this one may be a copy.
+    // A process of a run with the same id in another state directory, of which this one may be a copy.
     strangers.push(sleep_of("1.2", run.id(), None));
-    // Only root can have it both ways.
+    // Only root can start processes as several users.
     if processes::is_root() {
         strangers.push(sleep(run.id(), Some(lorchestra_tests::sandbox::NOBODY)));
     }

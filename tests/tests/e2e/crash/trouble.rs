@@ -51,24 +51,24 @@ fn only_run(disks: &SmallDisks, sandbox: &Sandbox, event_type: &str) -> (String,
 }
 
 #[test]
-fn a_full_spool_ends_the_job_and_keeps_what_was_acknowledged() {
+fn a_full_spool_ends_the_job_and_keeps_acknowledged_events() {
     let (sandbox, Some(disks)) = on_disks(&[("spool", 512)]) else { return };
     let marker = sandbox.arg("acknowledged");
     let args = ["run-job", "misbehave", "numbered", "--count", "100000", "--acknowledged", &marker];
     let ended = run(&disks, &sandbox, &args).exits(1);
     assert!(ended.err().contains("No space left on device"), "{}", ended.shown());
     let (state, cause, message, events) = only_run(&disks, &sandbox, "number");
-    // The job's own end, if there was room for it.
+    // The job's own end, if there was space for it.
     assert!(state == "failed" && (cause == "error" || cause == "spool"), "{cause}: {message}");
     assert!(message.contains("No space left on device"), "{message}");
     let safe = acknowledged(&sandbox);
     assert!(events == safe && safe > 1000, "{events} events, {safe} acknowledged");
-    // There is room again, as all of it is in the store.
+    // There is space again once everything is in the store.
     run(&disks, &sandbox, &["run-job", "misbehave", "noop"]).exits(0);
 }
 
 #[test]
-fn a_full_store_keeps_the_job_from_beginning() {
+fn a_full_store_prevents_the_job_from_starting() {
     let (sandbox, Some(disks)) = on_disks(&[("", 1024), ("spool", 1024), ("logs", 1024)]) else { return };
     let marker = sandbox.arg("marker");
     let args = ["run-job", "misbehave", "typed", "--marker", &marker];
@@ -99,7 +99,7 @@ fn a_store_that_becomes_full_loses_nothing() {
     let ended = running.wait().exits(74);
     assert!(ended.err().contains("cannot record the end of run"), "{}", ended.shown());
     assert!(ended.err().contains("it is kept in the spool"), "{}", ended.shown());
-    // Still full: said, and what can be read is read.
+    // Still full: the problem is reported, and readable data is shown.
     let listed = run(&disks, &sandbox, &["runs", "list"]).exits(0);
     assert!(listed.err().contains("cannot close run") && listed.out().contains("running"), "{}", listed.shown());
     fs::remove_file(ballast).unwrap();
@@ -117,7 +117,7 @@ fn a_full_disk_under_everything_loses_nothing() {
     assert!(matches!(ended.code(), Some(1 | 74)), "{}", ended.shown());
     let safe = acknowledged(&sandbox);
     assert!(safe > 1000, "{safe}");
-    // Somebody gives it more room.
+    // The disk is enlarged.
     disks.remount(&sandbox.state(), "size=16m");
     let (state, cause, message, events) = only_run(&disks, &sandbox, "number");
     assert!(state == "failed" && (cause == "error" || cause == "spool"), "{cause}: {message}");
@@ -125,7 +125,7 @@ fn a_full_disk_under_everything_loses_nothing() {
 }
 
 #[test]
-fn a_full_log_costs_its_end_and_nothing_else() {
+fn a_full_log_loses_only_its_end() {
     let (sandbox, Some(disks)) = on_disks(&[("logs", 256)]) else { return };
     let ended = run(&disks, &sandbox, &["run-job", "misbehave", "print", "--lines", "30000"]).exits(0);
     let mut expected: Vec<u8> = (0..30000).flat_map(|n| format!("out {n}\nerr {n}\n").into_bytes()).collect();
@@ -147,7 +147,7 @@ fn run_id(disks: &SmallDisks, sandbox: &Sandbox) -> String {
 }
 
 #[test]
-fn a_disk_that_became_read_only_is_told() {
+fn a_disk_that_became_read_only_is_reported() {
     let (sandbox, Some(disks)) = on_disks(&[("", 2048)]) else { return };
     let marker = sandbox.arg("marker");
     let args = ["run-job", "misbehave", "typed", "--marker", &marker];
@@ -161,7 +161,7 @@ fn a_disk_that_became_read_only_is_told() {
     let ended = run(&disks, &sandbox, &args).exits(74);
     assert!(ended.err().to_lowercase().contains("read-only"), "{}", ended.shown());
     assert_eq!(sandbox.read("marker"), "", "the job was not entered");
-    // Reading needs the store's log, which is written.
+    // Reading needs the store's WAL, which must be writable.
     let listed = run(&disks, &sandbox, &["runs", "list"]);
     assert!(matches!(listed.code(), Some(0 | 74)), "{}", listed.shown());
     disks.remount(&sandbox.state(), "rw");
@@ -175,7 +175,7 @@ fn store(sandbox: &Sandbox) -> Connection {
 
 /// While a job runs and ends, another process holds a write transaction that never ends.
 #[test]
-fn a_store_that_is_kept_for_a_while_is_waited_for() {
+fn a_run_waits_for_a_store_that_is_locked_for_a_while() {
     let sandbox = sandbox();
     let marker = sandbox.arg("acknowledged");
     let running = sandbox.start(&[
@@ -191,7 +191,7 @@ fn a_store_that_is_kept_for_a_while_is_waited_for() {
     let other = store(&sandbox);
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     fs::write(sandbox.path("go"), "").unwrap();
-    // What it does meanwhile, and another run of another job.
+    // Its effects in the meantime, and another run of another job.
     let second = sandbox.start(&["run-job", "misbehave", "numbered", "--count", "1000", "--acknowledged", &marker]);
     std::thread::sleep(Duration::from_secs(2));
     let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
@@ -210,7 +210,7 @@ fn a_store_that_is_kept_for_a_while_is_waited_for() {
 /// both say what to do.
 #[test]
 #[ignore = "some minutes, as a writer waits for one: cargo xtask soak"]
-fn a_store_that_is_kept_for_longer_than_anybody_waits_loses_nothing() {
+fn a_store_that_is_locked_for_longer_than_writers_wait_loses_nothing() {
     let sandbox = sandbox();
     let ends = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
     eventually("the job is at work", || !sandbox.read("marker").is_empty());
@@ -228,7 +228,7 @@ fn a_store_that_is_kept_for_longer_than_anybody_waits_loses_nothing() {
     );
     assert_eq!(sandbox.read("entered"), "", "it was not entered");
     other.execute_batch("ROLLBACK").unwrap();
-    // Of the one there is nothing, of the other all.
+    // The first run left nothing, the second everything.
     let run = sandbox.run();
     assert_eq!((run.state(), run.cause()), ("failed", "cancelled"));
     let events = sandbox.whole_events_of(&run);
@@ -249,7 +249,7 @@ fn patiently(mut running: Running) -> Ended {
 
 /// A foreign database is not written to, and no job starts.
 #[test]
-fn a_store_that_cannot_be_ours_is_told_with_its_mend() {
+fn a_foreign_store_is_reported_with_a_fix() {
     type Spoil = fn(&Sandbox);
     let cases: [(&str, Spoil, &str, &str); 4] = [
         (
@@ -270,7 +270,7 @@ fn a_store_that_cannot_be_ours_is_told_with_its_mend() {
     for (name, spoil, what, hint) in cases {
         let sandbox = sandbox();
         sandbox.lorchestra(&["run-job", "misbehave", "numbered"]).exits(0);
-        // All of it in the one file.
+        // Everything in the database file.
         store(&sandbox).execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         spoil(&sandbox);
         let path = sandbox.state().join("lorchestra.db");
@@ -278,7 +278,7 @@ fn a_store_that_cannot_be_ours_is_told_with_its_mend() {
         let marker = sandbox.arg("marker");
         for args in [&["run-job", "misbehave", "typed", "--marker", &marker][..], &["runs", "list"], &["events", "list"]] {
             let ended = sandbox.lorchestra(args);
-            // A page that a listing does not need may be broken without its notice.
+            // Damage to a page that a listing does not need may go unnoticed.
             if ended.code() == Some(0) && name != "newer" && args[0] != "run-job" {
                 continue;
             }
@@ -350,12 +350,12 @@ fn age(dir: &std::path::Path, by: Duration) {
 
 /// The clock was ten years ahead and was corrected: times in the store are later than now.
 #[test]
-fn a_clock_that_was_put_back_stops_nothing_and_removes_nothing() {
+fn a_clock_that_was_set_back_blocks_and_removes_nothing() {
     let sandbox = sandbox();
     sandbox.configure("[retention]\nlogs = \"1s\"\npayloads = \"1s\"\nruns = \"1s\"");
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
     let ahead = sandbox.run();
-    // One that is still open, too: its supervisor was killed before the clock was fixed.
+    // A run that is still open, too: its supervisor was killed before the clock was corrected.
     let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
     eventually("the job is at work", || !sandbox.read("marker").is_empty());
     let workers = running.children();
@@ -390,7 +390,7 @@ fn a_clock_that_was_put_back_stops_nothing_and_removes_nothing() {
 /// Runs that never started, and runs whose spool could not be removed: the former are removed after an hour, some hundred by each command,
 /// the latter immediately.
 #[test]
-fn ten_thousand_leftover_spools_are_cleared_and_keep_nobody_waiting() {
+fn ten_thousand_leftover_spools_are_removed_without_delaying_commands() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
     let spool = sandbox.state().join("spool");
@@ -410,14 +410,14 @@ fn ten_thousand_leftover_spools_are_cleared_and_keep_nobody_waiting() {
     assert_eq!(left(), 9_800, "no command removes all of them");
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     assert_eq!(left(), 9_600);
-    // A run that is just beginning has such a spool too.
+    // A run that is just starting has such a spool too.
     assert!(leftover(4_999).exists() && !leftover(5_000).exists());
     assert_eq!(sandbox.runs().len(), 3);
 }
 
 /// An unknown name in the state directory is left alone.
 #[test]
-fn strange_things_in_the_spool_directory_are_left_alone() {
+fn unknown_files_in_the_spool_directory_are_left_alone() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let spool = sandbox.state().join("spool");
@@ -461,7 +461,7 @@ fn whichever_write_finds_the_disk_full_nothing_acknowledged_is_lost() {
             assert!(events == safe, "{kib} KiB: {events} events, {safe} acknowledged: {state} {cause} {message}");
             assert_eq!(state == "completed", safe == 3000 && cause.is_empty(), "{kib} KiB: {state} {cause} {message}");
         }
-        // And the next run has all the room it needs.
+        // The next run has enough space.
         run(&disks, &sandbox, &["run-job", "misbehave", "noop"]).exits(0);
     }
     assert!(before > 0 && during > 0 && completed > 0, "{before} before, {during} during, {completed} completed");

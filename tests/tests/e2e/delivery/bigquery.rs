@@ -47,7 +47,7 @@ fn events_arrive_with_the_right_types_and_their_payload_can_be_queried() {
         let ended = sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "200", "--account", "me"]).exits(0);
         assert_eq!(ended.err(), "", "{write}");
         assert_eq!(counts(&emulator, &dataset, &sandbox), (202, 202, 202), "{write}");
-        // Time functions take created_at, JSON functions the payload, arithmetic the attempt.
+        // Time functions accept created_at, JSON functions the payload, arithmetic the attempt.
         let sql = format!(
             "SELECT COUNT(*) AS n, SUM(CAST(JSON_VALUE(payload, '$.n') AS INT64)) AS total, MAX(attempt + 1) AS next,
                 MIN(source) AS source, COUNT(DISTINCT run_id) AS runs
@@ -66,7 +66,7 @@ fn events_arrive_with_the_right_types_and_their_payload_can_be_queried() {
 
 /// Eight processes, some of which are killed, then two flushes.
 #[test]
-fn kills_in_a_crowd_lose_and_double_nothing() {
+fn kills_among_concurrent_processes_lose_and_duplicate_nothing() {
     let (emulator, dataset, sandbox) = set_up("storage-write");
     let mut running: Vec<Running> = (0..8)
         .map(|i| {
@@ -94,7 +94,7 @@ fn kills_in_a_crowd_lose_and_double_nothing() {
 
 /// The server is killed while rows are in flight, and restarted without its streams, repeatedly; and a deliverer is killed.
 #[test]
-fn a_server_that_is_restarted_in_the_middle_has_each_event_once() {
+fn a_server_restarted_during_delivery_has_each_event_once() {
     let venv = emulator::ensure_venv();
     let mut emulator = Emulator::start_persistent(&venv);
     let dataset = emulator.own_dataset();
@@ -185,7 +185,7 @@ fn the_documented_queries_answer() {
     sandbox.lorchestra(&["run-job", "ingester", "extract_gmail", "--source", &sample, "--account", "demo"]).exits(0);
     sandbox.lorchestra(&["run-job", "misbehave", "fail"]).exits(1);
     let run = sandbox.runs()[0].id().to_owned();
-    // What only time could make: a daily job that ended two days ago for the last time, and a run without an end since yesterday.
+    // Only time could produce these: a daily job that last ended two days ago, and a run without an end since yesterday.
     for (id, kind, job, run, hours) in [
         ("o1", "job.started", "daily", "r-old", 49),
         ("o2", "job.completed", "daily", "r-old", 48),

@@ -50,14 +50,14 @@ fn offsets_decide_what_an_append_does() {
             append_request(&stream, Some(0), Some(event_descriptor()), vec![encoded("a", "{}"), encoded("b", "{\"x\":[1]}")]);
         let (mut open, answer) = Connection::open(&mut client, first.clone()).await.unwrap();
         assert_eq!(answer, Appended::At(Some(0)));
-        // The same again, and a part of it: there already.
+        // The same again, and a part of it: already there.
         let exists = Appended::Refused(Code::AlreadyExists, Some(StorageErrorCode::OffsetAlreadyExists), vec![]);
         assert_eq!(open.append(first).await.unwrap(), exists);
         let rows = |id| vec![encoded(id, "{}")];
         assert_eq!(open.append(append_request("", Some(1), None, rows("z"))).await.unwrap(), exists);
         let beyond = Appended::Refused(Code::OutOfRange, Some(StorageErrorCode::OffsetOutOfRange), vec![]);
         assert_eq!(open.append(append_request("", Some(3), None, rows("z"))).await.unwrap(), beyond);
-        // Neither stream nor descriptor are repeated.
+        // Neither stream nor descriptor is repeated.
         assert_eq!(open.append(append_request("", Some(2), None, rows("c"))).await.unwrap(), Appended::At(Some(2)));
         assert_eq!(finalize(&mut client, &stream).await.unwrap(), 3);
         assert_eq!(finalize(&mut client, &stream).await.unwrap(), 3);
@@ -85,7 +85,7 @@ fn appends_that_do_not_fit_write_nothing() {
         };
         let row = || vec![encoded("a", "{}")];
         let invalid = |storage| Appended::Refused(Code::InvalidArgument, storage, vec![]);
-        // Rows of which one is no JSON and one has no event_id.
+        // Rows of which one is not JSON and one has no event_id.
         let rows = vec![encoded("a", "{}"), encoded("b", "{"), Vec::new()];
         let refused = append(&mut client, &stream, Some(event_descriptor()), rows).await;
         assert_eq!(refused, Appended::Refused(Code::InvalidArgument, None, vec![1, 2]));
@@ -158,7 +158,7 @@ fn insert_all_takes_good_rows_once_and_refuses_all_for_a_bad_one() {
 }
 
 #[test]
-fn a_query_tells_which_ids_are_there() {
+fn a_query_returns_the_ids_that_exist() {
     let (fake, table) = fake();
     wait(async {
         let client = rest(&fake.rest_endpoint()).await;
@@ -181,7 +181,7 @@ fn a_query_tells_which_ids_are_there() {
 }
 
 #[test]
-fn tables_keep_what_they_were_created_with() {
+fn tables_keep_the_properties_they_were_created_with() {
     let fake = Fake::start();
     wait(async {
         let http = reqwest::Client::new();
@@ -235,7 +235,7 @@ fn tables_keep_what_they_were_created_with() {
 }
 
 #[test]
-fn faults_of_rest_come_as_scripted_and_end() {
+fn faults_of_rest_follow_the_script() {
     let (fake, table) = fake();
     wait(async {
         let client = rest(&fake.rest_endpoint()).await;
@@ -260,7 +260,7 @@ fn faults_of_rest_come_as_scripted_and_end() {
         once(Fault::RecreateTable, "d").await.unwrap();
         assert_eq!(ids(&fake, &table), ["d"]);
 
-        // Silence ends by being released, and then the work is done.
+        // Silence ends when it is released, and then the work is done.
         fake.faults().next(Method::InsertAll, Fault::Silent);
         let requests = fake.requests(Method::InsertAll);
         let rows = [event("e")];
@@ -289,7 +289,7 @@ fn faults_of_rest_come_as_scripted_and_end() {
 }
 
 #[test]
-fn faults_of_grpc_come_as_scripted_and_end() {
+fn faults_of_grpc_follow_the_script() {
     let (fake, table) = fake();
     wait(async {
         let faults = fake.faults();
@@ -320,7 +320,7 @@ fn faults_of_grpc_come_as_scripted_and_end() {
         let (mut open, answer) = Connection::open(&mut client, request(2, "c")).await.unwrap();
         assert_eq!(answer, Appended::Refused(Code::AlreadyExists, Some(StorageErrorCode::OffsetAlreadyExists), vec![]));
 
-        // A server that does not answer; the client leaves, and nothing was done.
+        // A server that does not answer; the client disconnects, and nothing was done.
         faults.next(Method::AppendRows, Fault::Silent);
         unanswered(open.append(request(3, "d")), || faults.left(Method::AppendRows) == 0).await;
         drop(open);
@@ -339,10 +339,10 @@ fn faults_of_grpc_come_as_scripted_and_end() {
         let stream = create_stream(&mut client, &table).await.unwrap();
         let request = |offset, id: &str| append_request(&stream, Some(offset), Some(event_descriptor()), vec![encoded(id, "{}")]);
 
-        // Committed, and never told.
+        // Committed without an answer.
         faults.next(Method::AppendRows, Fault::CommitThenSilent);
         unanswered(Connection::open(&mut client, request(0, "d")), || ids(&fake, &table) == ["a", "b", "c", "d"]).await;
-        // The stream goes, its rows stay; then the table goes, with its rows.
+        // The stream disappears and its rows stay; then the table disappears with its rows.
         faults.next(Method::AppendRows, Fault::DropStream);
         let none = Appended::Refused(Code::NotFound, Some(StorageErrorCode::StreamNotFound), vec![]);
         assert_eq!(Connection::open(&mut client, request(1, "e")).await.unwrap().1, none);
@@ -353,7 +353,7 @@ fn faults_of_grpc_come_as_scripted_and_end() {
         assert_eq!(Connection::open(&mut client, request).await.unwrap().1, none);
         assert_eq!(fake.rows(&table), []);
 
-        // The default stream takes rows without an offset, and only so.
+        // The default stream accepts rows only without an offset.
         let default = "projects/acme-prod/datasets/events/tables/log/streams/_default";
         let request = |offset| append_request(default, offset, Some(event_descriptor()), vec![encoded("f", "{}")]);
         let (mut open, answer) = Connection::open(&mut client, request(None)).await.unwrap();
@@ -412,7 +412,7 @@ fn the_emulator_takes_a_row_on_both_paths() {
 }
 
 #[test]
-fn only_tokens_of_the_fake_open_its_doors_when_they_are_locked() {
+fn the_fake_accepts_only_its_own_tokens_if_authentication_is_on() {
     let (fake, table) = fake();
     fake.require_auth(true);
     wait(async {
@@ -424,7 +424,7 @@ fn only_tokens_of_the_fake_open_its_doors_when_they_are_locked() {
         let request = append_request("projects/p/datasets/d/tables/t/streams/s", None, None, vec![]);
         assert_eq!(Connection::open(&mut client, request).await.err().unwrap().code(), Code::Unauthenticated);
 
-        // A service account's key, through the client's own way of using it.
+        // A service account's key, used through the client's own API.
         let key = serde_json::from_value(fake.service_account_key()).unwrap();
         let mut builder = ClientBuilder::new();
         builder.with_v2_base_url(format!("{}/bigquery/v2", fake.rest_endpoint()));

@@ -38,12 +38,12 @@ fn rows(site: &Site, since: usize) -> Vec<Value> {
 }
 
 #[test]
-fn the_wire_form_is_that_of_googles_clients() {
+fn requests_match_those_of_googles_clients() {
     let ours = Site::without_table(Write::Storage);
     ours.configure(Write::Storage, "location = \"EU\"\n");
     ours.fake.record();
     ours.sandbox.lorchestra(&["events", "setup"]).exits(0);
-    // The set-up has written one row.
+    // Setup has written one row.
     ours.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "3", "--account", "me"]).exits(0);
     let storage = rows(&ours, 1);
     ours.configure(Write::InsertAll, "location = \"EU\"\n");
@@ -80,7 +80,7 @@ fn the_wire_form_is_that_of_googles_clients() {
     ] {
         let [ours, theirs] = [&ours, &theirs].map(|all| shown(method, all));
         for (path, sides) in differences(&ours, &theirs) {
-            // Headers are the same for all requests of a kind.
+            // Headers are the same for all requests of a method.
             let door = if method.is_grpc() { "grpc" } else { "rest" };
             let is_header = path.starts_with(".headers.");
             let path = if is_header { format!("{door}{path}") } else { format!("{method:?}{path}") };
@@ -98,7 +98,7 @@ fn the_wire_form_is_that_of_googles_clients() {
 /// The request of this method that carries the events, or the first one, as JSON without process-specific values.
 fn shown(method: Method, all: &[Exchange]) -> Value {
     let of: Vec<&Exchange> = all.iter().filter(|exchange| exchange.method == method).collect();
-    // Before ours there was the probe of the set-up, which has a stream of its own.
+    // Before ours there was the probe of setup, which has a separate stream.
     let at = usize::from(of.len() > 1 && matches!(method, Method::AppendRows | Method::CreateStream));
     let exchange = of.get(at).unwrap_or_else(|| panic!("no {method:?}"));
     let body = match method {
@@ -108,7 +108,7 @@ fn shown(method: Method, all: &[Exchange]) -> Value {
         _ => serde_json::from_slice(&exchange.body).unwrap(),
     };
     let text = json!({"headers": exchange.headers, "body": body}).to_string();
-    // Streams are numbered, and ports are any.
+    // Streams are numbered, and ports are arbitrary.
     let text = regex_lite::Regex::new(r"fake-[0-9]+-[0-9]+").unwrap().replace_all(&text, "STREAM").into_owned();
     let text = regex_lite::Regex::new(r"127\.0\.0\.1:[0-9]+").unwrap().replace_all(&text, "HOST").into_owned();
     serde_json::from_str(&text).unwrap()
@@ -167,7 +167,7 @@ fn differences(ours: &Value, theirs: &Value) -> Vec<(String, [Value; 2])> {
         }
         (Value::Array(ours), Value::Array(theirs)) if ours.len() == theirs.len() => {
             let inner = ours.iter().zip(theirs);
-            // Of all items of a list the same is said.
+            // All items of a list have the same difference.
             let mut found: Vec<(String, [Value; 2])> = inner
                 .flat_map(|(ours, theirs)| differences(ours, theirs))
                 .map(|(path, sides)| (format!("[]{path}"), sides))

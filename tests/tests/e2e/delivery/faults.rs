@@ -9,7 +9,7 @@ use tonic::Code;
 /// Every fault of every request, with both write methods: the run's outcome is unaffected, the number of attempts is bounded, and
 /// afterwards all events are there, exactly once with streams.
 #[test]
-fn no_fault_loses_or_doubles_an_event() {
+fn no_fault_loses_or_duplicates_an_event() {
     let rest = |fault: Fault| (Method::TablesGet, fault);
     let mut storage = vec![
         (Method::AppendRows, Fault::Grpc(Code::Unavailable, "try again", None)),
@@ -70,7 +70,7 @@ fn no_fault_loses_or_doubles_an_event() {
     let matrix =
         storage.into_iter().map(|row| (Write::Storage, row)).chain(insert_all.into_iter().map(|row| (Write::InsertAll, row)));
     let cases: Vec<_> = matrix.flat_map(|case| [1, 3].map(|times| (case.clone(), times))).collect();
-    // Mostly waiting: several at once.
+    // Cases mostly wait, so run several at once.
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..6 {
@@ -96,7 +96,7 @@ fn meets(write: Write, method: Method, fault: &Fault, times: usize) {
     let requests =
         site.fake.requests(Method::AppendRows) + site.fake.requests(Method::InsertAll) + site.fake.requests(Method::TablesGet);
     assert!(requests <= 40, "{told}: {requests} requests");
-    // What a person has to look at ends a flush: it is said, and the next one tries again.
+    // An error that a person must fix ends a flush: it is reported, and the next flush retries.
     for _ in 0..times {
         let ended = site.sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]);
         let is_said = || ended.code() == Some(69) && ended.err().contains("nothing is lost");
@@ -111,7 +111,7 @@ fn meets(write: Write, method: Method, fault: &Fault, times: usize) {
 /// Permanent faults: the run still ends, with few requests, and nothing is set aside because of the server; when it recovers, all events
 /// arrive.
 #[test]
-fn a_fault_that_lasts_costs_a_line_and_no_event() {
+fn a_permanent_fault_costs_a_line_and_no_event() {
     let quota = "Quota exceeded for quota metric 'AppendBytesThroughputPerProject', limit 'bytes per minute'";
     let cases = [
         (Write::Storage, Fault::Grpc(Code::ResourceExhausted, quota, None)),

@@ -30,7 +30,7 @@ fn each_of_two_destinations_has_each_event_once() {
     site.all_is_delivered(Write::Storage, "BigQuery");
     let files = files(&sandbox.path(EVENTS));
     all_is_there(sandbox, &files, "files");
-    // The columns of the envelope, with the payload as it is.
+    // The columns of the envelope, with the unchanged payload.
     let run = sandbox.run();
     for (line, event) in lines(&files).iter().zip(sandbox.events_of(run.id())) {
         for column in
@@ -47,7 +47,7 @@ fn each_of_two_destinations_has_each_event_once() {
 
 /// A server that refuses connections, and one that never responds; then the same for the directory.
 #[test]
-fn one_that_is_down_does_not_hold_up_the_other() {
+fn a_destination_that_is_down_does_not_delay_the_other() {
     let site = Site::new(Write::Storage);
     let sandbox = &site.sandbox;
     site.configure(Write::Storage, &table(sandbox, ""));
@@ -85,7 +85,7 @@ fn one_that_is_down_does_not_hold_up_the_other() {
 
 /// Kills at any moment of a run or a flush, repeatedly.
 #[test]
-fn whatever_is_killed_nothing_is_lost_or_twice() {
+fn no_kill_loses_or_duplicates_an_event() {
     let sandbox = sandbox("rotate_size = \"64K\"\n");
     let dir = sandbox.path(EVENTS);
     for round in 0..u64::from(super::sending::rounds().max(25)) {
@@ -93,7 +93,7 @@ fn whatever_is_killed_nothing_is_lost_or_twice() {
         std::thread::sleep(Duration::from_millis(30 + round * 37 % 400));
         run.signal(Signal::KILL);
         run.wait();
-        // What a flush writes is written in a moment: killed as soon as a file grows.
+        // A flush writes quickly: kill it as soon as a file grows.
         let size = || files(&dir).iter().filter_map(|path| path.metadata().ok()).map(|meta| meta.len()).sum::<u64>();
         let (before, until) = (size(), Instant::now() + Duration::from_millis(400));
         let flush = sandbox.start(&["events", "flush", "--timeout", "20s"]);
@@ -129,7 +129,7 @@ fn runs_at_the_same_time_take_turns() {
 
 /// A log shipper has moved the file away: later events go to a new file, and nothing is written twice.
 #[test]
-fn a_file_that_was_moved_away_is_followed_by_a_new_one() {
+fn a_new_file_follows_one_that_was_moved_away() {
     let sandbox = sandbox("");
     let dir = sandbox.path(EVENTS);
     let mut taken = Vec::new();
@@ -140,7 +140,7 @@ fn a_file_that_was_moved_away_is_followed_by_a_new_one() {
         let to = sandbox.path(&format!("taken{round}.jsonl"));
         fs::rename(&there[0], &to).unwrap();
         if round == 1 {
-            // As `logrotate` does it: an empty one in its place.
+            // As `logrotate` does: replaced by an empty file.
             fs::write(&there[0], "").unwrap();
             fs::set_permissions(&there[0], std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
             taken.push(there[0].clone());
@@ -161,7 +161,7 @@ fn a_file_that_was_moved_away_is_followed_by_a_new_one() {
 }
 
 #[test]
-fn a_full_disk_is_waited_for() {
+fn delivery_waits_for_a_full_disk() {
     let sandbox = sandbox("");
     let dir = sandbox.path(EVENTS);
     let Some(disks) = SmallDisks::mount(&sandbox, &[(dir.clone(), 64)]) else { return };
@@ -169,7 +169,7 @@ fn a_full_disk_is_waited_for() {
     let ended = disks.start(&sandbox, &job).wait().exits(0);
     assert!(ended.err().contains("No space left on device"), "{}", ended.shown());
     disks.start(&sandbox, &["events", "flush", "--timeout", "2s"]).wait().exits(69);
-    // Half a batch is there, and its rest goes where there is room, in the same file.
+    // Half a batch is there; its rest goes to the same file once there is space.
     let half = files(&disks.path(&dir)).iter().map(|path| path.metadata().unwrap().len()).sum::<u64>();
     assert!(half > 0);
     disks.remount(&dir, "size=4096k");
@@ -179,7 +179,7 @@ fn a_full_disk_is_waited_for() {
 
 /// A new destination starts with the oldest event; a removed one leaves nothing to wait for.
 #[test]
-fn a_destination_may_come_and_go() {
+fn a_destination_may_be_added_and_removed() {
     let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
     let refused = sandbox.lorchestra(&["events", "flush"]).exits(78);

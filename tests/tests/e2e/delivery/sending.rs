@@ -34,7 +34,7 @@ fn a_run_delivers_its_events_with_all_columns() {
 
 /// A delay requested by the server is respected: if it wants half a minute, there are no two requests within two seconds.
 #[test]
-fn a_server_that_names_a_time_is_left_alone_until_then() {
+fn a_delay_requested_by_the_server_is_respected() {
     let site = Site::new(Write::InsertAll);
     site.fake.faults().forever(Method::InsertAll, Fault::Empty(429, Some(30)));
     let args = ["run-job", "--delivery-timeout", "2s", "misbehave", "noop"];
@@ -45,13 +45,13 @@ fn a_server_that_names_a_time_is_left_alone_until_then() {
 
 /// Refused rows are resent only on request, once.
 #[test]
-fn refused_events_are_sent_again_on_request() {
+fn refused_events_are_resent_on_request() {
     for write in BOTH {
         let site = Site::new(write);
         site.fake.faults().next(carrier(write), Fault::RowErrors(vec![1, 3]));
         site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "10"]).exits(0);
         assert_eq!((site.flushed(), site.delivered().len()), (0, 10), "{write:?}");
-        // Refused again: they are what they were.
+        // Refused again: they keep their state.
         site.fake.faults().forever(carrier(write), Fault::RowErrors(vec![0]));
         site.sandbox.lorchestra(&["events", "flush", "--resend-failed"]).exits(0);
         assert_eq!(site.sandbox.lorchestra(&["events", "list", "--failed"]).exits(0).out().lines().count(), 2, "{write:?}");
@@ -68,7 +68,7 @@ fn refused_events_are_sent_again_on_request() {
 
 /// A job continues while the server is down and comes back, and does not keep others from delivering.
 #[test]
-fn a_flush_delivers_beside_a_job_that_has_met_a_dead_server() {
+fn a_flush_delivers_during_a_job_that_found_the_server_down() {
     let site = Site::new(Write::Storage);
     site.fake.go_down();
     let running = site.sandbox.start(&["run-job", "misbehave", "wait", "--seconds", "100"]);
@@ -107,7 +107,7 @@ fn waiting_for_another_deliverer_opens_no_circuit() {
 
 /// Two tables are configured for one state directory, and another process was faster: required delivery detects that.
 #[test]
-fn required_delivery_means_the_table_that_is_named() {
+fn required_delivery_means_the_configured_table() {
     let site = Site::new(Write::Storage);
     site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let other = TableName::parse("p1.lorchestra.other");
@@ -133,7 +133,7 @@ fn required_delivery_means_the_table_that_is_named() {
         assert_eq!(ended.code(), Some(69), "{}", ended.shown());
         assert!(ended.err().contains("to p1.lorchestra.events"), "{}", ended.shown());
     } else {
-        // The holder's last look came before the second's events: then they went where they should.
+        // The holder's last check came before the second process's events, so these went to the configured table.
         assert_eq!(ended.code(), Some(0), "{}", ended.shown());
     }
 }
@@ -154,7 +154,7 @@ fn a_signal_before_the_run_ends_the_command_at_once() {
 }
 
 #[test]
-fn a_run_that_is_not_to_wait_does_not() {
+fn a_run_with_delivery_timeout_zero_does_not_wait() {
     let site = Site::new(Write::Storage);
     let ended = site.sandbox.lorchestra(&["run-job", "--delivery-timeout", "0s", "misbehave", "noop"]).exits(0);
     assert!(ended.err().contains("2 events are not in BigQuery yet"), "{}", ended.shown());
@@ -170,7 +170,7 @@ fn the_proxy_of_the_environment_is_used() {
     );
     std::fs::write(site.sandbox.path("key.json"), site.fake.authorized_user().to_string()).unwrap();
     let key = site.sandbox.arg("key.json");
-    // A port that nobody listens on.
+    // A port without a server.
     let proxy = format!("http://{}", std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
     let with = |no_proxy: &str| {
         let environment =
@@ -185,7 +185,7 @@ fn the_proxy_of_the_environment_is_used() {
 
 /// A server that accepts the connection and never responds.
 #[test]
-fn a_silent_server_costs_no_more_than_its_time() {
+fn a_silent_server_costs_at_most_the_timeout() {
     for write in BOTH {
         for fault in [Fault::Silent, Fault::CommitThenSilent] {
             let told = format!("{write:?} {fault:?}");
@@ -253,7 +253,7 @@ fn rows_that_are_refused_are_set_aside_and_block_nothing() {
 
 /// The stream is gone, the batch was sent, and the table cannot be read.
 #[test]
-fn what_cannot_be_found_out_is_uncertain_and_sent_again_on_request_only() {
+fn an_unconfirmed_batch_is_uncertain_and_resent_only_on_request() {
     let site = Site::new(Write::Storage);
     let faults = site.fake.faults();
     faults.next(Method::AppendRows, Fault::CommitThenDrop);
@@ -284,12 +284,12 @@ fn random(bound: u64) -> u64 {
 
 /// The deliverer is killed at any moment of a run or a flush.
 #[test]
-fn a_kill_during_delivery_loses_and_doubles_nothing() {
+fn a_kill_during_delivery_loses_and_duplicates_nothing() {
     for round in 0..rounds() {
         let write = BOTH[round as usize % 2];
         let told = format!("round {round}, {write:?}");
         let site = Site::new(write);
-        // Some requests are slow, so that a kill finds them on their way; some are lost after their work was done.
+        // Some requests are slow, so that a kill finds them in flight; some are lost after their work was done.
         for _ in 0..30 {
             let fault = match random(4) {
                 0 => Fault::CommitThenDrop,
@@ -306,7 +306,7 @@ fn a_kill_during_delivery_loses_and_doubles_nothing() {
             };
             let before = site.fake.requests(carrier(write));
             let enough = before + random(4);
-            // Either the requests come, or it has nothing to deliver.
+            // Either requests arrive, or there is nothing to deliver.
             let until = std::time::Instant::now() + Duration::from_millis(100 + random(900));
             while site.fake.requests(carrier(write)) < enough && std::time::Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(1));
@@ -340,7 +340,7 @@ fn eight_processes_deliver_into_one_table_by_one_stream() {
         let ended = running.wait().exits(0);
         assert_eq!(ended.err(), "", "{}", ended.shown());
     }
-    // Between them no event was left behind: nobody needs to flush.
+    // No event was left between them: no flush is needed.
     assert_eq!(site.stored().len(), 8 * 2002);
     site.all_is_delivered(Write::Storage, "after the last of them");
     assert_eq!(site.fake.streams().len(), 1);
@@ -357,7 +357,7 @@ fn required_delivery_is_part_of_the_outcome() {
     assert_eq!(ended.plain_out(), "✓ misbehave/numbered completed (run [SHORT])\n");
     assert!(ended.err().contains("7 events are not in BigQuery yet"), "{}", ended.shown());
     assert_eq!(site.sandbox.runs()[0].state(), "completed", "the run itself is what it is");
-    // The job's own failure is told first.
+    // The job's own failure is reported first.
     let ended =
         site.sandbox.lorchestra(&["run-job", "--require-delivery", "--delivery-timeout", "1s", "misbehave", "fail"]).exits(1);
     assert!(ended.err().contains("misbehave/fail failed"), "{}", ended.shown());
@@ -384,12 +384,12 @@ fn required_delivery_without_credentials_starts_no_job() {
     refused("an account that is not there", &["account not found"]);
     std::fs::write(site.sandbox.path("key.json"), serde_json::to_vec(&json!({"type": "service_account"})).unwrap()).unwrap();
     refused("half a key", &["service"]);
-    // Without --require-delivery the job runs, and one line tells.
+    // Without --require-delivery the job runs, and one line reports the problem.
     let ended =
         site.sandbox.lorchestra_with(&[("GOOGLE_APPLICATION_CREDENTIALS", &key)], &["run-job", "misbehave", "noop"]).exits(0);
     assert_eq!(ended.err().lines().count(), 1, "{}", ended.shown());
     assert!(ended.err().contains("2 events are not in BigQuery yet"), "{}", ended.shown());
-    // With a good one all goes.
+    // With a valid key everything is delivered.
     std::fs::write(site.sandbox.path("key.json"), site.fake.service_account_key().to_string()).unwrap();
     site.sandbox.lorchestra_with(&[("GOOGLE_APPLICATION_CREDENTIALS", &key)], &["events", "flush"]).exits(0);
     site.all_is_delivered(Write::Storage, "with credentials");
@@ -397,7 +397,7 @@ fn required_delivery_without_credentials_starts_no_job() {
 
 /// Workload identity federation, from the file to the rows; and every request names the project to bill.
 #[test]
-fn a_federated_identity_delivers_and_names_who_pays() {
+fn a_federated_identity_delivers_and_names_the_project_to_bill() {
     for write in BOTH {
         let site = Site::new(write);
         site.fake.require_auth(true);
@@ -456,7 +456,7 @@ fn a_signal_while_draining_ends_the_draining_and_not_the_outcome() {
     let running = site.sandbox.start(&["run-job", "--delivery-timeout", "50s", "misbehave", "noop"]);
     eventually("it has ended", || site.sandbox.runs().first().is_some_and(|run| run.state() == "completed"));
     eventually("it drains", || site.fake.requests(Method::AppendRows) > 0);
-    // The job is free for its next run meanwhile.
+    // The job's lock is free for its next run in the meantime.
     site.sandbox.lorchestra(&["run-job", "--delivery-timeout", "1s", "misbehave", "noop"]).exits(0);
     running.signal(Signal::INT);
     let ended = running.wait().exits(0);
@@ -468,7 +468,7 @@ fn a_signal_while_draining_ends_the_draining_and_not_the_outcome() {
 }
 
 #[test]
-fn setup_makes_what_is_missing_and_says_so_before() {
+fn setup_creates_what_is_missing_and_reports_it_first() {
     for write in BOTH {
         let site = Site::without_table(write);
         let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
@@ -510,7 +510,7 @@ fn the_python_tools_table_keeps_working() {
         let created = row["created_at"].as_str().unwrap();
         assert!(created.ends_with('Z') && created.len() == 27, "{created}");
         assert!(!row.contains_key("run_id"));
-        // What is there stays, what is missing is added.
+        // Existing columns stay, missing ones are added.
         let done = site.sandbox.lorchestra(&["events", "setup"]).exits(0);
         assert!(done.out().contains("run_id, attempt, package, job"), "{}", done.shown());
         site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
@@ -525,7 +525,7 @@ fn the_python_tools_table_keeps_working() {
 /// Tables that cannot be written to are refused in one sentence that says what to change; nothing is lost, and a suitable table gets
 /// everything.
 #[test]
-fn tables_that_do_not_fit_are_refused_in_a_sentence() {
+fn unsuitable_tables_are_refused_in_one_sentence() {
     let fields = || lorchestra_tests::bigquery::fake::event_columns();
     let mut required = fields();
     required.as_array_mut().unwrap().push(json!({"name": "tenant", "type": "STRING", "mode": "REQUIRED"}));
@@ -556,7 +556,7 @@ fn tables_that_do_not_fit_are_refused_in_a_sentence() {
 }
 
 #[test]
-fn events_from_before_bigquery_was_named_are_delivered_too() {
+fn events_from_before_bigquery_was_configured_are_delivered_too() {
     let site = Site::new(Write::Storage);
     site.sandbox.configure("");
     site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
@@ -570,7 +570,7 @@ fn events_from_before_bigquery_was_named_are_delivered_too() {
 
 /// A stream that is idle for a year, or a table that is created again, in the middle of delivery.
 #[test]
-fn a_table_made_anew_gets_what_comes_after() {
+fn a_table_that_was_created_again_gets_later_events() {
     let site = Site::new(Write::Storage);
     site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     site.fake.recreate_table(&site.table);

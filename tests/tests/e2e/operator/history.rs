@@ -21,7 +21,7 @@ fn history() -> Sandbox {
 }
 
 #[test]
-fn filters_show_what_they_ask_for() {
+fn filters_select_the_matching_runs() {
     let sandbox = history();
     let all = sandbox.runs();
     let listed = |filter: &[&str]| -> Vec<usize> {
@@ -51,7 +51,7 @@ fn filters_show_what_they_ask_for() {
     ] {
         assert_eq!(listed(filter), expected, "{filter:?}");
     }
-    // A time between two runs divides them.
+    // A time between two runs separates them.
     let middle = all[2].0["started_at"].as_str().unwrap();
     assert_eq!(listed(&["--since", middle]), [0, 1, 2]);
     assert_eq!(listed(&["--until", middle]), [3, 4]);
@@ -104,7 +104,7 @@ fn regex_free(text: &str) -> String {
 }
 
 #[test]
-fn an_empty_history_says_whose_it_is() {
+fn an_empty_history_names_the_directory_and_the_user() {
     let sandbox = sandbox();
     let none = sandbox.lorchestra(&["runs", "list"]).exits(0);
     assert!(none.err().starts_with("No runs yet (state directory ") && none.err().contains("user "), "{}", none.shown());

@@ -48,7 +48,7 @@ fn last_and_a_job_name_the_newest_run() {
 }
 
 #[test]
-fn a_name_that_nothing_has_is_answered_with_what_is_there() {
+fn an_unknown_name_is_reported_with_candidates() {
     let sandbox = sandbox();
     let empty = sandbox.lorchestra(&["runs", "show", "last"]).exits(1);
     assert!(empty.err().contains(&format!("looked in {}", sandbox.state().display())), "{}", empty.shown());
@@ -58,7 +58,7 @@ fn a_name_that_nothing_has_is_answered_with_what_is_there() {
         let failed = sandbox.lorchestra(&["runs", "show", unknown]).exits(1);
         assert!(failed.err().starts_with(&format!("Unknown run: {unknown}\n")), "{}", failed.shown());
     }
-    // Both began in the same minute: the start of an id is the time.
+    // Both started in the same minute, and an id starts with the time.
     let several = sandbox.lorchestra(&["runs", "show", &sandbox.runs()[0].id()[..6]]).exits(1);
     for run in sandbox.runs() {
         assert!(several.err().contains(run.short()), "{}", several.shown());

@@ -116,7 +116,7 @@ fn samples_become_objects_and_the_event_names_their_schema() {
 }
 
 #[test]
-fn input_that_is_not_there_or_something_else_is_told_in_a_line() {
+fn missing_or_wrong_input_is_reported_in_one_line() {
     let mut told = String::new();
     for job in [EMAIL, MESSAGE] {
         let sandbox = sandbox();
@@ -154,7 +154,7 @@ fn input_that_is_not_there_or_something_else_is_told_in_a_line() {
 }
 
 #[test]
-fn what_may_not_be_read_is_told() {
+fn unreadable_input_is_reported() {
     let sandbox = Sandbox::unprivileged(&[Fixture::Canonizer]);
     for job in [EMAIL, MESSAGE] {
         let input = sandbox.path("input.jsonl");
@@ -193,7 +193,7 @@ fn a_full_disk_leaves_the_old_results_and_nothing_half_written() {
         let message = format!("canonizer/{}: writing failed; the previous results are unchanged", job.results);
         assert!(ended.err().contains(&message) && ended.err().contains("No space left on device"), "{}", ended.shown());
         assert_eq!(list(), before);
-        // Full to the last byte: not even the first file can be made whole.
+        // Full to the last byte: not even the first file can be completed.
         let ballast = disks.fill(&data);
         let ended = run(&sample).exits(1);
         assert!(ended.err().contains("unchanged") && ended.err().contains("No space left on device"), "{}", ended.shown());
@@ -211,7 +211,7 @@ fn a_full_disk_leaves_the_old_results_and_nothing_half_written() {
 
 /// Killed while it writes, as the size of its temporary file shows.
 #[test]
-fn a_killed_run_leaves_the_old_results_and_the_next_takes_its_file_away() {
+fn a_killed_run_leaves_the_old_results_and_the_next_removes_its_file() {
     for job in [EMAIL, MESSAGE] {
         let sandbox = sandbox();
         job.is_run(&sandbox);

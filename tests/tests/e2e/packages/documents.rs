@@ -58,7 +58,7 @@ fn documents(index: &Path) -> u64 {
 }
 
 #[test]
-fn the_sample_mailbox_is_found_by_words_and_by_likeness() {
+fn the_sample_mailbox_is_found_by_words_and_by_similarity() {
     let sandbox = sandbox();
     let ended = sandbox.lorchestra(&INDEX).exits(1);
     assert!(ended.err().contains("run canonizer/canonicalize_email first"), "{}", ended.shown());
@@ -84,7 +84,7 @@ fn the_sample_mailbox_is_found_by_words_and_by_likeness() {
         }
         hits
     };
-    // The name of what is attached.
+    // The name of the attachment.
     let by_words = search("vertrag", "both");
     assert_eq!((&by_words[0]["title"], &by_words[0]["text_rank"]), (&json!("The contract"), &json!(1)));
     assert!(by_words[0]["snippet"].as_str().unwrap().contains("Vertrag"), "{by_words:?}");
@@ -92,7 +92,7 @@ fn the_sample_mailbox_is_found_by_words_and_by_likeness() {
     assert_eq!(search("signd contrakt", "both")[0]["title"], "The contract");
     assert!(search("qqqqqqqq", "both").is_empty());
 
-    // All over again: nothing is written.
+    // Everything again: nothing is written.
     sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_email"]).exits(0);
     sandbox.lorchestra(&INDEX).exits(0);
     let again = told(&sandbox, "index.completed");
@@ -137,7 +137,7 @@ fn mail_of_the_world_is_found() {
 }
 
 #[test]
-fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
+fn a_run_killed_halfway_is_completed_by_the_next() {
     let sandbox = sandbox();
     let input = sandbox.data().join("canonizer/email.jsonl");
     emails(&input, 6000);
@@ -178,18 +178,18 @@ fn a_full_disk_leaves_whole_documents() {
     assert!(ended.err().contains("index.db: writing failed") && ended.err().contains("full"), "{}", ended.shown());
     disks.remount(&data, "size=64m");
     disks.start(&sandbox, &args).wait().exits(0);
-    // SQLite opens no file by a path through another process.
+    // SQLite does not open a file by a path through another process.
     let copy = sandbox.path("copy.db");
     fs::copy(disks.path(&data.join("vector-projector/index.db")), &copy).unwrap();
     assert_eq!(documents(&copy), 4000);
 }
 
 #[test]
-fn searches_run_beside_each_other() {
+fn searches_run_concurrently() {
     let sandbox = sandbox();
     emails(&sandbox.data().join("canonizer/email.jsonl"), 3);
     sandbox.lorchestra(&INDEX).exits(0);
-    // Who has the index to itself keeps each search waiting, until all of them are there.
+    // An exclusive lock on the index keeps all searches waiting until they have all started.
     let held = Connection::open(sandbox.data().join("vector-projector/index.db")).unwrap();
     held.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE; DELETE FROM vectors WHERE document < 0; COMMIT;")
         .unwrap();
@@ -207,7 +207,7 @@ fn searches_run_beside_each_other() {
 }
 
 #[test]
-fn a_full_disk_leaves_the_hits_of_the_search_before() {
+fn a_full_disk_leaves_the_hits_of_the_previous_search() {
     let sandbox = sandbox();
     emails(&sandbox.data().join("canonizer/email.jsonl"), 100);
     sandbox.lorchestra(&INDEX).exits(0);
@@ -227,7 +227,7 @@ fn a_full_disk_leaves_the_hits_of_the_search_before() {
 }
 
 #[test]
-fn what_is_no_input_is_told() {
+fn invalid_input_is_reported() {
     let sandbox = sandbox();
     fs::write(sandbox.path("x.jsonl"), "no json\n{}\n").unwrap();
     for (input, says) in [
@@ -246,7 +246,7 @@ fn what_is_no_input_is_told() {
 }
 
 #[test]
-fn messages_of_a_chat_are_found_beside_mail() {
+fn messages_of_a_chat_are_found_together_with_mail() {
     let sandbox = sandbox();
     let sample = built::workspace().join("example-plugins/canonizer/sample/slack.jsonl").display().to_string();
     sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_message", "--input", &sample]).exits(0);
@@ -256,7 +256,7 @@ fn messages_of_a_chat_are_found_beside_mail() {
     assert_eq!((&counts["added"], &counts["set_aside"]), (&json!(14 + 3), &json!({})));
     let text = fs::read_to_string(sandbox.data().join("canonizer/message.jsonl")).unwrap();
     for message in text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
-        // What a person would remember of it.
+        // Words that a person would remember.
         let words: Vec<&str> = message["text"].as_str().unwrap().split_whitespace().take(6).collect();
         if words.len() < 3 {
             continue;
@@ -284,7 +284,7 @@ const MEANT: [(&str, &str, &str); 12] = [
 ];
 
 #[test]
-fn a_model_finds_what_is_meant_and_hashed_words_do_not() {
+fn a_model_finds_texts_by_meaning_and_hashed_words_do_not() {
     let sandbox = sandbox();
     let mut text = String::new();
     for (subject, body, _) in MEANT {
@@ -322,7 +322,7 @@ fn a_model_finds_what_is_meant_and_hashed_words_do_not() {
 
     let ended = search(&["--query", "car", "--model", "nowhere"]).exits(1);
     assert!(ended.err().contains("nowhere: no such directory; set --model to a directory with"), "{}", ended.shown());
-    // A copy that was cut.
+    // A truncated copy.
     let cut = sandbox.path("cut");
     fs::create_dir(&cut).unwrap();
     let table = fs::read(model.join("weights/l2_supercat_256.safetensors")).unwrap();
@@ -337,7 +337,7 @@ fn a_model_finds_what_is_meant_and_hashed_words_do_not() {
 }
 
 #[test]
-fn killed_while_all_vectors_are_made_again_the_index_is_as_it_was() {
+fn killed_while_all_vectors_are_recomputed_the_index_is_unchanged() {
     let sandbox = sandbox();
     emails(&sandbox.data().join("canonizer/email.jsonl"), 400);
     sandbox.lorchestra(&INDEX).exits(0);
@@ -367,7 +367,7 @@ fn killed_while_all_vectors_are_made_again_the_index_is_as_it_was() {
     });
     drop(db);
     assert!(vectors() == before, "all of the old ones");
-    // The index says so, too: nothing is to be done.
+    // The index agrees: there is nothing to do.
     sandbox.lorchestra(&INDEX).exits(0);
     assert_eq!((&told(&sandbox, "index.completed")["embedded_again"], documents(&path)), (&json!(0), 400));
     sandbox.lorchestra(&with_model).exits(0);

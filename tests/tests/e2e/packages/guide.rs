@@ -35,7 +35,7 @@ fn the_readme_shows_the_first_plugin() {
 }
 
 #[test]
-fn the_guide_shows_what_new_writes_and_says() {
+fn the_guide_shows_the_output_of_new() {
     let sandbox = Sandbox::with(&[]);
     let ended = sandbox.lorchestra(&["new", "words"]).exits(0);
     let tutorial = blocks(&source("docs/tutorial/first-package.md"));

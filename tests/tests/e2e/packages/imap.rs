@@ -87,7 +87,7 @@ fn fill(server: &Dovecot, count: usize) -> BTreeMap<usize, Vec<u8>> {
     let mut messages = BTreeMap::new();
     for n in 0..count {
         let body: Vec<u8> = match n {
-            // Lines as mail has them; nothing in it is UTF-8.
+            // Lines as in real mail; nothing in it is UTF-8.
             250 => {
                 b"\xe4\xf6\xfc 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0\r\n".repeat((31 << 20) / 76)
             }
@@ -148,7 +148,7 @@ fn five_hundred_messages_and_the_second_run_fetches_nothing() {
 }
 
 #[test]
-fn killed_half_way_and_run_again_is_complete() {
+fn killed_halfway_and_run_again_is_complete() {
     let server = Dovecot::start();
     let sandbox = sandbox();
     let messages = fill(&server, 500);
@@ -159,7 +159,7 @@ fn killed_half_way_and_run_again_is_complete() {
         eventually("so many bytes have come", || gate.is_shut());
         let workers = running.children();
         assert_eq!(workers.len(), 1);
-        // The supervisor first, or it would tell of its worker's death.
+        // The supervisor first, or it would report its worker's death.
         running.signal(Signal::STOP);
         processes::signal(workers[0], Signal::KILL);
         running.signal(Signal::KILL);
@@ -180,7 +180,7 @@ fn killed_half_way_and_run_again_is_complete() {
 }
 
 #[test]
-fn a_folder_made_anew_is_read_again_and_said() {
+fn a_folder_that_was_created_again_is_read_again_and_reported() {
     let server = Dovecot::start();
     let sandbox = sandbox();
     let messages = fill(&server, 40);
@@ -221,12 +221,12 @@ fn a_window_leaves_mail_to_later_runs() {
     server.hand_over();
     let port = server.plain_port();
     let first = counts(&sandbox, port, &["--since", "2024-01-10", "--until", "2024-01-20"]);
-    // The one without a date came to the server on the first of January.
+    // The one without a date arrived at the server on the first of January.
     assert_eq!((&first["written"], &first["outside_window"], &first["set_aside"]), (&json!(10), &json!(19), &json!({})));
     let again = counts(&sandbox, port, &["--since", "2024-01-10", "--until", "2024-01-20"]);
     assert_eq!(again["read"], 0, "{again}");
     let wider = counts(&sandbox, port, &["--since", "2024-01-15", "--until", "2024-01-25"]);
-    // The dates of all that was left at that end of the folder are looked at once more, and only what fits is fetched.
+    // The dates of all remaining messages at that end of the folder are checked again, and only matching ones are fetched.
     let looked_at = (&wider["read"], &wider["written"], &wider["outside_window"]);
     assert_eq!(looked_at, (&json!(10), &json!(5), &json!(5)), "only what was left: {wider}");
     let all = counts(&sandbox, port, &[]);
@@ -235,7 +235,7 @@ fn a_window_leaves_mail_to_later_runs() {
 }
 
 #[test]
-fn every_way_in() {
+fn every_login_method() {
     let server = Dovecot::start();
     let ca = server.ca_file();
     server.deliver("INBOX", 1, "", &message(1, b"x"));
@@ -253,7 +253,7 @@ fn every_way_in() {
 }
 
 #[test]
-fn what_is_wrong_is_said_in_a_line() {
+fn each_error_is_reported_in_one_line() {
     let server = Dovecot::start();
     fill(&server, 10);
     let (tls, plain, ca) = (server.tls_port(), server.plain_port(), server.ca_file());
@@ -282,7 +282,7 @@ fn what_is_wrong_is_said_in_a_line() {
         let sandbox = sandbox();
         let ended = run(&sandbox, port, more).exits(1);
         let mut text = redacted(ended.err(), &sandbox);
-        // The system's words differ with its network.
+        // The system's message depends on its network.
         if let Some((before, rest)) = text.split_once(": failed to lookup") {
             text = format!("{before}: [LOOK-UP]\n{}", rest.split_once('\n').unwrap().1);
         }
@@ -297,7 +297,7 @@ fn what_is_wrong_is_said_in_a_line() {
 }
 
 #[test]
-fn wrong_words_end_it_for_good_and_a_server_that_is_down_does_not() {
+fn a_wrong_password_is_permanent_and_a_server_that_is_down_is_not() {
     let server = Dovecot::start();
     let sandbox = sandbox();
     for (port, more, permanent) in
@@ -311,7 +311,7 @@ fn wrong_words_end_it_for_good_and_a_server_that_is_down_does_not() {
 }
 
 #[test]
-fn a_run_that_waits_for_the_server_ends_when_it_is_told_to() {
+fn a_run_that_waits_for_the_server_can_be_stopped() {
     let server = Dovecot::start();
     let sandbox = sandbox();
     let messages = fill(&server, 300);
@@ -334,7 +334,7 @@ fn a_run_that_waits_for_the_server_ends_when_it_is_told_to() {
 }
 
 #[test]
-fn a_full_disk_is_said_and_the_next_run_completes() {
+fn a_full_disk_is_reported_and_the_next_run_completes() {
     let server = Dovecot::start();
     let sandbox = Sandbox::with_binary(&[Fixture::Ingester]);
     let mut messages = BTreeMap::new();

@@ -23,7 +23,7 @@ fn two_packages_hand_over_in_one_process() {
 }
 
 #[test]
-fn a_mailbox_that_is_cancelled_half_way_is_gone_on_with() {
+fn a_mailbox_cancelled_halfway_is_continued() {
     let data = TempDir::new();
     let mailbox = built::workspace().join("example-plugins/ingester/sample/takeout.mbox");
     let extract = || testing::job::<extract_gmail>().data(&data).param("source", &mailbox);

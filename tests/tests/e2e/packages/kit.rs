@@ -52,7 +52,7 @@ fn values_of_all_kinds_reach_the_job() {
 }
 
 #[test]
-fn what_a_parameter_takes_is_shown() {
+fn the_values_of_a_parameter_are_shown() {
     let sandbox = kit();
     let show = sandbox.lorchestra(&["jobs", "show", "kit", "kinds"]).exits(0);
     let help = sandbox.lorchestra(&["run-job", "kit", "kinds", "--help"]).exits(0);
@@ -66,7 +66,7 @@ fn what_a_parameter_takes_is_shown() {
 }
 
 #[test]
-fn what_a_parameter_does_not_take_is_refused_before_the_job() {
+fn invalid_values_are_refused_before_the_job() {
     let sandbox = kit();
     for (flags, says) in [
         (["--format", "xml"], "is not one of its values; write json or nd-json"),
@@ -105,7 +105,7 @@ fn a_policy_in_the_source_is_the_last_resort() {
 }
 
 #[test]
-fn what_is_deprecated_is_told_where_it_is_seen_and_used() {
+fn deprecation_is_shown_in_listings_and_on_use() {
     let sandbox = kit();
     let list = sandbox.lorchestra(&["jobs", "list", "kit"]).exits(0);
     assert!(list.out().contains("  old (deprecated)\n") && list.out().contains("  kinds\n"), "{}", list.shown());
@@ -137,7 +137,7 @@ fn progress_is_a_bar_on_a_terminal_and_nothing_elsewhere() {
             command.env("TERM", "xterm").stderr(terminal.stdio()).stdout(std::process::Stdio::null()).spawn().unwrap();
         let seen = if total == "10" { "3/10" } else { " 3 " };
         eventually("a bar", || terminal.shown().contains(seen) && terminal.shown().contains("kit/advance"));
-        // What is done at the first look was not done in no time.
+        // Progress made before the first update must not count as instantaneous.
         let bar = terminal.shown();
         assert!(
             bar.contains(" 0/s") && !bar.contains("left") && bar.matches("/s").count() == bar.matches(" 0/s").count(),

@@ -97,7 +97,7 @@ fn a_window_selects_by_the_messages_date() {
 }
 
 #[test]
-fn a_source_that_is_not_there_is_told() {
+fn a_missing_source_is_reported() {
     let sandbox = sandbox();
     let ended = sandbox.lorchestra(&["run-job", "ingester", "extract_gmail", "--source", "/no/such.mbox"]).exits(1);
     assert!(ended.err().contains("/no/such.mbox"), "{}", ended.shown());

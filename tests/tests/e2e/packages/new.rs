@@ -76,7 +76,7 @@ fn the_printed_steps_go_all_the_way_to_an_event() {
     let printed = shell.run("lorchestra new my-words");
     assert!(printed.starts_with("✓ created the job package my-words in my-words\nNext:\n  cd my-words\n"), "{printed}");
     let crate_dir = shell.at.join("my-words");
-    // Versions that this machine has, and what was built of them the last time.
+    // Versions that this machine has, and the artifacts of the previous build.
     std::fs::copy(built::workspace().join("Cargo.lock"), crate_dir.join("Cargo.lock")).unwrap();
     std::os::unix::fs::symlink(target(), crate_dir.join("target")).unwrap();
 
@@ -139,7 +139,7 @@ fn workspace(shell: &Shell) -> PathBuf {
 }
 
 #[test]
-fn a_crate_below_a_workspace_that_does_not_name_it_is_one_of_its_own() {
+fn a_crate_below_a_workspace_that_does_not_list_it_is_its_own_workspace() {
     let mut shell = Shell::new();
     let root = workspace(&shell).canonicalize().unwrap();
     shell.run("cd all");
@@ -150,13 +150,13 @@ fn a_crate_below_a_workspace_that_does_not_name_it_is_one_of_its_own() {
     shell.run("cd with a space");
     let own = root.join("with a space").display().to_string();
     assert_eq!(metadata(&mut shell), (vec!["words".to_owned()], own));
-    // An empty directory is taken as it is.
+    // An empty directory is used unchanged.
     shell.run("mkdir empty && cd empty && lorchestra new words --dir . && cargo metadata --no-deps --format-version 1");
 }
 
 /// Conversely both would break: a workspace root cannot be a member.
 #[test]
-fn a_crate_that_a_workspace_takes_in_is_a_member() {
+fn a_crate_that_a_workspace_lists_is_a_member() {
     let mut shell = Shell::new();
     let root = workspace(&shell);
     std::fs::copy(built::workspace().join("Cargo.lock"), root.join("Cargo.lock")).unwrap();
@@ -175,7 +175,7 @@ fn a_crate_that_a_workspace_takes_in_is_a_member() {
     shell.run("cd crates/my-words");
     assert_eq!(metadata(&mut shell), all);
     let built_one = shell.run("cargo build");
-    // Such as of a profile that is none of the workspace's.
+    // Such as a warning about a profile that is not the workspace's.
     assert!(!built_all.contains("warning") && !built_one.contains("warning"), "{built_all}{built_one}");
     let checks = steps(&printed).into_iter().find(|step| step.contains("plugins check")).unwrap().to_owned();
     assert_eq!(checks, "lorchestra plugins check ../../target/release/libmy_words.so");
@@ -203,7 +203,7 @@ fn names(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn what_cannot_be_made_is_refused_and_leaves_nothing() {
+fn an_impossible_crate_is_refused_and_leaves_nothing() {
     let sandbox = Sandbox::unprivileged(&[]);
     let work = sandbox.path("work");
     std::fs::create_dir_all(work.join("full")).unwrap();

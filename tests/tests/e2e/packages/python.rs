@@ -84,7 +84,7 @@ fn the_example_of_the_old_readme_runs_unchanged() {
 }
 
 #[test]
-fn arguments_arrive_as_they_were_given_and_the_envelope_of_an_event_too() {
+fn arguments_and_event_envelopes_arrive_unchanged() {
     let python = Python::new();
     let flags = [
         "--since",
@@ -131,7 +131,7 @@ fn nothing_acknowledged_is_lost_when_a_job_of_ten_thousand_events_is_killed() {
         let path = format!("acknowledged={acknowledged}");
         let run = python.run("my_package.faults:numbered", &["--arg", "count:=10000", "--arg", &path, "--arg", "stay:=9000"]);
         let mut running = python.sandbox.start(&run);
-        // Not at the place where it stays: in the middle of its work, in two of three.
+        // In two of three cases it is killed during its work, not where it waits.
         let enough = if victim == "python" { 9000 } else { 3000 };
         eventually("the job has emitted much", || python.acknowledged() >= enough);
         let worker = running.children()[0];
@@ -185,13 +185,13 @@ fn an_exception_is_named_with_its_place_and_its_text_is_only_in_the_log() {
 }
 
 #[test]
-fn every_other_end_is_told() {
+fn every_other_end_is_reported() {
     let python = Python::new();
     let mut pages = String::new();
     let mut page = |title: &str, code: i32, run: &[&str]| {
         let ended = python.sandbox.lorchestra(run).exits(code);
         let shown = ended.snapshot(&python.sandbox).replace(&python.venv, "[VENV]");
-        // How long it waits is left to chance.
+        // The delay is random.
         let lines: Vec<&str> = shown.lines().map(|line| line.split("; next attempt in").next().unwrap_or_default()).collect();
         pages.push_str(&format!("== {title}\n{}\n\n", lines.join("\n")));
     };
@@ -221,7 +221,7 @@ fn every_other_end_is_told() {
 }
 
 #[test]
-fn a_failure_is_tried_again_and_a_stop_runs_the_finally_blocks() {
+fn a_failure_is_retried_and_a_stop_runs_the_finally_blocks() {
     let python = Python::new();
     let marker = format!("marker={}", python.sandbox.arg("tried"));
     let flags = ["--retries", "2", "--arg", &marker];
@@ -295,7 +295,7 @@ fn the_event_client_of_an_installed_old_tool_is_not_used() {
 #[test]
 fn what_a_job_prints_is_in_the_log_and_it_reads_nothing() {
     let python = Python::new();
-    // A module of the working directory is not taken for one of the standard library.
+    // A module in the working directory does not replace one of the standard library.
     fs::write(python.sandbox.path("json.py"), "raise RuntimeError('taken')\n").unwrap();
     python.sandbox.lorchestra(&python.run("my_package.faults:prints", &[])).exits(0);
     let log = python.sandbox.state().join("logs").join(python.sandbox.runs()[0].id()).join("1.out");

@@ -93,7 +93,7 @@ fn all(count: usize) -> Vec<String> {
 
 /// The disk is full in the middle: the message says so, what is there are whole lines, and the next run completes them, nothing twice.
 #[test]
-fn a_full_disk_is_said_and_the_next_run_completes() {
+fn a_full_disk_is_reported_and_the_next_run_completes() {
     let slack = Slack::start();
     {
         let mut state = slack.state();
@@ -134,7 +134,7 @@ fn a_full_disk_is_said_and_the_next_run_completes() {
 }
 
 #[test]
-fn all_pages_and_threads_and_then_what_is_new() {
+fn all_pages_and_threads_and_then_new_messages() {
     let slack = workspace(45);
     let sandbox = sandbox();
     let first = counts(&sandbox, &slack, &[]);
@@ -151,7 +151,7 @@ fn all_pages_and_threads_and_then_what_is_new() {
     assert_eq!(slack.calls("conversations.history").len(), 2, "one look at each channel");
     assert!(slack.calls("conversations.replies").is_empty());
 
-    // Something new, an edit, an answer to what is known, and one to what is older than is looked back to.
+    // A new message, an edit, a reply to a known message, and one to a message that is too old to be read again.
     {
         let mut state = slack.state();
         state.say("C1", &ts(46), None, "new");
@@ -186,7 +186,7 @@ fn an_export_and_the_web_api_go_all_the_way() {
 }
 
 #[test]
-fn killed_half_way_and_run_again_is_complete() {
+fn killed_halfway_and_run_again_is_complete() {
     let slack = workspace(45);
     let sandbox = sandbox();
     slack.state().faults.push(("conversations.history", 4, 1, Fault::Silent));
@@ -211,7 +211,7 @@ fn killed_half_way_and_run_again_is_complete() {
 }
 
 #[test]
-fn slack_is_waited_for_as_long_as_it_says() {
+fn delays_requested_by_slack_are_respected() {
     let slack = workspace(5);
     let sandbox = sandbox();
     slack.state().faults.push(("conversations.history", 0, 2, Fault::Limited(1)));
@@ -221,7 +221,7 @@ fn slack_is_waited_for_as_long_as_it_says() {
 }
 
 #[test]
-fn a_run_that_waits_ends_when_it_is_told_to() {
+fn a_waiting_run_can_be_stopped() {
     for fault in [Fault::Limited(600), Fault::Silent] {
         let slack = workspace(30);
         let sandbox = sandbox();
@@ -255,7 +255,7 @@ fn channels_that_the_app_is_not_in_are_named_and_the_rest_is_read() {
 }
 
 #[test]
-fn a_window_and_a_channel_are_asked_of_slack() {
+fn window_and_channel_are_passed_to_slack() {
     let slack = workspace(45);
     let sandbox = sandbox();
     let window = ["--since", "2024-01-01T10:00:00Z", "--until", "2024-01-01T20:00:00Z", "--channel", "#general"];
@@ -268,7 +268,7 @@ fn a_window_and_a_channel_are_asked_of_slack() {
 }
 
 #[test]
-fn what_is_wrong_is_said_in_a_line() {
+fn each_error_is_reported_in_one_line() {
     let refused =
         |error: &str| Fault::Answer(json!({"ok": false, "error": error, "needed": "channels:history", "provided": "x"}));
     type At = Option<(&'static str, Fault)>;
@@ -323,7 +323,7 @@ fn what_is_wrong_is_said_in_a_line() {
         tell(&format!("{method} without an end"), &sandbox, slack.port(), &run(&sandbox, &slack.base_url(), &[]).exits(1));
     }
     let slack = workspace(1);
-    // For what it has of TLS.
+    // A server with TLS.
     let other = Dovecot::start();
     for (what, base_url) in [
         ("nobody there", "http://127.0.0.1:1/api".to_owned()),

@@ -117,7 +117,7 @@ fn strs(args: &[String]) -> Vec<&str> {
 }
 
 #[test]
-fn a_real_tap_goes_on_where_it_ended() {
+fn a_real_tap_continues_where_it_stopped() {
     let taps = Taps::new();
     let sandbox = &taps.sandbox;
     let tap = Path::new(&taps.python).with_file_name("tap-jsonfile").display().to_string();
@@ -162,7 +162,7 @@ fn a_real_tap_goes_on_where_it_ended() {
 }
 
 #[test]
-fn each_failure_is_told_with_its_cause_and_nothing_is_half_kept() {
+fn each_failure_is_reported_with_its_cause_and_nothing_is_half_stored() {
     let taps = Taps::new();
     let sandbox = &taps.sandbox;
     let mut pages = String::new();
@@ -190,7 +190,7 @@ fn each_failure_is_told_with_its_cause_and_nothing_is_half_kept() {
     assert!(!processes::is_alive(pid));
     assert_eq!(taps.state(), json!({"n": 40}));
 
-    // Not worth a second attempt: there is none.
+    // A second attempt would not help: there is none.
     let run = ["run-job", "--retries", "2", "meltano-ingest", "run_tap", "--tap"];
     page("not on PATH", &[&run[..], &["tap-of-nobody"]].concat());
     page("no such program", &[&run[..], &["./tap-of-nobody"]].concat());
@@ -344,7 +344,7 @@ fn the_kind_of_a_taps_failure_is_in_the_error_and_its_words_in_the_log() {
     std::thread::spawn(move || {
         for stream in server.incoming() {
             let mut stream = stream.unwrap();
-            // A request, or the hello of TLS, which is no request.
+            // A request, or a TLS ClientHello, which is not an HTTP request.
             let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
         }
@@ -429,7 +429,7 @@ fn a_tap_may_have_more_streams_than_open_files() {
 }
 
 #[test]
-fn a_run_that_is_killed_half_way_is_completed_by_the_next_and_nothing_is_twice() {
+fn a_run_killed_halfway_is_completed_by_the_next_without_duplicates() {
     let taps = Taps::new();
     for at in [7, 1015, 250_000] {
         let marker = taps.sandbox.path(&format!("at-{at}"));
@@ -450,7 +450,7 @@ fn a_run_that_is_killed_half_way_is_completed_by_the_next_and_nothing_is_twice()
 }
 
 #[test]
-fn a_file_that_a_reader_takes_away_begins_anew_also_when_the_tap_fails() {
+fn a_file_removed_by_a_reader_starts_over_even_if_the_tap_fails() {
     let taps = Taps::new();
     taps.sandbox.lorchestra(&strs(&taps.count(&[], &[], &json!({"upto": 20})))).exits(0);
     fs::remove_file(taps.data("counter/default/numbers.jsonl")).unwrap();
@@ -477,14 +477,14 @@ fn different_taps_run_at_once_and_the_same_tap_does_not() {
     let same = taps.sandbox.lorchestra(&strs(&taps.count(&[], &[], &config))).exits(1);
     let says = "counter/default: another run is writing to this directory; wait for it to end, then run the job again\n";
     assert!(same.err().contains(says), "{}", same.shown());
-    // The first was not disturbed.
+    // The first one was not disturbed.
     first.signal(Signal::TERM);
     first.wait().exits(143);
     assert_eq!((taps.numbers(), taps.state()), ((1..=10).collect(), json!({"n": 10})));
 }
 
 #[test]
-fn a_deadline_ends_a_tap_that_does_not_listen() {
+fn a_deadline_kills_a_tap_that_ignores_signals() {
     let taps = Taps::new();
     let marker = taps.sandbox.path("deaf");
     let config = json!({"upto": 100, "at": 15, "then": "deaf", "marker": marker});
@@ -496,7 +496,7 @@ fn a_deadline_ends_a_tap_that_does_not_listen() {
 }
 
 #[test]
-fn a_full_disk_keeps_what_belongs_to_a_state() {
+fn a_full_disk_keeps_records_up_to_the_last_state() {
     let taps = Taps::new();
     let data = taps.sandbox.data();
     let Some(disks) = SmallDisks::mount(&taps.sandbox, &[(data.clone(), 400)]) else { return };
@@ -517,7 +517,7 @@ fn a_full_disk_keeps_what_belongs_to_a_state() {
 
 /// What the system calls "not found", and what an answer really has in it. Each error that points to the log has something there.
 #[test]
-fn what_is_wrong_with_a_tap_is_named_by_what_is_there() {
+fn errors_of_a_tap_are_named_by_the_evidence() {
     use std::os::unix::fs::PermissionsExt;
     let sandbox = Sandbox::with(&[Fixture::MeltanoIngest]);
     let deep = format!("{}1{}", r#"{"properties":{"a":"#.repeat(70), "}}".repeat(70));
@@ -538,7 +538,7 @@ fn what_is_wrong_with_a_tap_is_named_by_what_is_there() {
         ("mute", "discover", "#!/bin/sh\n", "it printed nothing for --discover; it wrote nothing to standard error", ""),
     ] {
         let path = sandbox.path(name);
-        // By another process: what this one's other tests fork could hold it open for writing.
+        // Created by another process: forks in other tests could inherit the open file, which then could not be executed.
         let made = std::process::Command::new("sh").args(["-c", "printf %s \"$1\" > \"$0\""]).arg(&path).arg(text).status();
         assert!(made.unwrap().success());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();

@@ -30,7 +30,7 @@ fn answer(stream: &TcpStream, willing: usize, asked: &AtomicUsize) {
             continue;
         }
         if asked.fetch_add(1, Ordering::SeqCst) >= willing {
-            // Until the client hangs up.
+            // Until the client disconnects.
             while let Some(Ok(_)) = lines.next() {}
             return;
         }
@@ -51,7 +51,7 @@ fn a_hundred_requests() {
 
 /// Stopped halfway, with requests in flight that will never be answered. The job ends on its own, long before it would be killed.
 #[test]
-fn it_ends_when_it_is_asked_to() {
+fn it_stops_on_request() {
     let sandbox = Sandbox::with(&[Fixture::Web]);
     let (url, asked) = server(50);
     let running = sandbox.start(&["run-job", "--grace", "1h", "web", "fetch", "--url", &url, "--count", "100"]);
@@ -67,7 +67,7 @@ fn it_ends_when_it_is_asked_to() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_an_error_like_any_other() {
+fn a_missing_server_is_an_ordinary_error() {
     let sandbox = Sandbox::with(&[Fixture::Web]);
     let url = format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
     sandbox.lorchestra(&["run-job", "web", "fetch", "--url", &url, "--count", "3"]).exits(1);
@@ -76,7 +76,7 @@ fn a_server_that_is_not_there_is_an_error_like_any_other() {
 }
 
 #[test]
-fn what_is_left_of_its_runtime_holds_nothing_up() {
+fn remaining_tasks_of_its_runtime_delay_nothing() {
     let sandbox = Sandbox::with(&[Fixture::Web]);
     sandbox.lorchestra(&["run-job", "--timeout", "1h", "web", "linger"]).exits(0);
     assert_eq!(sandbox.whole_events_of(&sandbox.run()).len(), 3);

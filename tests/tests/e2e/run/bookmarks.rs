@@ -74,7 +74,7 @@ fn go(sandbox: &Sandbox, name: &str) {
 }
 
 #[test]
-fn success_moves_it_and_the_next_run_begins_there() {
+fn success_moves_it_and_the_next_run_starts_there() {
     let sandbox = sandbox();
     succeed(&sandbox, &["--since", "2024-01-01", "--until", "2024-01-10"]);
     let run = sandbox.runs().remove(0);
@@ -103,13 +103,13 @@ fn success_moves_it_and_the_next_run_begins_there() {
         (window(&sandbox)["since"].as_str(), run.0["until"].as_str()),
         (Some("2024-01-20T00:00:00Z"), Some(&*mark(&sandbox)))
     );
-    // The dry run says where the next one begins.
+    // The dry run shows where the next one starts.
     let dry = sandbox.lorchestra(&["run-job", "--dry-run", "--json", "misbehave", "windowed", "--since", "last"]).exits(0);
     assert_eq!(dry.json("lorchestra.run-spec/1")["window"]["since"], window(&sandbox)["until"]);
 }
 
 #[test]
-fn without_a_bookmark_last_is_refused_and_nothing_is_made() {
+fn without_a_bookmark_last_is_refused_and_nothing_is_created() {
     let sandbox = sandbox();
     for flags in [&["--since", "last"][..], &["--dry-run", "--since", "last"]] {
         let ended = sandbox.lorchestra(&windowed(flags)).exits(2);
@@ -127,7 +127,7 @@ fn without_a_bookmark_last_is_refused_and_nothing_is_made() {
         ended.err().contains("misbehave/windowed for account anna has no bookmark yet")
             && ended.err().contains("--account anna TIME")
     );
-    // What is wrong besides is said as well, and what follows the colon is looked at.
+    // Other faults are reported too, and the part after the colon is checked.
     let ended = sandbox.lorchestra(&windowed(&["--since", "last:30d", "--until", "last"])).exits(2);
     assert!(ended.err().contains("after last: a time in the past begins with a minus; write -30d"), "{}", ended.shown());
     assert!(ended.err().contains("--until \"last\": means the job's bookmark, and only its `since` accepts it"));
@@ -163,7 +163,7 @@ fn only_success_moves_it() {
         (&["--then", "panic"], 1),
         (&["--then", "abort"], 1),
         (&["--then", "fail", "--retries", "1"], 1),
-        // Told to end, it returns Ok: the cause is the timeout all the same.
+        // When stopped, it returns Ok: the cause is still the timeout.
         (&["--then", "wait", "--timeout", "1s"], 124),
         (&["--dry-run"], 0),
         (&["--until", "yesteday"], 2),
@@ -196,12 +196,12 @@ fn a_job_without_a_since_has_none() {
 }
 
 #[test]
-fn accounts_at_once_do_not_touch_each_others() {
+fn concurrent_accounts_do_not_affect_each_other() {
     let sandbox = sandbox();
     let (a, b) = (["--account", "a", "--until", "2024-01-10"], ["--account", "b", "--until", "2024-01-20"]);
     let running = [waiting(&sandbox, "a", &a), waiting(&sandbox, "b", &b)];
     assert_eq!(marks(&sandbox), []);
-    // The one that began first ends last.
+    // The one that started first ends last.
     let [first, second] = running;
     go(&sandbox, "b");
     second.wait().exits(0);
@@ -214,9 +214,9 @@ fn accounts_at_once_do_not_touch_each_others() {
     succeed(&sandbox, &["--since", "last", "--account", "a", "--until", "2024-01-15"]);
     assert_eq!(window(&sandbox)["since"], "2024-01-10T00:00:00Z");
     assert_eq!(marks(&sandbox), [("a".to_owned(), january(15)), ("b".to_owned(), january(20))]);
-    // Nor does one without an account.
+    // Nor does a run without an account.
     sandbox.lorchestra(&windowed(&["--since", "last"])).exits(2);
-    // Many at once, each from its own.
+    // Many at once, each from its own bookmark.
     let many: Vec<Running> = (0..8)
         .map(|n| sandbox.start(&windowed(&["--account", &format!("n{n}"), "--until", &format!("2024-01-{:02}", n + 1)])))
         .collect();
@@ -253,7 +253,7 @@ fn has_planned(pid: u32) -> bool {
 
 /// A run that waits for another one starts where that one stopped, not at the bookmark as of the beginning of the wait.
 #[test]
-fn who_waited_begins_where_the_other_came() {
+fn a_run_that_waited_starts_where_the_other_stopped() {
     for (until, code) in [("2024-01-20", 0), ("2024-01-15", 75)] {
         let sandbox = sandbox();
         succeed(&sandbox, &["--until", "2024-01-05"]);
@@ -290,12 +290,12 @@ fn succeed_unseen(sandbox: &Sandbox, flags: &[&str]) {
 
 /// The next command that reads the bookmark closes that run first, and finds the bookmark moved.
 #[test]
-fn a_success_that_nobody_saw_moves_it() {
+fn an_unobserved_success_moves_it() {
     for next in ["runs", "bookmarks", "run-job"] {
         let sandbox = sandbox();
         succeed(&sandbox, &["--until", "2024-01-10"]);
         succeed_unseen(&sandbox, &["--since", "last", "--until", "2024-01-20", "--reached", "2024-01-19"]);
-        // A dry run changes nothing, and so does not know yet.
+        // A dry run changes nothing, so it does not know yet.
         let dry = sandbox.lorchestra(&["run-job", "--dry-run", "--json", "misbehave", "windowed", "--since", "last"]).exits(0);
         assert_eq!((dry.err(), &dry.json("lorchestra.run-spec/1")["window"]["since"]), ("", &json!("2024-01-10T00:00:00Z")));
         let ended = match next {
@@ -315,7 +315,7 @@ fn a_success_that_nobody_saw_moves_it() {
 
 /// There was no bookmark before: a run that is to start at it is not refused.
 #[test]
-fn a_first_success_that_nobody_saw_is_a_bookmark() {
+fn an_unobserved_first_success_sets_it() {
     let sandbox = sandbox();
     succeed_unseen(&sandbox, &["--until", "2024-01-10"]);
     succeed(&sandbox, &["--since", "last", "--until", "2024-01-20"]);
@@ -348,10 +348,10 @@ fn a_backfill_and_a_gap_leave_it_and_say_so() {
         "bookmark   stays at 2024-01-10T00:00:00Z: the time from there to the start of this run's window (2024-01-15T00:00:00Z) is not covered"
     );
     assert_eq!(bookmarks(&sandbox), before);
-    // Over the bookmark, from before it.
+    // A window that contains the bookmark.
     succeed(&sandbox, &["--since", "2024-01-09", "--until", "2024-01-20"]);
     assert_eq!(mark(&sandbox), january(20));
-    // All there is, to before it.
+    // Everything up to a time before it.
     succeed(&sandbox, &["--until", "2024-01-12"]);
     assert_eq!(mark(&sandbox), january(20));
     let ended = sandbox.lorchestra(&windowed(&["--since", "last", "--until", "2024-01-20"])).exits(2);
@@ -360,15 +360,15 @@ fn a_backfill_and_a_gap_leave_it_and_say_so() {
 }
 
 #[test]
-fn what_the_job_says_goes_before_its_window() {
+fn a_bookmark_set_by_the_job_overrides_its_window() {
     let sandbox = sandbox();
     succeed(&sandbox, &["--until", "2024-01-10", "--reached", "2024-01-08"]);
     assert_eq!(mark(&sandbox), january(8));
-    // Nothing new was there: it stays where it is.
+    // There was nothing new: the bookmark stays.
     succeed(&sandbox, &["--since", "last", "--until", "2024-01-10", "--reached", "2024-01-08"]);
     assert_eq!(mark(&sandbox), january(8));
     assert!(shown(&sandbox).contains("stays at 2024-01-08T00:00:00Z"));
-    // Said in an attempt that failed, it is not said of the run.
+    // A bookmark set in a failed attempt does not count for the run.
     sandbox.configure("[job.\"misbehave/windowed\"]\nretry_wait = \"1s\"\n");
     succeed(
         &sandbox,
@@ -403,7 +403,7 @@ fn by_hand() {
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "from_bookmark"]).exits(2);
     assert!(ended.err().contains("there is nothing new, or the clock went back"), "{}", ended.shown());
 
-    // What no run would read.
+    // Bookmarks that no run would use.
     for (args, code, says) in [
         (&["windowd", "2024-01-10"][..], 1, "did you mean windowed?"),
         (&["bookmark_nothing", "2024-01-10"], 2, "the job has no datetime parameter `since`"),
@@ -439,7 +439,7 @@ fn those_of_one_account_are_shown() {
         let lines = shown.out().lines().map(|line| line.strip_prefix("misbehave/windowed  ").unwrap());
         lines.map(|line| line.split_once("2024-01-10T").unwrap().0.trim_end().to_owned()).collect()
     };
-    // One that is not to be seen, and one that stands for none.
+    // An account with invisible characters, and one that looks like none.
     assert_eq!(accounts(&[]), ["-", "\" anna \"", "\"-\"", "anna"]);
     assert_eq!(accounts(&["--account", "anna"]), ["anna"]);
     assert_eq!(accounts(&["misbehave", "windowed", "--account", " anna "]), ["\" anna \""]);
@@ -455,7 +455,7 @@ fn those_of_one_account_are_shown() {
 
 /// An unknown name is an error, not a job without a bookmark.
 #[test]
-fn a_misspelt_name_is_told_as_elsewhere() {
+fn a_misspelt_name_is_reported_as_elsewhere() {
     let sandbox = sandbox();
     let show = |args: &[&str]| sandbox.lorchestra(&[&["bookmarks", "show"], args].concat());
     for args in [&["misbehav"][..], &["misbehav", "--json"], &["misbehav", "windowed"]] {
@@ -467,7 +467,7 @@ fn a_misspelt_name_is_told_as_elsewhere() {
     let ended = show(&["misbehave", "windowd"]).exits(1);
     assert!(ended.err().starts_with("Unknown job: misbehave/windowd\n  did you mean windowed?\n"), "{}", ended.shown());
     assert!(!sandbox.state().exists(), "looking makes nothing");
-    // Who was there is known: by its runs, or by its other bookmarks.
+    // A removed package is known from its runs or its other bookmarks.
     sandbox.lorchestra(&["run-job", "misbehave", "bookmark_nothing"]).exits(0);
     std::fs::remove_file(sandbox.plugins().join("libmisbehave.so")).unwrap();
     assert_eq!(show(&["misbehave"]).exits(0).err(), "No bookmarks of misbehave.\n");
@@ -476,13 +476,13 @@ fn a_misspelt_name_is_told_as_elsewhere() {
 
 /// During a run, a user may change its bookmark: the run's end applies the rule to the current value.
 #[test]
-fn a_hand_that_moves_it_while_a_run_goes_on_is_respected() {
+fn a_manual_change_during_a_run_is_respected() {
     for (by_hand, then) in [
-        // Back: between that and where the run began is a gap now.
+        // Moved back: now there is a gap up to the beginning of the run.
         (&["set", "misbehave", "windowed", "2024-01-05"][..], january(5)),
-        // Ahead of where it ends.
+        // Ahead of the run's end.
         (&["set", "misbehave", "windowed", "2024-01-25"], january(25)),
-        // Ahead, to where it has not come yet.
+        // Ahead, to a point that the run has not reached yet.
         (&["set", "misbehave", "windowed", "2024-01-15"], january(20)),
         (&["reset", "misbehave", "windowed"], january(20)),
     ] {

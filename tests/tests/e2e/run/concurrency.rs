@@ -9,7 +9,7 @@ fn sandbox() -> Sandbox {
 }
 
 #[test]
-fn thirty_two_runs_at_once_end_right_with_all_their_events() {
+fn thirty_two_concurrent_runs_end_correctly_with_all_events() {
     const ENDS: [(&str, i32, &str); 4] = [("return", 0, ""), ("fail", 1, "error"), ("panic", 1, "panic"), ("abort", 1, "signal")];
     let sandbox = sandbox();
     let running: Vec<Running> = (0..32)
@@ -34,11 +34,11 @@ fn thirty_two_runs_at_once_end_right_with_all_their_events() {
 }
 
 #[test]
-fn of_one_account_one_runs_and_the_others_are_refused() {
+fn one_run_per_account_runs_and_the_others_are_refused() {
     let sandbox = sandbox();
     let mut running: Vec<Running> = (0..6).map(|_| sandbox.start(&["run-job", "misbehave", "wait", "--grace", "1h"])).collect();
     let mut refused = Vec::new();
-    // The winner goes on until it is told to end: all others are losers.
+    // The winner continues until it is stopped: all others lose.
     eventually("all but one have ended", || {
         let ended = running.iter_mut().position(Running::has_ended);
         refused.extend(ended.map(|i| running.swap_remove(i)));
@@ -46,7 +46,7 @@ fn of_one_account_one_runs_and_the_others_are_refused() {
     });
     for loser in refused {
         let ended = loser.wait().exits(75);
-        assert!(ended.err().contains("misbehave/wait is already running; no run was recorded"), "{}", ended.shown());
+        assert!(ended.err().contains("misbehave/wait is already running\n"), "{}", ended.shown());
     }
     eventually("the winner is recorded", || sandbox.runs().len() == 1);
     let winner = running.remove(0);
@@ -54,7 +54,7 @@ fn of_one_account_one_runs_and_the_others_are_refused() {
     assert!(stop.out().contains("has ended"), "{}", stop.shown());
     winner.wait().exits(143);
     assert_eq!(sandbox.run().cause(), "cancelled");
-    // Now it is free.
+    // Now the lock is free.
     sandbox.lorchestra(&["run-job", "misbehave", "wait", "--seconds", "0"]).exits(1);
 }
 
@@ -63,15 +63,15 @@ fn accounts_exclude_each_other_by_their_own_name_only() {
     let sandbox = sandbox();
     let held = sandbox.path("held");
     rustix::fs::mkfifoat(rustix::fs::CWD, &held, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
-    // Opening a FIFO for writing waits for a reader: the job of account `a` stays in its beginning.
+    // Opening a FIFO for writing waits for a reader: the job of account `a` is stuck at its beginning.
     let running =
         sandbox.start(&["run-job", "misbehave", "numbered", "--account", "a", "--acknowledged", &held.display().to_string()]);
     eventually("it runs", || !running.children().is_empty());
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--account", "a"]).exits(75);
-    assert!(ended.err().contains("for account a;") && ended.err().contains("lorchestra runs stop"), "{}", ended.shown());
+    assert!(ended.err().contains("for account a\n") && ended.err().contains("lorchestra runs stop"), "{}", ended.shown());
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--account", "b"]).exits(0);
     sandbox.lorchestra(&["run-job", "misbehave", "numbered"]).exits(0);
-    // With a reader, the job goes on.
+    // With a reader, the job continues.
     let acknowledged = std::fs::read_to_string(&held).unwrap();
     assert_eq!(acknowledged.lines().count(), 100);
     running.wait().exits(0);
@@ -80,7 +80,7 @@ fn accounts_exclude_each_other_by_their_own_name_only() {
 
 /// First use: one of them creates the store, and the others find it.
 #[test]
-fn looking_while_others_write_is_never_in_the_way() {
+fn reading_while_others_write_never_blocks() {
     let sandbox = sandbox();
     let writing: Vec<Running> = (0..4)
         .map(|i| {
@@ -124,7 +124,7 @@ const JOBS: [Job; 20] = [
 
 /// Ten runs of each of twenty jobs at once, concurrently or one after the other, with one store and one table.
 #[test]
-fn two_hundred_runs_of_twenty_jobs_at_once() {
+fn two_hundred_concurrent_runs_of_twenty_jobs() {
     const EACH: usize = 10;
     let site = Site::new(Write::Storage);
     let sandbox = &site.sandbox;

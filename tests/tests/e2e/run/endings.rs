@@ -45,7 +45,7 @@ fn a_panic_names_its_place() {
 }
 
 #[test]
-fn what_was_emitted_before_the_end_is_there() {
+fn events_emitted_before_the_end_are_stored() {
     for (then, cause) in [("fail", "error"), ("panic", "panic"), ("abort", "signal")] {
         let sandbox = sandbox();
         let run = fails(&sandbox, &["numbered", "--count", "500", "--then", then], 1, cause);
@@ -54,7 +54,7 @@ fn what_was_emitted_before_the_end_is_there() {
 }
 
 #[test]
-fn success_is_told_in_one_line() {
+fn success_is_reported_in_one_line() {
     let sandbox = sandbox();
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     assert_eq!((&*ended.plain_out(), ended.err()), ("✓ misbehave/noop completed (run [SHORT])\n", ""));
@@ -64,14 +64,14 @@ fn success_is_told_in_one_line() {
 }
 
 #[test]
-fn failure_is_told_with_its_cause_and_what_to_look_at() {
+fn failure_is_reported_with_its_cause_and_next_steps() {
     let sandbox = sandbox();
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "fail"]).exits(1);
     insta::assert_snapshot!(ended.snapshot(&sandbox));
 }
 
 #[test]
-fn many_events_at_once_are_all_there() {
+fn many_events_at_once_are_all_stored() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "burst", "--count", "20000"]).exits(0);
     assert_eq!(sandbox.numbers_of(&sandbox.run()), (0..20000).collect::<Vec<_>>());
@@ -79,7 +79,7 @@ fn many_events_at_once_are_all_there() {
 
 /// More than one segment of the spool (64 MiB).
 #[test]
-fn events_of_several_segments_are_all_there() {
+fn events_of_several_segments_are_all_stored() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "burst", "--count", "70", "--bytes", "1000000"]).exits(0);
     let shown = sandbox.lorchestra(&["runs", "show", sandbox.run().id(), "--json"]).exits(0).json("lorchestra.runs-show/1");
@@ -87,7 +87,7 @@ fn events_of_several_segments_are_all_there() {
 }
 
 #[test]
-fn what_is_no_event_is_refused_and_costs_nothing_else() {
+fn an_invalid_event_is_refused_without_other_effects() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "emit_bad"]).exits(0);
     let events = sandbox.whole_events_of(&sandbox.run());
@@ -110,7 +110,7 @@ fn nothing_follows_the_final_record() {
 }
 
 #[test]
-fn a_stolen_descriptor_is_a_fault_of_the_spool() {
+fn a_stolen_descriptor_is_a_spool_fault() {
     let sandbox = sandbox();
     let run = fails(&sandbox, &["hijack", "--other", &sandbox.arg("other")], 1, "spool");
     let events = sandbox.whole_events_of(&run);
@@ -120,7 +120,7 @@ fn a_stolen_descriptor_is_a_fault_of_the_spool() {
 
 /// The descriptor is checked only every few emits; a flush that returns `Ok` has checked it.
 #[test]
-fn a_flush_never_passes_for_one_that_was_not() {
+fn a_failed_flush_is_never_reported_as_success() {
     let sandbox = sandbox();
     fails(&sandbox, &["hijack", "--flush", "--other", &sandbox.arg("other")], 1, "spool");
     assert!(sandbox.path("other").exists(), "the descriptor was stolen");
@@ -129,14 +129,14 @@ fn a_flush_never_passes_for_one_that_was_not() {
 /// Spool and store reach the file size limit, which acts like a full disk: the job gets an error, its run cannot be recorded, and the next
 /// command records what happened.
 #[test]
-fn a_file_that_may_not_grow_is_told_as_what_it_is() {
+fn the_file_size_limit_is_reported_as_such() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let (acknowledged, begin) = (sandbox.arg("acknowledged"), sandbox.arg("begin"));
     let args = ["run-job", "misbehave", "numbered", "--count", "20000", "--acknowledged", &acknowledged, "--begin", &begin];
     let running = sandbox.start(&args);
     eventually("the job is entered", || sandbox.path("begin.wanted").exists());
-    // From now on: the copy of the library is a file, too.
+    // From now on, because the copy of the library is a file, too.
     running.children().into_iter().for_each(|pid| processes::limit_files(pid, 64 << 10));
     processes::limit_files(running.pid(), 4 << 10);
     std::fs::write(&begin, "").unwrap();
@@ -154,7 +154,7 @@ fn a_file_that_may_not_grow_is_told_as_what_it_is() {
 
 /// Its spool can be created, but its log cannot.
 #[test]
-fn nothing_stays_of_a_run_that_is_refused() {
+fn a_refused_run_leaves_nothing() {
     let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let logs = sandbox.state().join("logs");
@@ -181,7 +181,7 @@ fn an_empty_log_is_not_pointed_to() {
 }
 
 #[test]
-fn closed_descriptors_are_no_success_with_lost_events() {
+fn closed_descriptors_are_not_a_success_with_lost_events() {
     let sandbox = sandbox();
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "close_all"]).exits(1);
     let run = sandbox.run();

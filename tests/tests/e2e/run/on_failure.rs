@@ -32,7 +32,7 @@ fn is_called_once_for_a_failed_run_and_not_for_others() {
         assert_eq!(failure[key], run.0[key], "{key}");
         assert!(!failure[key].is_null(), "{key}");
     }
-    // Which command shows more; and no parameters, which may be personal.
+    // The command that shows more; but no parameters, which may be personal data.
     assert_eq!(failure["logs"], format!("lorchestra runs logs {}", run.id()));
     assert!(failure.get("params").is_none() && failure.get("parameters").is_none());
 }
@@ -74,7 +74,7 @@ fn is_called_once_for_a_run_that_recovery_closed() {
 
 /// The bookmark is read after such runs were closed, and no run is closed twice.
 #[test]
-fn is_called_for_a_run_that_was_closed_by_one_that_does_not_begin() {
+fn is_called_for_a_run_closed_by_one_that_does_not_start() {
     let sandbox = sandbox();
     sandbox.configure("on_failure = \"echo called\"");
     let running = sandbox.start(&["run-job", "misbehave", "ignore_term", "--marker", &sandbox.arg("marker")]);
@@ -82,20 +82,20 @@ fn is_called_for_a_run_that_was_closed_by_one_that_does_not_begin() {
     running.signal(Signal::KILL);
     drop(running);
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", "--since", "last"]).exits(2);
-    // Last, when whoever waits has the answer.
+    // Last, after the user has seen the outcome.
     let order = ["was closed as abandoned", "has no bookmark", "\ncalled\n"].map(|text| ended.err().find(text));
     assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{}", ended.shown());
     assert_eq!(ended.err().matches("called").count(), 1, "{}", ended.shown());
 }
 
 #[test]
-fn has_no_say_in_the_outcome_and_none_in_the_output() {
+fn affects_neither_outcome_nor_output() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     for (command, warned) in [
         ("exit 9", true),
         ("kill -9 $$", true),
         ("no-such-command-anywhere", true),
-        // Does not read what it is given.
+        // Does not read its stdin.
         ("exec 0<&-; exit 0", false),
         ("echo said on stdout; echo said on stderr >&2", false),
     ] {

@@ -8,7 +8,7 @@ fn sandbox() -> Sandbox {
 }
 
 #[test]
-fn what_a_job_prints_is_in_its_log_byte_for_byte_and_nowhere_else() {
+fn a_jobs_output_is_in_its_log_byte_for_byte_and_nowhere_else() {
     let sandbox = sandbox();
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "print", "--lines", "3"]).exits(0);
     assert_eq!((&*ended.plain_out(), ended.err()), ("✓ misbehave/print completed (run [SHORT])\n", ""));
@@ -19,7 +19,7 @@ fn what_a_job_prints_is_in_its_log_byte_for_byte_and_nowhere_else() {
 }
 
 #[test]
-fn much_output_is_whole() {
+fn large_output_is_complete() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "print", "--lines", "20000"]).exits(0);
     let ended = sandbox.lorchestra(&["runs", "logs", sandbox.run().id()]).exits(0);
@@ -29,7 +29,7 @@ fn much_output_is_whole() {
 }
 
 #[test]
-fn quiet_prints_nothing_on_success_and_all_on_failure() {
+fn quiet_prints_nothing_on_success_and_everything_on_failure() {
     let sandbox = sandbox();
     for args in [&["run-job", "-q", "misbehave", "print"][..], &["run-job", "misbehave", "print", "-q"]] {
         let ended = sandbox.lorchestra(args).exits(0);
@@ -66,7 +66,7 @@ fn a_message_of_several_lines_is_one_value() {
 }
 
 #[test]
-fn a_limit_of_no_runs_is_no_list() {
+fn a_limit_of_zero_runs_is_refused() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let ended = sandbox.lorchestra(&["runs", "list", "--limit", "0"]).exits(2);
@@ -74,7 +74,7 @@ fn a_limit_of_no_runs_is_no_list() {
 }
 
 #[test]
-fn what_was_typed_cannot_steer_the_terminal() {
+fn typed_text_cannot_control_the_terminal() {
     let sandbox = sandbox();
     let bad = "a\u{1b}[2J\u{7}b\u{202e}";
     let dir = format!("--plugin-dir={bad}");
@@ -103,7 +103,7 @@ fn what_was_typed_cannot_steer_the_terminal() {
 
 /// The package's version, the library's name and a parameter's value, all on stdout.
 #[test]
-fn what_a_plan_shows_cannot_steer_the_terminal() {
+fn a_plan_cannot_control_the_terminal() {
     let sandbox = Sandbox::with(&[]);
     let library = corrupt::manifest("\"version\":\"0.3.0\"", "\"version\":\"\u{9b}2Jx\"");
     std::fs::write(sandbox.plugins().join("lib\u{1b}c.so"), library).unwrap();
@@ -113,7 +113,7 @@ fn what_a_plan_shows_cannot_steer_the_terminal() {
 }
 
 #[test]
-fn too_little_of_a_runs_id_is_told() {
+fn too_short_an_id_is_reported() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let id = sandbox.run().id().to_owned();
@@ -125,7 +125,7 @@ fn too_little_of_a_runs_id_is_told() {
 }
 
 #[test]
-fn a_long_parameter_is_cut_on_the_screen_and_whole_in_json() {
+fn a_long_parameter_is_cut_on_the_screen_and_complete_in_json() {
     let sandbox = sandbox();
     let long = "x".repeat(5000);
     sandbox.lorchestra(&["run-job", "misbehave", "typed", "--text", &long]).exits(0);
@@ -151,7 +151,7 @@ fn colours_are_neither_for_pipes_nor_for_no_color() {
 }
 
 #[test]
-fn a_job_cannot_steer_the_terminal() {
+fn a_job_cannot_control_the_terminal() {
     let sandbox = sandbox();
     let message = "before\u{1b}[2Jafter\u{7}\rover\u{9b}31m\u{202e}end";
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "fail_with", "--message", message]).exits(1);
@@ -171,7 +171,7 @@ fn a_job_cannot_steer_the_terminal() {
 }
 
 #[test]
-fn a_long_message_is_cut_on_the_screen_and_whole_in_the_record() {
+fn a_long_message_is_cut_on_the_screen_and_complete_in_the_record() {
     let sandbox = sandbox();
     let message = format!("first {}\n{}", "x".repeat(1000), "line\n".repeat(50));
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "fail_with", "--message", &message]).exits(1);
@@ -209,11 +209,11 @@ fn events_are_filtered() {
 }
 
 #[test]
-fn a_run_is_shown_whole() {
+fn a_run_is_shown_completely() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "exit", "--code", "3"]).exits(1);
     let ended = sandbox.lorchestra(&["runs", "show", sandbox.run().id()]).exits(0);
-    // The host's name and the source line differ from place to place.
+    // The host's name and the source line are not fixed.
     let text: Vec<String> =
         ended.snapshot(&sandbox).lines().filter(|line| !line.starts_with("host")).map(str::to_owned).collect();
     let text = text.join("\n").replace(sandbox.run().0["location"].as_str().unwrap(), "src/lib.rs:[LINE]");
@@ -257,11 +257,11 @@ fn printed(lines: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_log_is_whole_up_to_its_limit_and_keeps_its_two_ends_beyond() {
+fn a_log_is_complete_up_to_its_limit_and_keeps_both_ends_beyond() {
     let sandbox = sandbox();
     sandbox.configure("[logs]\nmax = \"64K\"");
     let max = 64 << 10;
-    // The most lines that fit, one more, and many more.
+    // The largest number of lines that fits, one more, and many more.
     let most = (0..).take_while(|lines| printed(*lines).len() <= max).last().unwrap();
     for lines in [most, most + 1, 100 * most] {
         let all = printed(lines);

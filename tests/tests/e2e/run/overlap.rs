@@ -23,22 +23,23 @@ fn states(sandbox: &Sandbox) -> Vec<String> {
 }
 
 #[test]
-fn fail_names_the_run_and_records_none() {
+fn fail_names_the_run_and_records_a_refusal() {
     let sandbox = sandbox();
     let (running, id) = holder(&sandbox, &[]);
     for flags in [&[][..], &["--on-overlap", "fail"]] {
         let ended = sandbox.lorchestra(&[&["run-job", "misbehave", "wait"], flags].concat()).exits(75);
         assert!(ended.err().contains(&format!("run lorchestra runs stop {} to stop it", short_id(&id))), "{}", ended.shown());
-        assert!(ended.err().contains("no run was recorded"), "{}", ended.shown());
     }
     assert_eq!(states(&sandbox), ["running"]);
+    let refused = &sandbox.all_runs()[0];
+    assert_eq!((refused.cause(), refused.message()), ("overlap", "misbehave/wait is already running"));
     running.signal(Signal::TERM);
     running.wait().exits(143);
 }
 
 /// A run with policy `allow` waits for no other run, unless something holds the shared lock exclusively, which no run does for long.
 #[test]
-fn who_is_allowed_does_not_wait_without_end() {
+fn a_run_with_allow_does_not_wait_forever() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]).exits(0);
     let beside = std::fs::File::open(sandbox.state().join("locks/shared+misbehave.noop.-")).unwrap();
@@ -47,8 +48,7 @@ fn who_is_allowed_does_not_wait_without_end() {
     eventually("it handles signals", || !processes::ignores_or_dies_of(running.pid(), Signal::TERM));
     running.signal(Signal::TERM);
     running.wait().exits(143);
-    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]).exits(75);
-    assert!(ended.err().contains("no run was recorded"), "{}", ended.shown());
+    sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]).exits(75);
     drop(beside);
     sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", "allow"]).exits(0);
     assert_eq!(states(&sandbox), ["completed", "completed"]);
@@ -90,13 +90,13 @@ fn skip_records_a_run_that_was_skipped() {
     assert!(stop.out().contains("has already ended: skipped"), "{}", stop.shown());
     running.signal(Signal::TERM);
     running.wait().exits(143);
-    // Nobody holds it any more.
+    // No process holds it any more.
     sandbox.lorchestra(&["run-job", "misbehave", "wait", "--on-overlap", "skip", "--seconds", "0"]).exits(1);
 }
 
 /// The lock is held, but it is unknown by which run: after a while the error says exactly that.
 #[test]
-fn who_holds_the_lock_may_not_be_known() {
+fn the_holder_of_the_lock_may_be_unknown() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let locks = sandbox.state().join("locks");
@@ -112,7 +112,7 @@ fn who_holds_the_lock_may_not_be_known() {
 
 /// Its only event is delivered like all events.
 #[test]
-fn what_was_skipped_is_delivered() {
+fn the_event_of_a_skipped_run_is_delivered() {
     let site = Site::new(Write::Storage);
     let (running, id) = holder(&site.sandbox, &[]);
     site.sandbox.lorchestra(&["run-job", "misbehave", "wait", "--on-overlap", "skip"]).exits(0);
@@ -144,20 +144,20 @@ fn wait_waits_until_the_other_has_ended() {
     assert_eq!(states(&sandbox), ["running"]);
     running.signal(Signal::TERM);
     running.wait().exits(143);
-    // It has run: into the end that it always has after 0 s.
+    // It has run, and ended as it always does after 0 s.
     waiting.wait().exits(1);
     assert_eq!(states(&sandbox), ["failed", "failed"]);
     assert_eq!(sandbox.runs()[0].message(), "nobody cancelled it");
 }
 
 #[test]
-fn who_waits_can_be_told_to_end() {
+fn a_waiting_run_can_be_interrupted() {
     let sandbox = sandbox();
     let (running, _) = holder(&sandbox, &[]);
     let mut waiting = Vec::new();
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let command = sandbox.start(&["run-job", "-v", "misbehave", "wait", "--on-overlap", "wait"]);
-        // It has come to the lock when it has the store open.
+        // It has reached the lock when it has the store open.
         eventually("it waits", || has_open(command.pid(), "lorchestra.db"));
         command.signal(signal);
         waiting.push((command, code));
@@ -178,7 +178,7 @@ fn has_open(pid: u32, name: &str) -> bool {
 
 /// Each run has its own lock: none is considered dead because another one is, or because the job's lock is free.
 #[test]
-fn allow_runs_beside_others_and_nobody_is_taken_for_dead() {
+fn allow_runs_concurrently_and_no_run_is_considered_dead() {
     let sandbox = sandbox();
     let (exclusive, exclusive_id) = holder(&sandbox, &[]);
     let (one, one_id) = holder(&sandbox, &["--on-overlap", "allow"]);
@@ -186,10 +186,10 @@ fn allow_runs_beside_others_and_nobody_is_taken_for_dead() {
     assert_eq!(states(&sandbox), ["running"; 3]);
     exclusive.signal(Signal::TERM);
     exclusive.wait().exits(143);
-    // The exclusive one is gone: those that were allowed still keep others out, and live.
+    // The exclusive run is gone: those with policy `allow` are alive and still keep others out.
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "wait"]).exits(75);
     assert!(ended.err().contains(short_id(&one_id)) || ended.err().contains(short_id(&two_id)), "{}", ended.shown());
-    // One of them dies without an end: only it is closed.
+    // One of them dies without an end: only that one is closed.
     let workers = one.children();
     one.signal(Signal::KILL);
     drop(one);
@@ -210,7 +210,7 @@ fn allow_runs_beside_others_and_nobody_is_taken_for_dead() {
 
 /// A dead run with policy `allow` is closed by the next run of its job, with any policy.
 #[test]
-fn the_next_run_closes_what_was_allowed_and_died() {
+fn the_next_run_closes_a_dead_run_with_allow() {
     for flags in [&[][..], &["--on-overlap", "allow"]] {
         let sandbox = sandbox();
         let (running, id) = holder(&sandbox, &["--on-overlap", "allow"]);
@@ -226,7 +226,7 @@ fn the_next_run_closes_what_was_allowed_and_died() {
 }
 
 #[test]
-fn the_policy_of_a_job_is_configured_and_a_flag_wins() {
+fn a_flag_overrides_the_configured_policy() {
     let sandbox = sandbox();
     sandbox.configure("[job.\"misbehave/wait\"]\noverlap = \"skip\"\n");
     let (running, _) = holder(&sandbox, &[]);
@@ -241,7 +241,7 @@ fn the_policy_of_a_job_is_configured_and_a_flag_wins() {
 }
 
 #[test]
-fn what_is_no_policy_is_bad_usage() {
+fn an_invalid_policy_is_a_usage_error() {
     let sandbox = sandbox();
     for (value, what) in [("queue", "write fail, skip, wait"), ("wait=soon", "not a duration"), ("wait=5", "unit is missing")] {
         let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop", "--on-overlap", value]).exits(2);

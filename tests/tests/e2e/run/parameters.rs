@@ -65,7 +65,7 @@ const BAD: &[&[&str]] = &[
     &["--dry", "true"],
     &["--param", "dry=perhaps"],
     &["--path", ""],
-    // What is not there, and what is there twice.
+    // Unknown parameters, and repeated ones.
     &["--pagesize", "5"],
     &["--param", "nothing=1"],
     &["--param", "novalue"],
@@ -73,7 +73,7 @@ const BAD: &[&[&str]] = &[
     &["--page-size", "1", "--page-size", "2"],
     &["--page-size", "1", "--param", "page_size=2"],
     &["stray"],
-    // run-job's own.
+    // run-job's own flags.
     &["--timeout", "soon"],
     &["--timeout", "0s"],
     &["--timeout", "-5s"],
@@ -110,7 +110,7 @@ fn bad_parameters_are_bad_in_a_dry_run_too() {
 
 /// Before PACKAGE, between it and JOB, and before, between and after the job's flags.
 #[test]
-fn where_an_own_flag_stands_does_not_matter() {
+fn own_flags_may_be_at_any_position() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let plan = |args: &[&str]| {
         let ended = sandbox.lorchestra(&[&["run-job", "--json"], args].concat()).exits(0);
@@ -131,13 +131,13 @@ fn where_an_own_flag_stands_does_not_matter() {
     ] {
         assert_eq!(plan(args), expected, "{args:?}");
     }
-    // A job's own flags stand behind it.
+    // A job's own flags come after it.
     let ended = sandbox.lorchestra(&["run-job", "--since", "2024-01-31", "misbehave", "typed"]).exits(2);
     assert!(ended.err().contains("'--since'"), "{}", ended.shown());
 }
 
 #[test]
-fn what_is_missing_of_a_parameter_by_name_is_told() {
+fn an_incomplete_param_flag_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     for (bad, what) in [("=1", "--param =1: there is no name"), ("dry", "--param dry: there is no value")] {
         let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", "--param", bad]).exits(2);
@@ -146,7 +146,7 @@ fn what_is_missing_of_a_parameter_by_name_is_told() {
 }
 
 #[test]
-fn a_flag_of_one_value_that_is_given_twice_is_told() {
+fn a_repeated_flag_with_one_value_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let help = "  lorchestra run-job misbehave typed --help\n";
     for (args, typed) in [
@@ -157,12 +157,12 @@ fn a_flag_of_one_value_that_is_given_twice_is_told() {
         let told = format!("--page-size is given 2 times, as {typed}, but misbehave/typed accepts it once; keep one");
         assert_eq!(ended.err(), format!("error: {told}\n{help}"));
     }
-    // A switch that is on is on.
+    // Repeating a switch changes nothing.
     sandbox.lorchestra(&["run-job", "misbehave", "typed", "--dry-run", "--dry", "--dry"]).exits(0);
 }
 
 #[test]
-fn a_switch_with_a_value_is_told() {
+fn a_switch_with_a_value_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     for typed in ["--dry=false", "--no-dry=yes"] {
         let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", typed]).exits(2);
@@ -174,19 +174,19 @@ fn a_switch_with_a_value_is_told() {
             )
         );
     }
-    // By its name it takes one.
+    // By name it accepts a value.
     sandbox.lorchestra(&["run-job", "misbehave", "typed", "--dry-run", "--param", "dry=false"]).exits(0);
 }
 
 #[test]
-fn a_missing_required_parameter_is_told() {
+fn a_missing_required_parameter_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "exit"]).exits(2);
     insta::assert_snapshot!(ended.snapshot(&sandbox));
 }
 
 #[test]
-fn what_is_wrong_is_said_all_at_once() {
+fn all_errors_are_reported_at_once() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let args = ["run-job", "misbehave", "typed", "--since", "-7m", "--small", "300", "--param", "pagesize=1"];
     let ended = sandbox.lorchestra(&args).exits(2);
@@ -194,7 +194,7 @@ fn what_is_wrong_is_said_all_at_once() {
 }
 
 #[test]
-fn a_value_that_is_not_utf8_is_told() {
+fn a_value_that_is_not_utf8_is_reported() {
     use std::os::unix::ffi::OsStrExt;
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     for flag in ["--text", "--path"] {
@@ -206,7 +206,7 @@ fn a_value_that_is_not_utf8_is_told() {
 }
 
 #[test]
-fn good_parameters_reach_the_job_as_they_were_meant() {
+fn good_parameters_reach_the_job_as_intended() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     // A text that begins with a hyphen and no digit needs the form with `=`.
     let values = [
@@ -264,7 +264,7 @@ fn a_missing_until_is_the_start_of_the_run_and_is_passed_on() {
     let run = sandbox.run();
     let job_saw = sandbox.whole_events_of(&run)[1].payload()["until"].clone();
     let recorded = run.0["until"].as_str().unwrap();
-    // The job's form leaves trailing zeros out.
+    // The job's form omits trailing zeros.
     assert_eq!(job_saw.as_str().unwrap()[..19], recorded[..19], "{job_saw} {recorded}");
     assert!(run.0["started_at"].as_str() >= Some(recorded), "resolved before the run started");
 }

@@ -43,7 +43,7 @@ fn waits(sandbox: &Sandbox, after: usize) -> Run {
 
 /// The next attempt would emit it again. A write that the disk refused is different: a retry may help.
 #[test]
-fn an_event_that_is_none_is_not_tried_again() {
+fn an_invalid_event_is_not_retried() {
     let sandbox = Sandbox::with(&[Fixture::Hostile]);
     let marker = sandbox.arg("marker");
     let emit = |what: &str| {
@@ -58,7 +58,7 @@ fn an_event_that_is_none_is_not_tried_again() {
         assert!(ended.exits(1).err().contains(why));
         assert_eq!((recorded, began), (Some(1), 1), "{what}");
     }
-    // It passes, unless whoever runs it wants none that loses digits.
+    // The event is accepted, unless events with numbers that lose precision are refused.
     let (ended, ..) = emit("number");
     ended.exits(0);
     sandbox.configure("[events]\nstrict_numbers = true\n");
@@ -93,7 +93,7 @@ fn a_run_of_three_attempts_has_one_end() {
         assert_eq!(event.payload()["attempt"], i + 1);
         assert_eq!(event.payload()["environment"], (i + 1).to_string());
         assert_eq!(event.0["attempt"], i + 1);
-        // The window is the plan's, not the attempt's.
+        // The window belongs to the plan, not to the attempt.
         assert_eq!(event.payload()["until"], seen[0].payload()["until"]);
     }
     let end = events.last().unwrap();
@@ -118,7 +118,7 @@ fn a_run_of_three_attempts_has_one_end() {
 }
 
 #[test]
-fn what_may_be_mended_is_tried_again_and_nothing_else() {
+fn only_fixable_failures_are_retried() {
     let sandbox = sandbox();
     for (how, cause, code, tries) in [
         ("error", "error", 1, 2),
@@ -137,7 +137,7 @@ fn what_may_be_mended_is_tried_again_and_nothing_else() {
         assert_eq!(events.last().unwrap().0["attempt"], tries, "{how}");
         assert_eq!(ended.err().contains("in attempt 2\n"), tries == 2, "{}", ended.shown());
     }
-    // Bad parameters never come to an attempt; what cannot be loaded is loaded once.
+    // Bad parameters never lead to an attempt; a library that cannot be loaded is tried once.
     sandbox.lorchestra(&["run-job", "misbehave", "fail_at_first", "--retries", "3", "--times", "x"]).exits(2);
     sandbox.install(Fixture::Constructor, "libconstructor.so");
     let marker = sandbox.arg("loads");
@@ -147,7 +147,7 @@ fn what_may_be_mended_is_tried_again_and_nothing_else() {
 }
 
 #[test]
-fn the_policy_of_a_job_says_what_is_tried_again() {
+fn the_policy_of_a_job_decides_what_is_retried() {
     let sandbox = sandbox();
     sandbox.configure("[job.\"misbehave/fail_at_first\"]\nretries = 1\nretry_on = [\"panic\"]\nretry_wait = \"1s\"\n");
     fail_at_first(&sandbox, &["--how", "panic"]).wait().exits(0);
@@ -171,14 +171,14 @@ fn a_failure_of_many_attempts_fits_on_the_screen() {
 
 /// Ctrl-C, SIGTERM and `runs stop` between two attempts.
 #[test]
-fn whoever_wants_it_to_end_need_not_wait_for_the_next_attempt() {
+fn a_stop_between_attempts_takes_effect_at_once() {
     for (signal, code, name) in [(Some(Signal::INT), 130, "SIGINT"), (Some(Signal::TERM), 143, "SIGTERM"), (None, 143, "SIGTERM")]
     {
         let sandbox = sandbox();
         waits_for_ever(&sandbox);
         let running = fail_at_first(&sandbox, &["--retries", "3"]);
         let run = waits(&sandbox, 1);
-        // The lock is held all the time.
+        // The lock is held during the whole run.
         let refused = sandbox.lorchestra(&["run-job", "misbehave", "fail_at_first"]).exits(75);
         assert!(refused.err().contains(run.short()), "{}", refused.shown());
         match signal {
@@ -210,7 +210,7 @@ fn a_cancelled_attempt_is_the_last() {
 
 /// Its supervisor dies during the second attempt: the first one has ended, and the second is the one that is closed.
 #[test]
-fn a_supervisor_killed_in_the_second_attempt_leaves_a_true_end() {
+fn a_supervisor_killed_in_the_second_attempt_leaves_a_correct_end() {
     let sandbox = sandbox();
     sandbox.configure("[job.\"misbehave/fail_at_first\"]\nretry_wait = \"1s\"\n");
     // The first attempt ends by its timeout, the second hangs until its supervisor is killed.

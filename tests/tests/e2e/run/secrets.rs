@@ -27,7 +27,7 @@ fn length(sandbox: &Sandbox, environment: &[(&str, &str)], flags: &[&str]) -> Op
 }
 
 #[test]
-fn a_secret_is_found_where_it_is_said_to_be() {
+fn a_secret_is_found_at_its_source() {
     let sandbox = kit();
     let file = sandbox.path("token");
     put(&file, "0123456789\n", 0o600);
@@ -52,7 +52,7 @@ fn a_secret_is_found_where_it_is_said_to_be() {
 }
 
 #[test]
-fn a_secret_that_is_not_there_is_told_before_anything_begins() {
+fn a_missing_secret_is_reported_before_anything_starts() {
     let sandbox = kit();
     let path = |name: &str| format!("file:{}", sandbox.arg(name));
     put(&sandbox.path("open"), "0123456789", 0o644);
@@ -87,7 +87,7 @@ fn a_secret_that_is_not_there_is_told_before_anything_begins() {
 }
 
 #[test]
-fn a_path_in_config_counts_from_there_and_from_home() {
+fn a_path_in_config_is_relative_to_its_directory_or_home() {
     let sandbox = kit();
     let config = sandbox.home().join(".config/lorchestra");
     fs::create_dir_all(config.join("secrets")).unwrap();
@@ -99,12 +99,12 @@ fn a_path_in_config_counts_from_there_and_from_home() {
         sandbox.configure(&format!("[job.\"kit/optional_secret\".secrets]\napi_token = \"{source}\"\n"));
         assert_eq!(length(&sandbox, &[], &[]), Some(found), "{source}");
     }
-    // What is planned is where it is.
+    // A plan contains sources, not secrets.
     sandbox.configure("[job.\"kit/optional_secret\".secrets]\napi_token = \"file:secrets/token\"\n");
     let dry = sandbox.lorchestra(&["run-job", "--dry-run", "kit", "optional_secret"]).exits(0);
     let place = format!("(secret from file:{})", config.join("secrets/token").display());
     assert!(dry.out().contains(&place), "{}", dry.shown());
-    // What is typed counts from where it is typed; no shell writes ~ out behind `file:`.
+    // A typed path is relative to the working directory; no shell expands ~ after `file:`.
     assert_eq!(length(&sandbox, &[], &["--api-token", "file:~/token"]), Some(8));
     let mut command = sandbox.command(&["run-job", "kit", "optional_secret", "--api-token", "file:token"]);
     let ended = lorchestra_tests::Running::start({
@@ -118,7 +118,7 @@ fn a_path_in_config_counts_from_there_and_from_home() {
 
 /// Names the file and the key, because no flag was typed.
 #[test]
-fn what_config_says_wrong_is_told_as_its_fault() {
+fn errors_in_config_are_reported_as_such() {
     let sandbox = kit();
     put(&sandbox.home().join("open"), "0123456789", 0o644);
     put(&sandbox.home().join("short"), "12345", 0o600);
@@ -138,7 +138,7 @@ fn what_config_says_wrong_is_told_as_its_fault() {
         said.push_str(&format!("== {}\n{}", line.replace("hunter22", "(a secret)"), ended.snapshot(&sandbox)));
     }
     insta::assert_snapshot!("wrong_in_config", said);
-    // A flag goes before what is there and not found, and not before what is no configuration.
+    // A flag overrides a source that is missing, but not an invalid configuration.
     let with_flag = |code| {
         let args = ["run-job", "--dry-run", "kit", "leak", "--way", "print", "--token", "env:A"];
         sandbox.lorchestra_with(&[("A", TOKEN)], &args).exits(code);
@@ -151,7 +151,7 @@ fn what_config_says_wrong_is_told_as_its_fault() {
 }
 
 #[test]
-fn a_plan_says_where_it_is_from_and_not_what_it_is() {
+fn a_plan_shows_the_source_and_not_the_secret() {
     let sandbox = kit();
     let args = ["run-job", "--dry-run", "kit", "leak", "--way", "print", "--token", "env:A"];
     let ended = sandbox.lorchestra_with(&[("A", TOKEN)], &args).exits(0);
@@ -181,7 +181,7 @@ fn nothing_has_it(sandbox: &Sandbox, ended: &Ended, secrets: &[&str]) {
 }
 
 #[test]
-fn a_secret_is_masked_wherever_the_job_puts_it() {
+fn a_secret_is_masked_everywhere() {
     let json = serde_json::to_string(TOKEN).unwrap();
     for way in ["print", "pieces", "begin", "emit", "fields", "error", "panic", "trace"] {
         let sandbox = kit();
@@ -196,7 +196,7 @@ fn a_secret_is_masked_wherever_the_job_puts_it() {
         match way {
             "print" => assert_eq!(logs.out(), "the token is ***, and *** and Secret(***)\n"),
             "pieces" => assert_eq!(logs.out(), "<***|***>"),
-            // What only might become a secret is the job's own text.
+            // A text that only might become a secret is the job's own.
             "begin" => assert_eq!(logs.out(), format!("ends with {}", &TOKEN[..TOKEN.len() - 1])),
             "error" => assert!(run.message().contains("401 for token ***"), "{said}"),
             "panic" => assert!(run.message().contains("no luck with ***") && logs.out().contains("no luck with ***"), "{said}"),

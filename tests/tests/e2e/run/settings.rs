@@ -36,7 +36,7 @@ fn plugin_directories_flag_before_environment_before_configuration_before_defaul
 }
 
 #[test]
-fn xdg_variables_move_what_they_are_for() {
+fn xdg_variables_move_their_directories() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let (data, state, config) = (sandbox.arg("data"), sandbox.arg("state"), sandbox.arg("config"));
     let environment = [("XDG_DATA_HOME", &*data), ("XDG_STATE_HOME", &*state), ("XDG_CONFIG_HOME", &*config)];
@@ -79,23 +79,23 @@ fn a_jobs_timeout_flag_before_configuration() {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_read_is_told() {
+fn an_unreadable_configuration_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let cases = [
-        ("plugin_dir = [\"/x\"]", "line 1: unknown field `plugin_dir`", "did you mean `plugin_dirs`?"),
-        ("\n[retention]\nlog = \"1d\"", "line 3: unknown field `log`", "did you mean `logs`?"),
+        ("plugin_dir = [\"/x\"]", "line 1: unknown key `plugin_dir`", "did you mean `plugin_dirs`?"),
+        ("\n[retention]\nlog = \"1d\"", "line 3: unknown key `log`", "did you mean `logs`?"),
         (
             "[retention]\nruns = \"0s\"",
-            "line 2: a retention of 0 would remove every run as it ends",
-            "docs/reference/configuration.md",
+            "line 2: runs: a retention of 0 would remove every run as it ends",
+            "lorchestra config keys",
         ),
-        ("[retention]\nstate_dirs = \"/x\"", "line 2: unknown field `state_dirs`", "docs/reference/configuration.md"),
+        ("[retention]\nstate_dirs = \"/x\"", "line 2: unknown key `state_dirs`", "lorchestra config keys"),
         ("[job.\"misbehave/Noop\"]\ntimeout = \"1s\"", "does not name a job", "write [job.\"package/job\"]"),
         ("state_dir = \"state\"", "is not absolute", "use an absolute path"),
-        ("on_failure = 7", "line 1: ", "docs/reference/configuration.md"),
-        ("on_failure = \"", "line 1: ", "docs/reference/configuration.md"),
-        ("[job.\"misbehave/noop\"]\ntimeout = \"soon\"", "line 2: ", "docs/reference/configuration.md"),
-        ("[job.\"misbehave/noop\"]\ntimeout = \"0s\"", "line 2: ", "docs/reference/configuration.md"),
+        ("on_failure = 7", "line 1: ", "lorchestra config keys"),
+        ("on_failure = \"", "line 1: ", "lorchestra config keys"),
+        ("[job.\"misbehave/noop\"]\ntimeout = \"soon\"", "line 2: ", "lorchestra config keys"),
+        ("[job.\"misbehave/noop\"]\ntimeout = \"0s\"", "line 2: ", "lorchestra config keys"),
         ("[job.noop]\ntimeout = \"1s\"", "does not name a job", "write [job.\"package/job\"]"),
     ];
     for (text, what, hint) in cases {
@@ -111,7 +111,7 @@ fn a_configuration_that_cannot_be_read_is_told() {
 
 /// Opening a FIFO would block for ever.
 #[test]
-fn a_configuration_that_is_no_file_is_told() {
+fn a_configuration_that_is_not_a_file_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.configure("");
     let config = sandbox.home().join(".config/lorchestra/config.toml");
@@ -122,7 +122,7 @@ fn a_configuration_that_is_no_file_is_told() {
 }
 
 #[test]
-fn a_configured_job_that_is_not_there_is_warned_of() {
+fn a_configured_job_that_does_not_exist_causes_a_warning() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.configure("[job.\"misbehave/nop\"]\ngrace = \"1s\"\n[job.\"elsewhere/nop\"]\ngrace = \"1s\"\n[job.\"misbehave/wait\"]\ngrace = \"1s\"");
     for args in [&["jobs", "list"][..], &["jobs", "list", "--json"], &["jobs", "show", "misbehave", "noop"]] {
@@ -131,12 +131,12 @@ fn a_configured_job_that_is_not_there_is_warned_of() {
         let expected = "warning: config.toml: [job.\"misbehave/nop\"]: misbehave has no job nop; did you mean misbehave/noop?\n";
         assert_eq!(ended.err(), format!("{elsewhere}{expected}"));
     }
-    // What only other hosts have is no reason for a line in each of cron's mails; nor is it here that other directories are searched.
+    // A job that only other hosts have must not cause a line in each of cron's mails, nor when other directories are searched.
     sandbox.configure("[job.\"elsewhere/nop\"]\ngrace = \"1s\"");
     assert_eq!(sandbox.lorchestra(&["run-job", "-q", "misbehave", "noop"]).exits(0).err(), "");
     let plugins = sandbox.plugins().display().to_string();
     assert_eq!(sandbox.lorchestra(&["--plugin-dir", &plugins, "jobs", "list"]).exits(0).err(), "");
-    // A package that is misspelt: the timeout that was meant would never come.
+    // A misspelt package: the intended timeout would never apply.
     sandbox.configure("[job.\"misbehav/noop\"]\ntimeout = \"1h\"");
     for args in [&["jobs", "list"][..], &["run-job", "-q", "misbehave", "noop"], &["run-job", "--dry-run", "misbehave", "noop"]] {
         let ended = sandbox.lorchestra(args).exits(0);
@@ -147,7 +147,7 @@ fn a_configured_job_that_is_not_there_is_warned_of() {
 }
 
 #[test]
-fn a_configuration_that_is_a_link_to_nothing_is_told() {
+fn a_dangling_configuration_link_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.configure("");
     let config = sandbox.home().join(".config/lorchestra/config.toml");
@@ -163,7 +163,7 @@ fn a_configuration_that_is_a_link_to_nothing_is_told() {
 
 /// The history is read from another directory.
 #[test]
-fn where_a_library_is_is_recorded_from_the_root_on() {
+fn the_path_of_a_library_is_recorded_as_absolute() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     fs::create_dir(sandbox.path("bin")).unwrap();
     fs::rename(sandbox.plugins().join("libmisbehave.so"), sandbox.path("bin/x.so")).unwrap();
@@ -180,7 +180,7 @@ fn where_a_library_is_is_recorded_from_the_root_on() {
 #[test]
 fn a_state_directory_of_another_user_is_refused() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
-    // Root makes one; anybody else finds root's.
+    // Root can create one; other users find root's.
     let dir = if processes::is_root() {
         fs::create_dir(sandbox.path("theirs")).unwrap();
         std::os::unix::fs::chown(sandbox.path("theirs"), Some(lorchestra_tests::sandbox::NOBODY), None).unwrap();
@@ -198,7 +198,7 @@ fn a_state_directory_of_another_user_is_refused() {
 }
 
 #[test]
-fn a_file_in_place_of_the_state_directory_is_told() {
+fn a_file_in_place_of_the_state_directory_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     fs::write(sandbox.path("file"), "").unwrap();
     sandbox.configure(&format!("state_dir = {:?}", sandbox.arg("file")));
@@ -211,18 +211,18 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn a_state_directory_that_cannot_be_written_is_told() {
+fn an_unwritable_state_directory_is_reported() {
     let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);
-    // The marker's directory is writable: only the state is not.
+    // The marker's directory is writable: only the state directory is not.
     let marker = sandbox.arg("marker");
     let run = ["run-job", "misbehave", "typed", "--marker", &*marker];
     let local = sandbox.home().join(".local");
     set_mode(&local, 0o500);
     let ended = sandbox.lorchestra(&run).exits(74);
     assert!(ended.err().contains("the state directory") && ended.err().contains("ermission denied"), "{}", ended.shown());
-    // The root of it, and the hint.
+    // The directory that causes it, and the hint.
     assert!(ended.err().contains(&format!("this user may not write to {} (", local.display())), "{}", ended.shown());
-    // `.local` is not lorchestra's: what is to be made in it is.
+    // `.local` does not belong to lorchestra; the directory to be created in it does.
     let user = fs::metadata(&local).unwrap().uid();
     let make = format!("\n  as root: install -d -m 700 -o {user} {}\n", sandbox.state().display());
     assert!(ended.err().contains(&make) && ended.err().contains("or set state_dir"), "{}", ended.shown());
@@ -231,7 +231,7 @@ fn a_state_directory_that_cannot_be_written_is_told() {
     sandbox.lorchestra(&run).exits(0);
     assert_ne!(sandbox.read("marker"), "");
 
-    // It was writable once, and is not any more.
+    // It was writable once, and no longer is.
     fs::remove_file(sandbox.path("marker")).unwrap();
     for directory in ["spool", "logs"] {
         let directory = sandbox.state().join(directory);
@@ -252,7 +252,7 @@ fn a_state_directory_that_cannot_be_written_is_told() {
 
 /// A file instead of a directory, two levels above the state directory.
 #[test]
-fn what_stands_in_the_way_of_the_state_directory_is_named() {
+fn an_obstacle_to_the_state_directory_is_named() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     fs::write(sandbox.path("file"), "").unwrap();
     sandbox.configure(&format!("state_dir = {:?}", sandbox.arg("file/a/b")));
@@ -263,7 +263,7 @@ fn what_stands_in_the_way_of_the_state_directory_is_named() {
 }
 
 #[test]
-fn what_is_made_is_for_its_owner_only() {
+fn files_are_created_for_their_owner_only() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.lorchestra(&["run-job", "misbehave", "typed"]).exits(0);
     let mut seen = 0;
@@ -282,7 +282,7 @@ fn what_is_made_is_for_its_owner_only() {
 
 /// As under cron. Runs only commands that read, because this home directory is not the sandbox's.
 #[test]
-fn without_home_the_passwd_file_says_where_it_is() {
+fn without_home_the_passwd_file_is_used() {
     let sandbox = Sandbox::with(&[]);
     let user = rustix::process::geteuid().as_raw().to_string();
     let passwd = fs::read_to_string("/etc/passwd").unwrap();
@@ -312,7 +312,7 @@ fn a_relative_home_is_refused_and_relative_xdg_variables_count_as_not_set() {
 }
 
 #[test]
-fn the_same_history_by_another_name_is_no_second_one() {
+fn the_same_history_by_another_name_is_not_a_second_one() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     std::os::unix::fs::symlink(sandbox.state().parent().unwrap(), sandbox.path("linked")).unwrap();
@@ -321,7 +321,7 @@ fn the_same_history_by_another_name_is_no_second_one() {
 }
 
 #[test]
-fn a_second_history_is_told_of() {
+fn a_second_history_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let elsewhere = sandbox.arg("elsewhere");
@@ -334,7 +334,7 @@ fn a_second_history_is_told_of() {
         );
         assert_eq!(ended.err(), expected);
     }
-    // Nothing to warn of where only one is.
+    // No warning if only one exists.
     assert_eq!(sandbox.lorchestra(&["runs", "list"]).exits(0).err(), "");
 }
 
@@ -353,7 +353,7 @@ fn retention_removes_old_logs_and_old_runs() {
     assert!(ended.err().contains("removed by retention"), "{}", ended.shown());
     assert_eq!(sandbox.runs().len(), 2, "the runs are not");
 
-    // The shortest there is. A run that ended longer ago is removed at the end of a later one.
+    // The shortest possible. A run that ended longer ago is removed at the end of a later one.
     sandbox.configure("[retention]\nruns = \"1s\"");
     lorchestra_tests::eventually("the first run is removed", || {
         sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
@@ -367,7 +367,7 @@ fn retention_removes_old_logs_and_old_runs() {
 
 /// A file instead of a run's log directory: cleaning up fails, which does not affect the run, and is reported with the system's reason.
 #[test]
-fn what_retention_cannot_remove_is_told_with_the_reason() {
+fn a_failed_removal_by_retention_is_reported_with_the_reason() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.lorchestra(&["run-job", "misbehave", "print"]).exits(0);
     let logs = sandbox.state().join("logs").join(sandbox.run().id());
@@ -381,7 +381,7 @@ fn what_retention_cannot_remove_is_told_with_the_reason() {
 
 /// Another program's database is not written to.
 #[test]
-fn a_store_that_is_none_is_told() {
+fn an_invalid_store_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     fs::create_dir_all(sandbox.state()).unwrap();
     let store = sandbox.state().join("lorchestra.db");
@@ -394,9 +394,9 @@ fn a_store_that_is_none_is_told() {
 
 /// Damaged, but lorchestra's own: its history is worth more than a fresh start.
 #[test]
-fn a_damaged_store_is_told_with_what_saves_it() {
+fn a_damaged_store_is_reported_with_recovery_steps() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
-    // Enough for the log to be moved into the database, which is then worth damaging.
+    // Enough for a checkpoint of the WAL into the database, so that damaging the database matters.
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5000"]).exits(0);
     let store = sandbox.state().join("lorchestra.db");
     for beside in ["lorchestra.db-wal", "lorchestra.db-shm"] {
@@ -417,7 +417,7 @@ fn a_damaged_store_is_told_with_what_saves_it() {
 }
 
 #[test]
-fn a_directory_in_the_place_of_the_store_is_told() {
+fn a_directory_in_place_of_the_store_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     fs::create_dir_all(sandbox.state().join("lorchestra.db")).unwrap();
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
@@ -427,7 +427,7 @@ fn a_directory_in_the_place_of_the_store_is_told() {
 
 /// Names are bytes: lorchestra's own paths may contain any. Only the job's data directory is passed as JSON.
 #[test]
-fn directories_need_not_be_utf8_but_for_that_of_the_jobs() {
+fn only_the_data_directory_must_be_utf8() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let odd = sandbox.root().join(OsStr::from_bytes(b"odd\xff"));
     let run = |variable: &str| {

@@ -24,7 +24,7 @@ fn by_python(sandbox: &Sandbox, statements: &str, args: &[&str]) -> Command {
 #[test]
 fn a_job_that_reads_the_terminal_gets_an_error_and_is_not_stopped() {
     let sandbox = sandbox();
-    // The child of a new session whose terminal is the pty's other side: as a login shell has it.
+    // The child of a new session whose terminal is the pty's other side, as for a login shell.
     let terminal = "pid, master = os.forkpty()\nif pid:\n    data = b''\n    try:\n        while True:\n            piece = os.read(master, 4096)\n            \
                     if not piece: break\n            data += piece\n    except OSError: pass\n    status = os.waitpid(pid, 0)[1]\n    \
                     sys.stderr.write('done')\n    sys.exit(os.waitstatus_to_exitcode(status))";
@@ -50,7 +50,7 @@ fn a_blocked_signal_ends_a_run_all_the_same() {
 }
 
 #[test]
-fn ignored_signals_are_the_jobs_defaults_again_but_for_those_of_nohup() {
+fn ignored_signals_are_reset_for_the_job_except_those_of_nohup() {
     let sandbox = sandbox();
     let ignore = "for n in ('SIGCHLD', 'SIGPIPE', 'SIGQUIT', 'SIGUSR1', 'SIGTTIN', 'SIGALRM', 'SIGHUP'): \
                   signal.signal(getattr(signal, n), signal.SIG_IGN)\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})";
@@ -58,13 +58,13 @@ fn ignored_signals_are_the_jobs_defaults_again_but_for_those_of_nohup() {
     Running::start(by_python(&sandbox, ignore, &["plugins", "check", &path])).wait().exits(0);
     let status = "exec grep -E '^Sig(Blk|Ign)' /proc/self/status > status";
     Running::start(by_python(&sandbox, ignore, &["run-job", "misbehave", "shell", "--command", status])).wait().exits(0);
-    // The two that the C library has for itself come from wherever this test was started.
+    // The two signals that the C library reserves depend on how this test was started.
     let status = sandbox.read("status").replace("0000000180000000", "0000000000000000");
     assert_eq!(status, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
 }
 
 #[test]
-fn that_somebody_stopped_the_job_is_printed_within_seconds() {
+fn a_stopped_job_is_reported_within_seconds() {
     let sandbox = sandbox();
     let (marker, err) = (sandbox.arg("marker"), sandbox.path("err"));
     let script = format!("exec 2>'{}'", err.display());
@@ -81,11 +81,11 @@ fn that_somebody_stopped_the_job_is_printed_within_seconds() {
 
 /// The job waits for its child, and the child waits for SIGCONT: without a report, nothing would ever be printed.
 #[test]
-fn that_a_process_of_the_job_is_stopped_is_printed_within_seconds_and_is_in_the_timeouts_message() {
+fn a_stopped_process_of_the_job_is_reported_within_seconds_and_in_the_timeout_message() {
     for (stop, signal) in [("STOP", "SIGSTOP"), ("TTIN", "SIGTTIN")] {
         let sandbox = sandbox();
-        // Below another process, and in a group of its own: in the worker's, whose leader has no parent in its session, nothing is stopped by SIGTTIN
-        // (POSIX: an orphaned group).
+        // In a process below another one, in its own group: in the worker's group, whose leader has no parent in its session, SIGTTIN stops
+        // nothing (POSIX: an orphaned group).
         let child = format!("echo $$ > pid; kill -{stop} $$");
         let command = format!(
             "python3 -c 'import subprocess, os; subprocess.Popen([\"sh\", \"-c\", \"{child}\"], preexec_fn=os.setpgrp).wait()'"
@@ -110,7 +110,7 @@ fn that_a_process_of_the_job_is_stopped_is_printed_within_seconds_and_is_in_the_
 }
 
 #[test]
-fn a_timeout_of_a_stopped_job_says_that_it_was_stopped_and_the_job_hears_its_sigterm() {
+fn a_timeout_of_a_stopped_job_mentions_the_stop_and_delivers_sigterm() {
     let sandbox = sandbox();
     let marker = sandbox.arg("marker");
     let mut running = sandbox.start(&["run-job", "--timeout", "3s", "misbehave", "wait", "--marker", &marker]);
@@ -123,10 +123,10 @@ fn a_timeout_of_a_stopped_job_says_that_it_was_stopped_and_the_job_hears_its_sig
         (run.cause(), run.message()),
         ("timeout", "it did not finish within 3s: it was stopped by SIGSTOP and not continued")
     );
-    // Woken for its SIGTERM: it had its grace, and what it emitted then is there.
+    // Resumed for its SIGTERM: it had its grace period, and its events are there.
     let events = sandbox.whole_events_of(&run);
     assert_eq!(events.iter().filter(|event| event.event_type() == "cancelled.seen").count(), 1);
-    // One that was continued is no explanation.
+    // A process that was continued explains nothing.
     fs::remove_file(sandbox.path("marker")).unwrap();
     let mut running = sandbox.start(&["run-job", "--timeout", "3s", "misbehave", "wait", "--marker", &marker]);
     eventually("the job is at work", || !sandbox.read("marker").is_empty());
@@ -139,8 +139,8 @@ fn a_timeout_of_a_stopped_job_says_that_it_was_stopped_and_the_job_hears_its_sig
 }
 
 #[test]
-fn a_library_that_is_stopped_while_it_is_loaded_is_told_from_one_that_is_slow() {
-    // The worker itself, and a copy of it: of the second nobody but its parent hears.
+fn a_library_stopped_while_loading_is_distinguished_from_a_slow_one() {
+    // The worker itself, and a copy of it: only the parent is notified about the second.
     for (fault, pids, expected) in
         [("sleep", 1, "it was stopped by SIGSTOP"), ("pair", 2, "which it started, was stopped by SIGSTOP")]
     {

@@ -43,7 +43,7 @@ fn a_spec_that_was_printed_is_the_same_run() {
     let started = events[0].payload();
     assert_eq!((&started["parameters"], &started["since"]), (&spec["params"], &spec["window"]["since"]));
     assert_eq!((&started["group"], &started["requested_by"]), (&json!("nightly"), &json!("engine:test")));
-    // A stored run turns into its spec, which is read from standard input as well.
+    // A stored run converts to its spec, which can also be read from stdin.
     let stored = sandbox.lorchestra(&["runs", "show", run.id(), "--spec"]).exits(0);
     let mut command = sandbox.command(&["run-job", "--spec", "-", "-q"]);
     let mut again = command.stdin(Stdio::piped()).spawn().unwrap();
@@ -56,7 +56,7 @@ fn a_spec_that_was_printed_is_the_same_run() {
 }
 
 #[test]
-fn relative_paths_of_a_spec_count_from_where_it_was_made() {
+fn relative_paths_of_a_spec_are_relative_to_where_it_was_created() {
     let sandbox = sandbox();
     std::fs::create_dir(sandbox.path("there")).unwrap();
     let made = sandbox
@@ -110,7 +110,7 @@ fn a_spec_that_is_not_this_job_s_starts_nothing() {
         std::fs::write(sandbox.path("spec.json"), text).unwrap();
         run_spec(&sandbox, &[], 2);
     }
-    // What a flag would change is not half changed.
+    // Flags that would change a spec are refused.
     for flags in [&["--timeout", "1s"][..], &["misbehave", "noop"], &["--param", "count=2"], &["--group", "g"]] {
         write(&sandbox, &spec);
         run_spec(&sandbox, flags, 2);
@@ -119,7 +119,7 @@ fn a_spec_that_is_not_this_job_s_starts_nothing() {
 }
 
 #[test]
-fn a_run_of_the_chosen_id_that_has_ended_is_found() {
+fn an_ended_run_with_the_chosen_id_is_found() {
     let sandbox = sandbox();
     for (job, code, state) in [("noop", 0, "completed"), ("fail", 1, "failed")] {
         let id = if job == "noop" { ID.to_owned() } else { ID.replace("8d9f", "ffff") };
@@ -173,7 +173,7 @@ fn an_ended_run_is_found_by_its_spec_whatever_is_installed_now() {
 
 /// Whatever the overlap policy: one id, one run.
 #[test]
-fn of_several_processes_with_one_id_one_runs() {
+fn one_of_several_processes_with_one_id_runs() {
     for policy in ["allow", "wait", "fail", "skip"] {
         let sandbox = sandbox();
         let args = ["run-job", "misbehave", "numbered", "--count", "100", "--run-id", ID, "--on-overlap", policy];
@@ -226,7 +226,7 @@ fn the_caller_s_trace_reaches_the_run() {
     let events = sandbox.whole_events_of(&sandbox.run());
     assert_eq!(events[0].payload()["trace_parent"], parent);
     assert_eq!(events[1].payload()["value"], parent);
-    // What others put there refuses no run.
+    // An invalid value set by others does not refuse a run.
     sandbox.lorchestra_with(&[("TRACEPARENT", "nonsense")], &["run-job", "misbehave", "noop"]).exits(0);
     sandbox.lorchestra(&["run-job", "misbehave", "noop", "--trace-parent", "nonsense"]).exits(2);
 }

@@ -17,13 +17,13 @@ fn started(sandbox: &Sandbox, args: &[&str]) -> (Running, u32) {
 }
 
 #[test]
-fn a_job_that_listens_ends_in_order_at_its_timeout() {
+fn a_cooperative_job_ends_in_order_at_its_timeout() {
     let sandbox = sandbox();
     let ended = sandbox.lorchestra(&["run-job", "--timeout", "1s", "misbehave", "wait"]).exits(124);
     assert!(ended.err().contains("it did not finish within 1s"), "{}", ended.shown());
     let run = sandbox.run();
     assert_eq!(run.cause(), "timeout");
-    // What the job itself said is kept, and is not the outcome.
+    // The job's own result is kept, but is not the outcome.
     assert_eq!(run.0["job_result"], "error: cancelled");
     let types: Vec<String> = sandbox.whole_events_of(&run).iter().map(|event| event.event_type().to_owned()).collect();
     assert_eq!(types, ["job.started", "cancelled.seen", "job.failed"]);
@@ -38,7 +38,7 @@ fn a_timeout_is_the_cause_even_if_the_job_says_ok() {
 }
 
 #[test]
-fn a_job_that_does_not_listen_is_killed_after_the_grace() {
+fn a_job_that_ignores_sigterm_is_killed_after_the_grace_period() {
     let sandbox = sandbox();
     let marker = sandbox.arg("marker");
     let args =
@@ -101,7 +101,7 @@ fn a_run_is_stopped_by_the_end_of_its_id() {
 }
 
 #[test]
-fn a_run_that_is_not_there_is_told() {
+fn an_unknown_run_is_reported() {
     let sandbox = sandbox();
     for command in ["show", "stop", "logs"] {
         let ended = sandbox.lorchestra(&["runs", command, "0123"]).exits(1);
@@ -127,11 +127,11 @@ fn a_daemon_that_left_the_session_does_not_survive() {
 }
 
 #[test]
-fn a_timeout_ends_what_the_job_had_started() {
+fn a_timeout_kills_processes_started_by_the_job() {
     let sandbox = sandbox();
     let marker = sandbox.arg("marker");
     let args = ["run-job", "misbehave", "leave_child", "--stay", "--timeout", "1s", "--grace", "100s", "--marker", &marker];
-    // The first SIGTERM reaches the child; the job itself sleeps on and is killed by the second signal.
+    // The first SIGTERM reaches the child; the job itself keeps sleeping and is killed by the second signal.
     let running = sandbox.start(&args);
     eventually("the child is started", || sandbox.read("marker").ends_with('\n'));
     let child = sandbox.read("marker").trim().parse().unwrap();
@@ -142,7 +142,7 @@ fn a_timeout_ends_what_the_job_had_started() {
 }
 
 #[test]
-fn a_worker_that_left_its_group_is_ended_all_the_same() {
+fn a_worker_that_left_its_group_is_killed_too() {
     let sandbox = sandbox();
     let marker = sandbox.arg("marker");
     sandbox
@@ -186,7 +186,7 @@ fn signals_that_were_ignored_stay_ignored() {
 }
 
 #[test]
-fn a_run_that_cannot_be_stopped_is_told_at_once() {
+fn a_run_that_cannot_be_stopped_is_reported_at_once() {
     let sandbox = sandbox();
     let marker = sandbox.arg("marker");
     let args = ["run-job", "misbehave", "ignore_term", "--marker", &marker];
@@ -202,10 +202,10 @@ fn a_run_that_cannot_be_stopped_is_told_at_once() {
 /// A shell or a container's entry point that executes lorchestra passes its children on; their orphans become lorchestra's children, just
 /// as the job's do. Only the job's are killed.
 #[test]
-fn what_was_there_before_the_run_survives_it() {
+fn processes_from_before_the_run_survive_it() {
     let sandbox = sandbox();
     let (marker, other) = (sandbox.arg("marker"), sandbox.arg("other"));
-    // Its parent ends once the job's daemon is there: both have become lorchestra's children by then.
+    // Its parent ends once the job's daemon exists: by then both have become lorchestra's children.
     let before = format!("sh -c 'sleep 300 & echo $! > {other}; until [ -s {marker} ]; do sleep 0.01; done' > before 2>&1 &");
     let args = ["run-job", "misbehave", "leave_daemon", "--stay", "--marker", &marker];
     let running = Running::start(sandbox.command_by(&before, &args));

@@ -83,7 +83,7 @@ fn run(sandbox: &Sandbox, kinds: [Kind; 3], args: &[&str]) -> Option<i32> {
 }
 
 #[test]
-fn whatever_the_standard_descriptors_are_a_run_ends_as_its_job_did() {
+fn with_any_standard_descriptors_a_run_ends_as_its_job_did() {
     let trace = ["run-job", "-v", "misbehave", "trace_much", "--count", "300"];
     let mut cases: Vec<([Kind; 3], &[&str])> = Vec::new();
     for stdin in KINDS {
@@ -111,7 +111,7 @@ fn whatever_the_standard_descriptors_are_a_run_ends_as_its_job_did() {
             if fails {
                 assert_eq!((only.state(), only.cause(), code), ("failed", "error", Some(1)), "{what}");
             } else {
-                // That its outcome could not be printed is not the run's failure, and is not hidden either.
+                // Failing to print the outcome is not the run's failure, but is not hidden either.
                 let unprinted = matches!(kinds[1], Kind::Full | Kind::Blocked);
                 assert_eq!((only.state(), code), ("completed", Some(if unprinted { 74 } else { 0 })), "{what}");
             }
@@ -127,7 +127,7 @@ fn whatever_the_standard_descriptors_are_a_run_ends_as_its_job_did() {
 
 /// Output that a temporarily slow reader did not read at once is complete afterwards.
 #[test]
-fn a_reader_that_comes_late_gets_the_whole_trace() {
+fn a_late_reader_gets_the_complete_trace() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let (own, other) = end(Kind::Blocked, false);
     let mut command = sandbox.command(&["run-job", "-v", "misbehave", "numbered", "--begin", &sandbox.arg("begin")]);
@@ -151,7 +151,7 @@ fn a_reader_that_comes_late_gets_the_whole_trace() {
 
 /// As under cron: stderr is a file on a disk that is full for a while, and the store is on the same disk.
 #[test]
-fn a_disk_that_is_full_for_a_while_under_store_and_standard_error_costs_a_run_nothing() {
+fn a_temporarily_full_disk_under_store_and_stderr_does_not_affect_a_run() {
     let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);
     let disk = |name: &str| (sandbox.state().join(name), 1024);
     let Some(disks) = SmallDisks::mount(&sandbox, &[disk(""), disk("spool"), disk("logs")]) else { return };
@@ -170,7 +170,7 @@ fn a_disk_that_is_full_for_a_while_under_store_and_standard_error_costs_a_run_no
         let ballast = disks.fill(&sandbox.state());
         fs::write(sandbox.path("begin"), "").unwrap();
         eventually("all is emitted", || sandbox.read("acknowledged").lines().count() == 100);
-        // Several tries of the store, each with something to say of it.
+        // Several attempts to write the store, each with a message.
         std::thread::sleep(Duration::from_millis(2500));
         fs::remove_file(ballast).unwrap();
         fs::write(sandbox.path("end"), "").unwrap();

@@ -38,7 +38,7 @@ fn info_and_above_with_target_fields_span_and_place() {
 }
 
 #[test]
-fn more_is_traced_and_shown_when_asked_for() {
+fn more_is_traced_and_shown_on_request() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let all = ["an error", "an info", "a debug", "a trace"];
     for (flag, n) in [("-v", 2), ("-vv", 3), ("-vvv", 4)] {

@@ -20,7 +20,7 @@ const LISTED: &str = "";
 
 #[rustfmt::skip]
 const SPECIMENS: &[Specimen] = &[
-    // No file, or none with a library's bytes.
+    // Not files, or files without a library's bytes.
     ("no-bytes",          |path| put(path, ""),                                          "empty",              1, NO_RUN),
     ("text",              |path| put(path, "#!/bin/sh\necho hello\n"),                   "not-elf",            1, NO_RUN),
     ("directory",         |path| fs::create_dir(path).unwrap(),                          "not-a-file",         1, NO_RUN),
@@ -29,19 +29,19 @@ const SPECIMENS: &[Specimen] = &[
     ("socket",            |path| drop(std::os::unix::net::UnixListener::bind(path).unwrap()), "not-a-file",    1, NO_RUN),
     ("device",            |path| symlink("/dev/zero", path).unwrap(),                    "not-a-file",         1, NO_RUN),
     ("endless",           endless,                                                       "too-large",          1, NO_RUN),
-    // Not whole.
+    // Truncated.
     ("four-bytes",        |path| put(path, b"\x7fELF"),                                  "truncated",          1, NO_RUN),
     ("cut-in-the-header", |path| put(path, cut(40)),                                     "truncated",          1, NO_RUN),
     ("half",              |path| put(path, cut(whole().len() / 2)),                      "truncated",          1, NO_RUN),
     ("cut-by-1-kb",       |path| put(path, cut(whole().len() - 1024)),                   "truncated",          1, NO_RUN),
     ("cut-by-a-byte",     |path| put(path, cut(whole().len() - 1)),                      "truncated",          1, NO_RUN),
-    // Of another kind. EM_AARCH64, EM_X86_64: one of the two is another machine's.
+    // Of another type. EM_AARCH64, EM_X86_64: one of the two is another machine's.
     ("machine",           |path| put(path, changed(|b| b[18] ^= 62 ^ 183)),              "wrong-architecture", 1, NO_RUN),
     ("class",             |path| put(path, changed(|b| b[4] = 1)),                       "wrong-architecture", 1, NO_RUN),
     ("byte-order",        |path| put(path, changed(|b| b[5] = 2)),                       "wrong-architecture", 1, NO_RUN),
     ("executable",        |path| put(path, fs::read(built::lorchestra()).unwrap()),      "not-a-library",      1, NO_RUN),
     ("object",            |path| put(path, changed(|b| b[16] = 1)),                      "not-a-library",      1, NO_RUN),
-    // It can be run, and is a library all the same.
+    // It can be executed, and is a library nevertheless.
     ("libc",              |path| put(path, fs::read(libc()).unwrap()),                   "no-manifest",        1, NO_RUN),
     ("newer-glibc",       |path| put(path, corrupt::for_newer_glibc()),                  "needs-newer-glibc",  126, NO_RUN),
     // Manifests.
@@ -63,7 +63,7 @@ const SPECIMENS: &[Specimen] = &[
     ("older-abi",         |path| put(path, corrupt::abi(|_| 0)),                            "abi-too-old",        126, NO_RUN),
     ("diverged-abi",      |path| put(path, replaced(b"abi_revision;", b"abi_revisiom;")), LISTED,              126, "load"),
     ("other-abi-stable",  |path| put(path, corrupt::for_other_abi_stable()),             LISTED,               126, "load"),
-    // Whole, and not what they say.
+    // Complete, but different from what they claim.
     ("escaped-docs",      |path| put(path, manifest("Does nothing.", r"\u001b\u0007!")), LISTED,               126, "load"),
     ("other-version",     |path| put(path, manifest("\"version\":\"0.3.0\"", "\"version\":\"0.4.0\"")), LISTED, 126, "load"),
     ("no-root-module",    |path| put(path, replaced(b"\0lorchestra_root_module_of_", b"\0lorchestra_root_module_og_")), LISTED, 126, "load"),
@@ -135,7 +135,7 @@ fn problems(sandbox: &Sandbox) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_named_and_hides_nothing() {
+fn an_unusable_file_is_named_and_hides_nothing() {
     let mut book = Book::default();
     for (name, put, reason, code, end) in SPECIMENS {
         let sandbox = Sandbox::with(&[Fixture::Constructor]);
@@ -192,7 +192,7 @@ fn all_files_at_once() {
 
 /// Truncated at every 4 kB, a library never reaches the loader, where it would kill the process.
 #[test]
-fn a_library_cut_anywhere_is_told() {
+fn a_library_truncated_anywhere_is_reported() {
     let sandbox = Sandbox::with(&[]);
     let path = sandbox.plugins().join("cut.so");
     put(&path, whole());
@@ -203,7 +203,7 @@ fn a_library_cut_anywhere_is_told() {
         let fault = inspect(&file).expect_err("a part of a library");
         let expected = if len < 4 { Reason::NotElf } else { Reason::Truncated };
         assert_eq!(fault.reason, expected, "at {len}");
-        // The same end to end, where a process each is not too much.
+        // The same end to end, for fewer cases, because each needs a process.
         if n % 64 == 0 && len >= 4 {
             assert_eq!(problems(&sandbox)["cut.so"], "truncated", "at {len}");
         }

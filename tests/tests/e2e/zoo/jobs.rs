@@ -25,24 +25,24 @@ const MISBEHAVE: &[Specimen] = &[
     (&["misbehave", "exit", "--code", "0"], 1, "exit",   1, NOTHING),
     (&["misbehave", "exit", "--code", "7"], 1, "exit",   1, NOTHING),
     (&["misbehave", "kill_self"],           1, "signal", 1, NOTHING),
-    // A daemon in a session of its own that holds standard output; the pid in the marker is the daemon's.
+    // A daemon in a new session that holds stdout; the pid in the marker is the daemon's.
     (&["misbehave", "leave_daemon"],        0, COMPLETED, 1, NOTHING),
 ];
 
 #[rustfmt::skip]
 const HOSTILE: &[Specimen] = &[
-    // Panics where nobody catches them, and stacks that nobody guards.
+    // Panics that are not caught, and stacks without a guard page.
     (&["hostile", "panic_in_thread"],                     0, COMPLETED, 1, |s, run| logged(s, run, "the thread's answer was 44")),
     (&["hostile", "panic_in_thread", "--pass-on"],        1, "panic",   1, NOTHING),
     (&["hostile", "panic_twice"],                         1, "signal",  1, |s, run| logged(s, run, "the second one")),
     (&["hostile", "panic_in_display"],                    1, "panic",   1, NOTHING),
     (&["hostile", "overflow_in_thread"],                  1, "signal",  1, NOTHING),
-    // Loops, and deafness.
+    // Infinite loops, and ignored signals.
     (&["--timeout", "2s", "--grace", "0s", "hostile", "spin"],           124, "timeout", 1, NOTHING),
     (&["--timeout", "2s", "--grace", "1s", "hostile", "ignore_signals"], 124, "timeout", 1, NOTHING),
     (&["--timeout", "2s", "--grace", "0s", "hostile", "stop_self"],      124, "timeout", 1, NOTHING),
     (&["--timeout", "2s", "--grace", "0s", "hostile", "stop_supervisor"], 124, "timeout", 1, NOTHING),
-    // Other ways out.
+    // Other ways to end.
     (&["hostile", "exec"],                                1, "exit",    1, NOTHING),
     (&["hostile", "exit_in_thread"],                      1, "exit",    1, NOTHING),
     (&["hostile", "kill_group"],                          1, "signal",  1, NOTHING),
@@ -50,17 +50,17 @@ const HOSTILE: &[Specimen] = &[
     (&["hostile", "abort_after_end"],                     0, COMPLETED, 1, NOTHING),
     (&["hostile", "linger"],                              0, COMPLETED, 1, NOTHING),
     (&["hostile", "fork_and_return"],                     0, COMPLETED, 2, the_copy_emitted_nothing),
-    // Always another process, each gone before it can be looked at.
+    // Its pid keeps changing, before anyone can inspect it.
     (&["hostile", "hydra"],                               0, COMPLETED, 1, |s, _| assert!(s.processes().is_empty())),
     (&["hostile", "swarm"],                               0, COMPLETED, 1, |s, _| assert!(s.processes().is_empty())),
     (&["hostile", "shut_control"],                        0, COMPLETED, 1, its_socket_was_shut),
     (&["hostile", "fork_and_return", "--bare"],           0, COMPLETED, 2, the_copy_emitted_nothing),
-    // Words.
+    // Output and messages.
     (&["hostile", "print_much"],                          0, COMPLETED, 1, |s, run| logged(s, run, "to nobody in particular")),
     (&["hostile", "say_much"],                            1, "error",   1, NOTHING),
     (&["hostile", "say_nothing"],                         1, "error",   1, NOTHING),
     (&["hostile", "steer"],                               1, "error",   1, it_is_shown_harmless),
-    // What is no event.
+    // Invalid events.
     (&["hostile", "emit_sized", "--bytes", "1048576"],    0, COMPLETED, 1, NOTHING),
     (&["hostile", "emit_sized", "--bytes", "1048577"],    1, "error",   1, NOTHING),
     (&["hostile", "emit_raw", "--what", "nan"],           1, "error",   1, NOTHING),
@@ -77,7 +77,7 @@ const HOSTILE: &[Specimen] = &[
     (&["hostile", "scribble"],                            1, "spool",   1, before_is_there),
     (&["hostile", "cut_spool"],                           1, "spool",   1, NOTHING),
     (&["hostile", "forge"],                               1, "signal",  1, what_was_forged_is_not_there),
-    (&["hostile", "cut_spool", "--abort"],                1, "signal",  1, the_cut_is_told),
+    (&["hostile", "cut_spool", "--abort"],                1, "signal",  1, the_damage_is_reported),
     (&["hostile", "flood_spool"],                         0, COMPLETED, 1, after_is_there),
     (&["hostile", "flood_spool", "--full"],               0, COMPLETED, 1, after_is_there),
     (&["--retries", "1", "hostile", "obstruct_next", "--what", "spool"],   0, COMPLETED, 1, the_second_attempt_ran),
@@ -116,18 +116,18 @@ fn examined(specimens: &[Specimen]) -> Book {
 }
 
 #[test]
-fn a_job_that_ends_badly_ends_truly() {
+fn a_job_that_ends_badly_is_reported_correctly() {
     insta::assert_snapshot!("misbehave", examined(MISBEHAVE).text());
 }
 
 #[test]
-fn a_hostile_job_harms_its_own_run_alone() {
+fn a_hostile_job_harms_only_its_own_run() {
     insta::assert_snapshot!("hostile", examined(HOSTILE).text());
 }
 
 /// A path that is not a lock, or not a spool, does not prevent closing the run.
 #[test]
-fn a_run_whose_supervisor_was_killed_is_closed_whatever_its_job_has_put_in_the_way() {
+fn a_run_of_a_killed_supervisor_is_closed_despite_obstacles_left_by_its_job() {
     for what in ["lock", "run-lock", "spool"] {
         let sandbox = Sandbox::with(&[Fixture::Hostile]);
         let args = ["run-job", "hostile", "obstruct_recovery", "--what", what, "--marker", &sandbox.arg("marker")];
@@ -160,7 +160,7 @@ fn a_worker_without_descriptors_does_not_outlive_its_supervisor() {
 
 /// No process is left that could wake its supervisor: the next command does.
 #[test]
-fn a_supervisor_that_was_stopped_ends_its_run_all_the_same() {
+fn a_supervisor_that_was_stopped_still_ends_its_run() {
     for (then, code, end) in [("return", 0, "completed"), ("die", 1, "failed")] {
         let again = ["run-job", "--timeout", "1s", "--grace", "0s", "hostile", "stop_supervisor", "--marker", "-"];
         for next in [&["runs", "list"][..], &["events", "list"], &again] {
@@ -172,7 +172,7 @@ fn a_supervisor_that_was_stopped_ends_its_run_all_the_same() {
             eventually("the worker is gone", || !processes::is_alive(worker));
             assert!(processes::is_stopped(running.pid()), "{then}, {next:?}");
             let ended = sandbox.lorchestra(next);
-            // The same job finds the lock held; or free, where the supervisor that it has woken was quicker.
+            // The same job finds the lock held; or free, if the supervisor that it has resumed was faster.
             let expected: &[i32] = if next[0] == "run-job" { &[75, 124] } else { &[0] };
             assert!(ended.code().is_some_and(|code| expected.contains(&code)), "{}", ended.shown());
             running.wait().exits(code);
@@ -192,7 +192,7 @@ fn a_supervisor_that_is_stopped_again_and_again_keeps_its_deadline() {
     eventually("it is stopped", || sandbox.read("marker").ends_with('\n'));
     let worker: u32 = sandbox.read("marker").trim().parse().expect("a pid");
     eventually("the worker is gone", || !processes::is_alive(worker));
-    // The last word may have been the job's.
+    // The job's last action may have come last.
     sandbox.lorchestra(&["runs", "list"]).exits(0);
     let ended = running.wait();
     let run = sandbox.run();
@@ -235,7 +235,7 @@ fn what_was_forged_is_not_there(sandbox: &Sandbox, run: &Run) {
 
 /// Events stored before and after; and a report that something is missing.
 #[track_caller]
-fn the_cut_is_told(sandbox: &Sandbox, run: &Run) {
+fn the_damage_is_reported(sandbox: &Sandbox, run: &Run) {
     let numbers: Vec<u64> = sandbox.whole_events_of(run).iter().filter_map(|event| event.payload()["n"].as_u64()).collect();
     assert_eq!(numbers, (0..15).collect::<Vec<_>>());
     assert!(run.message().contains("1 record of the spool was damaged"), "{}", run.message());

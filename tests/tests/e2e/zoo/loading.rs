@@ -21,24 +21,24 @@ const SPECIMENS: &[Specimen] = &[
     // Sleeps for ever; ignores the signals that would end it, and sleeps for ever.
     ("sleep",    AT_ONCE, 124, "timeout", 1),
     ("deaf",     AT_ONCE, 124, "timeout", 1),
-    // Forks: the copy holds what it inherited and sleeps, or goes on as a second worker.
+    // Forks: the copy keeps what it inherited and sleeps, or continues as a second worker.
     ("fork",     &[],     0, COMPLETED,   2),
     ("double",   &[],     0, COMPLETED,   2),
-    // The copy goes on in the place of the worker, which sleeps.
+    // The copy continues in place of the worker, which sleeps.
     ("instead",  AT_ONCE, 124, "timeout", 2),
     // The same by a system call, of which the C library knows nothing.
     ("clone",    AT_ONCE, 124, "timeout", 2),
-    // The copy leaves the process group, holds standard output, and sleeps.
+    // The copy leaves the process group, holds stdout, and sleeps.
     ("daemon",   &[],     0, COMPLETED,   2),
-    // Closes every descriptor, the spool's too.
+    // Closes every descriptor, including the spool's.
     ("close",    &[],     1, "spool",     1),
-    // Sixteen megabytes on standard output; a thread that never ends.
+    // Sixteen megabytes on stdout; a thread that never ends.
     ("flood",    &[],     0, COMPLETED,   1),
     ("thread",   &[],     0, COMPLETED,   1),
 ];
 
 #[test]
-fn a_constructor_harms_its_own_run_alone() {
+fn a_constructor_harms_only_its_own_run() {
     let mut book = Book::default();
     for (fault, flags, code, end, processes) in SPECIMENS {
         let sandbox = Sandbox::with(&[Fixture::Constructor, Fixture::Misbehave]);
@@ -80,7 +80,7 @@ const CHECKED: &[(&str, i32)] = &[
 
 /// The same libraries, checked before they are deployed: the check reports what would happen, and nothing is left of it.
 #[test]
-fn a_check_tells_what_a_constructor_does() {
+fn a_check_reports_what_a_constructor_does() {
     let mut book = Book::default();
     assert_eq!(CHECKED.len(), SPECIMENS.len());
     for ((fault, code), (specimen, .., processes)) in CHECKED.iter().zip(SPECIMENS) {

@@ -1,4 +1,4 @@
-//! Leaves runs behind whose supervisor and worker are dead, as kill -9 of both does in the middle of a job: `bench-abandon STATE RUNS`. Each
+//! Leaves runs whose supervisor and worker are dead, as if both had been killed in the middle of a job: `bench-abandon STATE RUNS`. Each
 //! has three events in its spool that no process has ingested, and half of a fourth.
 
 use bench_parts::{events, runs};
@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let runs: u64 = runs.to_string_lossy().parse()?;
     let state = StateDir::open(path.as_ref())?;
     let mut store = Store::open(&state)?;
-    // This process's, had it begun later: there is none, whoever gets its number.
+    // This process's identity with a later start time: no such process exists, whatever process reuses its pid.
     let identity = Identity::own()?;
     for n in 0..runs {
         let run_id = events::id(n);

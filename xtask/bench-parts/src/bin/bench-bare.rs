@@ -1,6 +1,6 @@
-//! Opens the libraries of a directory and reads by position what `jobs list` has to read: the ELF header with the segments,
-//! the section headers, the names of sections, the manifest, and the versions that are needed of other libraries. Interprets
-//! nothing but the offsets, prints nothing.
+//! Opens the libraries of a directory and reads, with positioned reads, what `jobs list` must read: the ELF header with the segments, the
+//! section headers, the names of sections, the manifest, and the required versions of other libraries. Interprets only the offsets, and
+//! prints nothing.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};

@@ -1,7 +1,7 @@
-//! Makes N packages of one library, alike except for their names: `pkg-0000`, `pkg-0001`, … in a directory of their own.
+//! Creates N packages from one library, which differ only in their names: `pkg-0000`, `pkg-0001`, … in a separate directory.
 //!
-//! The name stands in the manifest; it is replaced by another of the same length, and the checksum with it. The root module keeps
-//! the old one, so that such a copy can be listed and shown, not run.
+//! Replaces the name in the manifest by one of the same length, and updates the checksum. The root module keeps the old name, so such a
+//! copy can be listed and shown, but not run.
 
 use lorchestra_plugin_api::manifest::{HEADER_LEN, MAGIC, Manifest};
 use std::error::Error;
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Where the section is: the one place that begins with the magic bytes and checks out.
+/// Finds the section: the one place that begins with the magic bytes and is consistent.
 fn section_at(library: &[u8]) -> Option<usize> {
     let mut from = 0;
     loop {

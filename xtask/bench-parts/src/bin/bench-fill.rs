@@ -1,5 +1,5 @@
-//! Makes the store of a state directory with the events of one run that is done: `bench-fill STATE EVENTS`. So many in all, the run's
-//! first and last among them.
+//! Creates the store of a state directory with the events of one completed run: `bench-fill STATE EVENTS`. The number includes the run's
+//! first and last event.
 
 use bench_parts::{events, runs};
 use lorchestra_core::host::state::StateDir;
@@ -9,7 +9,7 @@ use lorchestra_core::store::Portion;
 use lorchestra_core::store::Store;
 use std::error::Error;
 
-/// About what a supervisor takes in at once.
+/// About as many as a supervisor ingests at once.
 const CHUNK: u64 = 3000;
 
 fn main() -> Result<(), Box<dyn Error>> {

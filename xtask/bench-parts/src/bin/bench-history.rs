@@ -1,11 +1,12 @@
-//! A store with years of history, and what is timed in it without a command around it. Prints microseconds, or JSON.
+//! Creates a store with years of history, and measures operations on it without a command. Prints microseconds, or JSON.
 //!
 //!     bench-history fill STATE RUNS     RUNS runs of three events that are delivered, and one of 10,000 that are not
 //!     bench-history open STATE          opens it, asks what is not delivered, reads the first rows of that
 //!     bench-history prune STATE         removes the oldest runs, as many as one run removes
 //!     bench-history drain STATE         removes the runs but for the newest hundredth, as runs one after the other would
 //!
-//! The only place that writes to the tables past the store: a million runs by its methods would be an hour. What is written are copies of one run
+//! The only place that writes to the tables without the store: a million runs through its methods would take an hour. It copies one run
+//! that the store has created, column by column, whatever the columns are.
 //! that the store has made, column by column, whatever these are.
 #![expect(clippy::print_stdout, reason = "this is what the program is for")]
 
@@ -26,7 +27,7 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
 const DESTINATION: &str = "bigquery";
 const UNDELIVERED: u64 = 10_000;
-/// The runs end this long ago, at even distances.
+/// The runs ended this long ago, at equal intervals.
 const SINCE: Duration = Duration::from_secs(20 * 24 * 60 * 60);
 
 fn main() -> Result {
@@ -51,7 +52,7 @@ fn fill(state: &StateDir, count: i64) -> Result {
     let begin = now_micros() - i64::try_from(SINCE.as_micros())?;
     add_run(&mut store, &events::id(1), begin, 0..1)?;
     copy(&Connection::open(state.store())?, count - 1, i64::try_from(SINCE.as_micros())? / count)?;
-    // All of them are delivered, by one batch; what comes now is not.
+    // All of them are delivered, in one batch; later ones are not.
     let mut outbox = Outbox::open(store, DESTINATION)?;
     let last = outbox.pending_rows(0, 1, 1)?.first().map_or(1, |row| row.n) + 3 * count - 1;
     let all = NewBatch { target: "bench".into(), stream: None, length: 0, first: 1, last, rows: 3 * count };
@@ -63,7 +64,7 @@ fn fill(state: &StateDir, count: i64) -> Result {
     if pending == UNDELIVERED { Ok(()) } else { Err(format!("{pending} events are pending").into()) }
 }
 
-/// A run with its first and last event, and those between.
+/// Creates a run with its first and last event, and this many between them.
 fn add_run(store: &mut Store, run_id: &str, at: i64, emitted: std::ops::Range<u64>) -> Result {
     store.begin_run(&NewRun { started_at: at, ..runs::new_run(run_id) }, &runs::started())?;
     let mut ingested = store.ingested(run_id, 1)?;
@@ -75,7 +76,7 @@ fn add_run(store: &mut Store, run_id: &str, at: i64, emitted: std::ops::Range<u6
     Ok(())
 }
 
-/// Copies of run 1, `apart` microseconds from each other. 24 of the first thousand have an event of a type of its own.
+/// Copies run 1, `apart` microseconds from each other. 24 of the first thousand copies have an event of a separate type.
 fn copy(db: &Connection, count: i64, apart: i64) -> Result {
     let columns = |table: &str| -> Result<Vec<String>> {
         let mut statement = db.prepare(&format!("SELECT name FROM pragma_table_info('{table}')"))?;
@@ -94,7 +95,7 @@ fn copy(db: &Connection, count: i64, apart: i64) -> Result {
         ))?;
         Ok(())
     };
-    // Of the form of a UUIDv7: ordered by time, with an end by chance.
+    // In the form of a UUIDv7: ordered by time, with a random end.
     let id = |number: &str| {
         format!(
             "printf('019b7a3d-%04x-7%03x-8%03x-%012x', ({number}) >> 16, ({number}) & 4095, random() & 4095, random() & 281474976710655)"
@@ -158,7 +159,7 @@ fn drain(state: &StateDir) -> Result {
     let full = size()?;
     let before = now_micros() - i64::try_from((SINCE / 100).as_micros())?;
     let (mut calls, mut runs, mut slowest, mut idle) = (0, 0, Duration::ZERO, 0);
-    // As many calls once more, with nothing to remove, give the space back.
+    // The same number of calls again, with nothing to remove, to return the space.
     while idle < 2000 {
         let mut store = Store::open(state)?;
         let start = Instant::now();

@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let symbol = lorchestra_plugin_api::abi::header_symbol(&package);
     let start = Instant::now();
     let library = RawLibrary::load_at(Path::new(&path)).map_err(|e| e.to_string())?;
-    // SAFETY: the library is one that the bench has built: `plugin!` exports a valid header under this name. It is never closed.
+    // SAFETY: the bench has built this library: `plugin!` exports a valid header with this name. It is never closed.
     let header = *unsafe { library.get::<AbiHeaderRef>(symbol.as_bytes()) }.map_err(|e| e.to_string())?;
     let root = lorchestra_plugin_api::abi::root_module(header)?;
     let jobs = root.jobs().len();

@@ -1,5 +1,5 @@
-//! Microseconds that a look for runs to close takes where there is none: `bench-look STATE close|readdir`. `readdir` only lists the directory of
-//! spools, which is the least that such a look can be.
+//! Prints the microseconds of a search for runs to close where there are none: `bench-look STATE close|readdir`. `readdir` only lists the
+//! directory of spools, the minimum for such a search.
 #![expect(clippy::print_stdout, reason = "this is what the program is for")]
 
 use lorchestra_core::host::state::StateDir;
@@ -7,7 +7,7 @@ use lorchestra_core::run::recovery::close_abandoned;
 use std::error::Error;
 use std::time::Instant;
 
-/// Looks in one measurement.
+/// Number of searches in one measurement.
 const LOOKS: u32 = 1000;
 
 fn main() -> Result<(), Box<dyn Error>> {

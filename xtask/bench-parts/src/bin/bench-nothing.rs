@@ -1,3 +1,3 @@
-//! Ends at once: what a process costs.
+//! Exits immediately, to measure the cost of a process.
 
 fn main() {}

@@ -1,9 +1,8 @@
-//! Sends events that are in memory to a table, as the delivery thread sends those of the store, and prints what that took:
-//! `bench-send storage-write|pipelined|insert-all REST GRPC PROJECT.DATASET.TABLE EVENTS`. `pipelined` has as many batches on their way as the
-//! delivery thread has, the others one.
+//! Sends events from memory to a table, as the delivery thread sends those of the store, and prints the time: `bench-send
+//! storage-write|pipelined|insert-all REST GRPC PROJECT.DATASET.TABLE EVENTS`. `pipelined` has as many batches in flight as the delivery
+//! thread, the others one.
 //!
-//! Between the two moments that are measured lie encoding, sending, and waiting for each answer; the connection is there, and so
-//! are the rows.
+//! Measures encoding, sending, and waiting for each answer, with an open connection and existing rows.
 #![expect(clippy::print_stdout, reason = "this is what the program is for")]
 
 use bench_parts::events;
@@ -43,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         timeout: Duration::from_secs(60),
     })?;
     let rows: Vec<Row> = (0..count.parse()?).map(events::row).collect();
-    // The runtime of the delivery thread.
+    // The same kind of runtime as the delivery thread's.
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(send(table, &rows, pipelined))
 }
 
@@ -51,7 +50,7 @@ async fn send(mut table: BigQuery, rows: &[Row], pipelined: bool) -> Result<(), 
     table.connect().await?;
     let stream = if table.uses_streams() { Some(table.create_stream().await?) } else { None };
     let size = table.policy().rows;
-    // The first opens the connection.
+    // The first batch opens the connection.
     let warm: Vec<Row> = (u64::from(u32::MAX)..).take(size).map(events::row).collect();
     let mut sent = 0;
     append(&mut table, stream.as_deref(), &mut sent, &warm).await?;
@@ -79,7 +78,7 @@ async fn append(table: &mut BigQuery, stream: Option<&str>, sent: &mut i64, rows
     Ok(())
 }
 
-/// As the delivery thread does it.
+/// In the same way as the delivery thread.
 async fn pipeline<'a>(
     table: &mut BigQuery,
     stream: &str,
@@ -106,7 +105,7 @@ async fn pipeline<'a>(
     Ok(())
 }
 
-/// Seconds that this process has spent on a processor, all its threads together.
+/// CPU seconds of all threads of this process.
 fn processor() -> f64 {
     let used = clock_gettime(ClockId::ProcessCPUTime);
     used.tv_sec as f64 + used.tv_nsec as f64 / 1e9

@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let state = StateDir::open(path.as_ref())?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let micros = i64::try_from(now.as_micros())?;
-    // As long as a real one, and never twice the same.
+    // As long as a real id, and unique.
     let run_id = format!("{:032x}-{:03x}", now.as_nanos(), std::process::id() % 4096);
     let mut run = NewRun { started_at: micros, ..runs::new_run(&run_id) };
     run.spec.job = "noop".into();

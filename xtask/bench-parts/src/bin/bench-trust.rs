@@ -1,6 +1,6 @@
-//! What a run does before its worker knows of a plugin, by parts, in microseconds on one line: the check of whose the directory is, the
-//! sealed copy with its checksum, plugins.lock; then, to compare with, a copy into memory without a checksum, and sha256 of
-//! the same bytes in memory.
+//! Measures the steps of a run before its worker knows about a plugin, in microseconds on one line: the trust check of the directory, the
+//! sealed copy with its checksum, plugins.lock; then, for comparison, a copy into memory without a checksum, and SHA-256 of the same bytes
+//! in memory.
 #![expect(clippy::print_stdout, reason = "this is what the program is for")]
 
 use lorchestra_core::packages::catalog::trust;
@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// In the pieces that lorchestra takes.
+/// In chunks of the same size as lorchestra's.
 fn copy(path: &Path) -> Result<(), Box<dyn Error>> {
     let mut from = File::open(path)?;
     let mut to = File::from(rustix::fs::memfd_create("bench", MemfdFlags::CLOEXEC)?);

@@ -1,0 +1,147 @@
+//! `config`: which settings apply and where each comes from, and every key that there is. `config keys` works whatever is in the file.
+
+use crate::exit::Code;
+use crate::failure::CommandError;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use crate::show;
+use clap::Subcommand;
+use lorchestra_core::plan::{duration, size};
+use lorchestra_core::text::{escaped, path_text};
+use serde_json::json;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show the settings that apply
+    #[command(before_help = "Examples:\n  lorchestra config show\n  lorchestra config show --origin")]
+    Show {
+        /// Also show where each setting comes from: a flag, a variable, the file or the default
+        #[arg(long)]
+        origin: bool,
+        /// Print one JSON object (schema lorchestra.config/1), which has the origins
+        #[arg(long)]
+        json: bool,
+    },
+    /// List every key of config.toml with its default and meaning
+    Keys,
+}
+
+/// Every key, its default and its meaning: one line each.
+const KEYS: &[(&str, &str, &str)] = &[
+    ("plugin_dirs", "none", "more directories to search for plugins; absolute paths"),
+    ("state_dir", "$XDG_STATE_HOME/lorchestra", "directory for runs, events and logs"),
+    ("data_dir", "$XDG_DATA_HOME/lorchestra/data", "parent of the packages' data directories"),
+    ("locked", "false", "run only libraries in plugins.lock"),
+    ("on_failure", "none", "shell command to run for each failed or refused run"),
+    ("retention.logs", "30d", "how long to keep output and traces"),
+    ("retention.payloads", "30d", "how long to keep payloads of delivered events"),
+    ("retention.runs", "365d", "how long to keep runs with their events"),
+    ("logs.max", "64M", "limit for the log of an attempt"),
+    ("events.strict_numbers", "false", "refuse events with numbers that lose digits in 64 bits"),
+    ("destinations.bigquery.dataset", "none", "dataset to deliver events to"),
+    ("destinations.bigquery.table", "none", "table to deliver events to"),
+    ("destinations.bigquery.project", "of the credentials", "project of the table"),
+    ("destinations.bigquery.location", "BigQuery's", "where events setup creates a dataset"),
+    ("destinations.bigquery.write", "storage-write", "or insert-all"),
+    ("destinations.bigquery.endpoint", "Google's", "REST address"),
+    ("destinations.bigquery.storage_endpoint", "Google's", "gRPC address"),
+    ("destinations.jsonl.dir", "none", "directory for JSON Lines files"),
+    ("destinations.jsonl.rotate_size", "64M", "start a new file before this size"),
+    ("destinations.jsonl.rotate", "day", "also start a new file each day, or never"),
+    ("delivery.timeout", "10s", "how long a run waits for its last events to be delivered"),
+    ("job.\"package/job\".timeout", "none", "stop an attempt that runs longer"),
+    ("job.\"package/job\".grace", "10s", "wait between SIGTERM and SIGKILL"),
+    ("job.\"package/job\".overlap", "fail", "fail, skip, wait, wait=DURATION or allow"),
+    ("job.\"package/job\".retries", "0", "how many more attempts after a failure"),
+    ("job.\"package/job\".retry_on", "all", "causes to retry: error, panic, signal, exit, timeout"),
+    ("job.\"package/job\".retry_wait", "1s", "wait before the second attempt"),
+    ("job.\"package/job\".memory_max", "none", "memory limit of each process"),
+    ("job.\"package/job\".expect_every", "none", "how often status expects a success"),
+    ("job.\"package/job\".params.NAME", "none", "value of a parameter, unless a flag sets it"),
+    ("job.\"package/job\".secrets.NAME", "see --help", "env:NAME, file:PATH or credential:NAME"),
+];
+
+pub(super) fn keys(printer: &mut Printer) -> Code {
+    let width = |of: fn(&(&str, &str, &str)) -> usize| KEYS.iter().map(of).max().unwrap_or(0);
+    let (names, defaults) = (width(|key| key.0.len()), width(|key| key.1.len()));
+    for (name, default, meaning) in KEYS {
+        printer.line(format_args!("{name:names$}  {default:defaults$}  {meaning}"));
+    }
+    Code::Success
+}
+
+/// A setting that applies.
+struct Setting {
+    key: String,
+    value: String,
+    origin: String,
+}
+
+pub(super) fn run(command: &ConfigCommand, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
+    let (origin, json) = match command {
+        ConfigCommand::Keys => return Ok(keys(printer)),
+        ConfigCommand::Show { origin, json } => (*origin, *json),
+    };
+    let shown = shown(settings);
+    if json {
+        let list: Vec<_> =
+            shown.iter().map(|setting| json!({"key": setting.key, "value": setting.value, "origin": setting.origin})).collect();
+        printer.json(&json!({
+            "schema": "lorchestra.config/1",
+            "file": settings.config_path.display().to_string(),
+            "settings": list,
+        }));
+        return Ok(Code::Success);
+    }
+    for Setting { key, value, origin: from } in &shown {
+        let from = if origin { format!("  ({from})") } else { String::new() };
+        printer.line(format_args!("{key} = {}{from}", escaped(value)));
+    }
+    Ok(Code::Success)
+}
+
+fn shown(settings: &Settings) -> Vec<Setting> {
+    let file = path_text(&settings.config_path);
+    // A key of the file has a higher precedence than a default, and a variable than both.
+    let from = |key: &str, variable: Option<&str>| -> String {
+        match variable.filter(|name| settings.variable(name).is_some_and(|value| !value.is_empty())) {
+            Some(name) => name.to_owned(),
+            None if settings.configured.iter().any(|known| known == key) => file.clone(),
+            None => "default".to_owned(),
+        }
+    };
+    let mut all = Vec::new();
+    let mut add = |key: &str, value: String, origin: String| all.push(Setting { key: key.to_owned(), value, origin });
+    for dir in &settings.plugin_dirs {
+        add("plugin_dir", path_text(&dir.path), dir.origin.clone());
+    }
+    let state = if from("state_dir", None) == "default" { from("state_dir", Some("XDG_STATE_HOME")) } else { file.clone() };
+    add("state_dir", path_text(&settings.state_dir), state);
+    let data = if from("data_dir", None) == "default" { from("data_dir", Some("XDG_DATA_HOME")) } else { file.clone() };
+    add("data_dir", path_text(&settings.data_root), data);
+    add("locked", settings.locked.to_string(), from("locked", None));
+    add("on_failure", settings.on_failure.clone().unwrap_or_else(|| "none".to_owned()), from("on_failure", None));
+    let retention = &settings.retention;
+    for (key, kept) in [
+        ("retention.logs", retention.logs),
+        ("retention.payloads", retention.payloads),
+        ("retention.runs", retention.runs),
+        ("delivery.timeout", settings.delivery_timeout),
+    ] {
+        add(key, duration::show(kept), from(key, None));
+    }
+    add("logs.max", size::show(settings.log_max), from("logs.max", None));
+    add("events.strict_numbers", settings.strict_numbers.to_string(), from("events.strict_numbers", None));
+    for to in &settings.destinations {
+        let key = format!("destinations.{}", to.name());
+        let in_file = settings.configured.iter().any(|known| known.starts_with(&key));
+        add(&key, to.label().to_owned(), if in_file { file.clone() } else { "environment".to_owned() });
+    }
+    for (job, config) in &settings.jobs {
+        let set = settings.configured.iter().filter(|key| key.starts_with(&format!("job.{job}.")));
+        let keys: Vec<&str> = set.filter_map(|key| key.rsplit_once('.').map(|(_, key)| key)).collect();
+        let every = config.expect_every.map(|every| format!(", expected every {}", duration::show(every))).unwrap_or_default();
+        add(&format!("job.{job:?}"), format!("{} ({}){every}", show::counted(keys.len(), "key"), keys.join(", ")), file.clone());
+    }
+    all
+}

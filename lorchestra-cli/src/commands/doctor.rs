@@ -1,0 +1,128 @@
+//! `doctor`: everything that keeps runs from starting, being recorded or being delivered, as a line of cause and a line of fix for each.
+//!
+//! Each check looks at one thing and changes nothing, except that runs whose supervisors died are closed, as by every command that reads the
+//! history. A check that cannot look is a finding itself: one never hides another.
+
+mod jobs;
+mod state;
+
+use crate::exit::Code;
+use crate::failure::CommandError;
+use crate::notify::Notices;
+use crate::printer::{BAD, GOOD, Printer, WARNING};
+use crate::settings::Settings;
+use clap::Args;
+use lorchestra_core::text;
+use serde_json::json;
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Also ask the destinations whether they accept events
+    #[arg(long)]
+    network: bool,
+    /// Print one JSON object (schema lorchestra.doctor/1)
+    #[arg(long)]
+    json: bool,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// Runs, records or deliveries fail because of it.
+    Error,
+    /// They will, or it is not what was meant.
+    Warning,
+    /// Nothing is wrong.
+    Ok,
+}
+
+impl Level {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Ok => "ok",
+        }
+    }
+}
+
+/// What a check found.
+#[derive(Debug)]
+pub(crate) struct Finding {
+    check: &'static str,
+    level: Level,
+    cause: String,
+    fix: Option<String>,
+}
+
+impl Finding {
+    pub(crate) fn ok(check: &'static str, what: impl Into<String>) -> Self {
+        Self { check, level: Level::Ok, cause: what.into(), fix: None }
+    }
+
+    pub(crate) fn error(check: &'static str, cause: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { check, level: Level::Error, cause: cause.into(), fix: Some(fix.into()) }
+    }
+
+    pub(crate) fn warning(check: &'static str, cause: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { level: Level::Warning, ..Self::error(check, cause, fix) }
+    }
+
+    /// A failure that a command would end with.
+    pub(crate) fn of(check: &'static str, error: &CommandError) -> Self {
+        let fix = (!error.hints.is_empty()).then(|| error.hints.join("; "));
+        Self { check, level: Level::Error, cause: error.message.clone(), fix }
+    }
+}
+
+pub(super) fn run(
+    command: &Doctor,
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Code, CommandError> {
+    let mut findings = Vec::new();
+    state::configuration(settings, &mut findings);
+    jobs::plugins(settings, &mut findings);
+    jobs::secrets(settings, &mut findings);
+    state::host(settings, &mut findings);
+    state::store(settings, notices, &mut findings);
+    state::destinations(settings, command.network, &mut findings);
+    Ok(report(&findings, command.json, printer))
+}
+
+/// What can be found where the configuration cannot be read: that.
+pub(crate) fn without_settings(command: &Doctor, error: &CommandError, printer: &mut Printer) -> Code {
+    report(&[Finding::of("configuration", error)], command.json, printer)
+}
+
+fn report(findings: &[Finding], as_json: bool, printer: &mut Printer) -> Code {
+    let errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
+    if as_json {
+        let list: Vec<_> = findings
+            .iter()
+            .map(|finding| {
+                let Finding { check, level, cause, fix } = finding;
+                json!({"check": check, "level": level.as_str(), "cause": cause, "fix": fix})
+            })
+            .collect();
+        printer.json(&json!({"schema": "lorchestra.doctor/1", "healthy": errors == 0, "findings": list}));
+    } else {
+        for Finding { check, level, cause, fix } in findings {
+            let (sign, style) = match level {
+                Level::Error => ("✗", BAD),
+                Level::Warning => ("!", WARNING),
+                Level::Ok => ("✓", GOOD),
+            };
+            printer.line(format_args!("{style}{sign}{style:#} {check}: {}", text::escaped(cause)));
+            if let Some(fix) = fix {
+                printer.line(format_args!("  fix: {}", text::escaped(fix)));
+            }
+        }
+    }
+    if errors == 0 {
+        return Code::Success;
+    }
+    printer.note(format_args!("{} found.", crate::show::counted(errors, "error")));
+    Code::Failed
+}

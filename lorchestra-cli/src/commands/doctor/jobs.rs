@@ -1,0 +1,84 @@
+//! What `doctor` looks at of packages and their jobs: directories, files, the lock file, names and secrets in `config.toml`.
+
+use super::Finding;
+use crate::commands::{catalog, jobs};
+use crate::settings::Settings;
+use lorchestra_core::packages::catalog::{Catalog, Lookup};
+use lorchestra_core::plan::source::Source;
+use lorchestra_core::text::path_text;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+pub(super) fn plugins(settings: &Settings, findings: &mut Vec<Finding>) {
+    let catalog = match catalog(settings) {
+        Ok(catalog) => catalog,
+        Err(error) => {
+            findings.push(Finding::of("plugins", &error));
+            Catalog::scan(&settings.plugin_dirs)
+        }
+    };
+    for problem in jobs::directories(&catalog).iter().chain(&catalog.problems) {
+        let cause = format!("{}: {} ({})", path_text(&problem.path), problem.detail, problem.reason.as_str());
+        findings.push(Finding::error("plugins", cause, problem.fix.clone()));
+    }
+    if catalog.packages.is_empty() {
+        let dirs: Vec<String> = settings.plugin_dirs.iter().map(|dir| path_text(&dir.path)).collect();
+        let cause = format!("no usable package in {}", dirs.join(", "));
+        findings.push(Finding::error("plugins", cause, "run lorchestra plugins install FILE"));
+    } else {
+        let names: Vec<&str> = catalog.packages.iter().map(|package| package.outline.package.as_str()).collect();
+        findings.push(Finding::ok("plugins", names.join(", ")));
+    }
+    for name in settings.jobs.keys() {
+        let Some((package, job)) = name.split_once('/') else { continue };
+        if let Err(Lookup::Unknown { nearest }) = catalog.find_job(package, job) {
+            let what = if catalog.find(package).is_ok() {
+                format!("{package} has no job {job}")
+            } else {
+                format!("there is no package {package}")
+            };
+            let fix = match nearest.first() {
+                Some(nearest) => format!("did you mean {nearest}? Fix the name in {}", path_text(&settings.config_path)),
+                None => format!("install the package, or remove the table from {}", path_text(&settings.config_path)),
+            };
+            findings.push(Finding::warning("jobs", format!("[job.{name:?}] in config.toml: {what}"), fix));
+        }
+    }
+}
+
+/// Sources that `config.toml` names. A variable may be set where the schedule runs and not here: that is a warning.
+pub(super) fn secrets(settings: &Settings, findings: &mut Vec<Finding>) {
+    for (job, config) in &settings.jobs {
+        for (name, source) in &config.secrets {
+            let key = format!("[job.{job:?}.secrets] {name}");
+            match Source::parse(source) {
+                Some(Source::Env(variable)) if settings.variable(&variable).is_none_or(|value| value.is_empty()) => {
+                    let fix = format!("set {variable} where the job is scheduled (cron passes no variables), or use file:PATH");
+                    findings.push(Finding::warning("secrets", format!("{key}: {variable} is not set here"), fix));
+                }
+                Some(Source::File(path)) => {
+                    let base = settings.config_path.parent().unwrap_or(Path::new("/"));
+                    let path = match path.strip_prefix("~") {
+                        Ok(below) => settings.home.join(below),
+                        Err(_) => base.join(&path),
+                    };
+                    findings.extend(secret_file(&key, &path));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn secret_file(key: &str, path: &Path) -> Option<Finding> {
+    let shown = path_text(path);
+    match std::fs::metadata(path) {
+        Err(e) => Some(Finding::error("secrets", format!("{key}: {shown}: {e}"), format!("create {shown} with the secret"))),
+        Ok(meta) if meta.mode() & 0o077 != 0 => Some(Finding::error(
+            "secrets",
+            format!("{key}: other users may read {shown}"),
+            format!("chmod go= {}", lorchestra_core::text::shell(path)),
+        )),
+        Ok(_) => None,
+    }
+}

@@ -1,0 +1,230 @@
+//! What `doctor` looks at of this machine and of what is recorded on it: configuration, host, store, destinations.
+
+use super::Finding;
+use crate::commands::{delivery, open_quietly};
+use crate::failure::CommandError;
+use crate::notify::Notices;
+use crate::settings::Settings;
+use lorchestra_core::delivery::DestinationConfig;
+use lorchestra_core::host::clock::now_micros;
+use lorchestra_core::host::state::StateDir;
+use lorchestra_core::store::{COUNTED, RunFilter, RunQuery, Store, short_id};
+use lorchestra_core::text::{chain, path_text, shell};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Free space below which a run may not be recorded whole.
+const LITTLE_SPACE: u64 = 256 << 20;
+/// A time of a run this far ahead of the clock is no difference of a moment.
+const AHEAD: i64 = 60_000_000;
+/// Directories that cron searches.
+const CRON_PATH: [&str; 2] = ["/usr/bin", "/bin"];
+/// How long a destination may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+pub(super) fn configuration(settings: &Settings, findings: &mut Vec<Finding>) {
+    let path = path_text(&settings.config_path);
+    match std::fs::metadata(&settings.config_path) {
+        Err(_) => findings.push(Finding::ok("configuration", format!("{path} does not exist; defaults apply"))),
+        Ok(meta) if meta.mode() & 0o022 != 0 => findings.push(Finding::error(
+            "configuration",
+            format!("other users may change {path}, which names commands that run as this user"),
+            format!("chmod go-w {}", shell(&settings.config_path)),
+        )),
+        Ok(_) => findings.push(Finding::ok("configuration", path)),
+    }
+    if let Some(other) = &settings.second_store {
+        findings.push(Finding::warning(
+            "configuration",
+            format!("{} also has a run history; commands use {}", path_text(other), path_text(&settings.state_dir)),
+            "remove the one that is not used, or set the same state_dir for all commands",
+        ));
+    }
+    if let Some(command) = &settings.on_failure {
+        let checked = Command::new("/bin/sh").args(["-n", "-c", command]).stdin(Stdio::null()).output();
+        if let Ok(output) = checked
+            && !output.status.success()
+        {
+            let why = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned();
+            findings.push(Finding::error(
+                "configuration",
+                format!("on_failure is not a shell command: {why}"),
+                "fix on_failure in config.toml",
+            ));
+        }
+    }
+}
+
+pub(super) fn host(settings: &Settings, findings: &mut Vec<Finding>) {
+    if let Err(error) = CommandError::unless_files_suffice() {
+        findings.push(Finding::of("host", &error));
+    }
+    if let Err(error) = settings.data_root() {
+        findings.push(Finding::of("host", &error));
+    }
+    if let Ok(exe) = std::env::current_exe()
+        && !CRON_PATH.iter().any(|dir| exe.parent() == Some(Path::new(dir)))
+    {
+        let cause = format!("cron and systemd do not search {}", path_text(exe.parent().unwrap_or(Path::new("/"))));
+        findings.push(Finding::warning("host", cause, format!("write {} in crontabs and units", shell(&exe))));
+    }
+    for path in [&settings.state_dir, &settings.data_root] {
+        let Some(at) = path.ancestors().find(|at| at.exists()) else { continue };
+        let Ok(stat) = rustix::fs::statvfs(at) else { continue };
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free < LITTLE_SPACE {
+            let cause = format!("the file system of {} has {} MiB left", path_text(at), free >> 20);
+            findings.push(Finding::error(
+                "host",
+                cause,
+                format!("free space (check with: df -h {0}), or run lorchestra runs prune", shell(at)),
+            ));
+        } else if stat.f_favail == 0 && stat.f_files > 0 {
+            let cause = format!("the file system of {} has no inodes left", path_text(at));
+            findings.push(Finding::error("host", cause, format!("remove files (check with: df -i {})", shell(at))));
+        }
+    }
+}
+
+pub(super) fn store(settings: &Settings, notices: &mut Notices<'_>, findings: &mut Vec<Finding>) {
+    let (state, mut store) = match StateDir::existing(&settings.state_dir).map_err(CommandError::from) {
+        Err(error) => return findings.push(Finding::of("state", &error)),
+        Ok(None) => return findings.push(Finding::ok("state", format!("{} does not exist yet", path_text(&settings.state_dir)))),
+        Ok(Some(state)) => match open_quietly(&state, notices) {
+            Err(error) => return findings.push(Finding::of("state", &error)),
+            Ok(None) => return findings.push(Finding::ok("state", format!("no run in {} yet", path_text(&settings.state_dir)))),
+            Ok(Some((store, closed))) => {
+                for (run_id, error) in &closed.stuck {
+                    let cause = format!("run {} cannot be closed: {}", short_id(run_id), crate::failure::stuck(error));
+                    findings.push(Finding::error("state", cause, "fix the cause, then run lorchestra runs list"));
+                }
+                if !closed.recovered.is_empty() {
+                    let n = closed.recovered.len();
+                    let cause = format!(
+                        "{} had no supervisor any more and {} closed now",
+                        crate::show::counted(n, "run"),
+                        if n == 1 { "was" } else { "were" }
+                    );
+                    findings.push(Finding::warning("state", cause, "see lorchestra runs list --cause abandoned"));
+                }
+                (state, store)
+            }
+        },
+    };
+    match store.quick_check() {
+        Err(error) => return findings.push(Finding::of("store", &error.into())),
+        Ok(wrong) if !wrong.is_empty() => {
+            let path = shell(&state.store());
+            let fix = format!("back up {path} with -wal and -shm while no lorchestra runs, then sqlite3 {path} .recover");
+            findings.push(Finding::error(
+                "store",
+                format!("{} is damaged: {}", path_text(&state.store()), wrong.join("; ")),
+                fix,
+            ));
+            return;
+        }
+        Ok(_) => {}
+    }
+    if store.take_missing() > 0 {
+        findings.push(Finding::error(
+            "store",
+            "the newest events are missing: an older copy was restored, or its log was damaged",
+            "repeat the runs of that time",
+        ));
+    }
+    let size = std::fs::metadata(state.store()).map_or(0, |meta| meta.len());
+    findings.push(Finding::ok("store", format!("{} ({} MiB)", path_text(&state.store()), size.div_ceil(1 << 20))));
+    if let Err(error) = health(&store, findings) {
+        findings.push(Finding::of("store", &error));
+    }
+}
+
+fn health(store: &Store, findings: &mut Vec<Finding>) -> Result<(), CommandError> {
+    let newest = store.runs(&RunFilter { running: false, limit: Some(1) })?.pop();
+    if let Some(run) = newest.filter(|run| run.started_at > now_micros() + AHEAD) {
+        let cause = format!(
+            "run {} started in the future ({}): the clock was put back",
+            short_id(&run.run_id),
+            crate::show::time(run.started_at)
+        );
+        findings.push(Finding::warning("clock", cause, "set the clock (check with: timedatectl)"));
+    }
+    let failing = store.health(&RunQuery::default())?.iter().filter(|job| job.failure.is_some()).count();
+    if failing > 0 {
+        let cause = format!(
+            "{} failed or {} refused after the last success",
+            crate::show::counted(failing, "job"),
+            if failing == 1 { "was" } else { "were" }
+        );
+        findings.push(Finding::warning("jobs", cause, "run lorchestra status to see which"));
+    }
+    Ok(())
+}
+
+pub(super) fn destinations(settings: &Settings, network: bool, findings: &mut Vec<Finding>) {
+    if let Some(warning) = &settings.destinations_warning {
+        findings.push(Finding::warning(
+            "delivery",
+            warning.clone(),
+            "check [destinations] in config.toml and the BQ_* variables",
+        ));
+    }
+    if settings.destinations.is_empty() {
+        return findings.push(Finding::ok("delivery", "no destination is configured; events stay in the store"));
+    }
+    let state = StateDir::existing(&settings.state_dir).ok().flatten().filter(|state| state.store().exists());
+    let store = state.and_then(|state| Store::open(&state).ok());
+    for to in &settings.destinations {
+        if let DestinationConfig::Jsonl(config) = to {
+            findings.extend(directory(&config.dir));
+        }
+        if let Some(store) = &store {
+            match store.backlog(to.name(), None) {
+                Err(error) => findings.push(Finding::error("delivery", chain(&error), "run lorchestra events flush")),
+                Ok(left) => backlog(to, [left.pending, left.refused, left.uncertain], findings),
+            }
+        }
+        if network {
+            findings.push(match delivery::answer(to, ANSWER) {
+                Ok(()) => Finding::ok("delivery", format!("{} accepts events", to.label())),
+                Err(error) => Finding::of("delivery", &error),
+            });
+        }
+    }
+}
+
+fn directory(dir: &Path) -> Option<Finding> {
+    let shown = path_text(dir);
+    if !dir.is_dir() {
+        return Some(Finding::error("delivery", format!("the directory {shown} does not exist"), "run lorchestra events setup"));
+    }
+    let refused = rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).err()?;
+    Some(Finding::error(
+        "delivery",
+        format!("this user may not write to {shown}: {refused}"),
+        format!("change its owner or mode (see: ls -ld {})", shell(dir)),
+    ))
+}
+
+fn backlog(to: &DestinationConfig, [pending, refused, uncertain]: [u64; 3], findings: &mut Vec<Finding>) {
+    let label = to.label();
+    if pending > 0 {
+        let more = if pending > COUNTED { "more than " } else { "" };
+        let cause = format!("{more}{} events are not in {label} yet", pending.min(COUNTED));
+        findings.push(Finding::warning("delivery", cause, "run lorchestra events flush"));
+    }
+    if refused > 0 {
+        let cause = format!("{label} refused {refused} events");
+        findings.push(Finding::error(
+            "delivery",
+            cause,
+            "see lorchestra events list --failed, fix the cause, then lorchestra events flush --resend-failed",
+        ));
+    }
+    if uncertain > 0 {
+        let cause = format!("{label}: cannot confirm that {uncertain} events arrived");
+        findings.push(Finding::error("delivery", cause, "see lorchestra events list --uncertain"));
+    }
+}

@@ -1,0 +1,154 @@
+//! `report`: one self-contained HTML page about the last days, for a browser without a network. Reads the store; [`page`] makes the HTML.
+//!
+//! The page has names of jobs, states, causes and times, and no accounts, parameters, messages, output or payloads: it is made to be passed on.
+
+mod page;
+
+use super::history;
+use crate::exit::Code;
+use crate::failure::CommandError;
+use crate::notify::Notices;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use clap::Args;
+use lorchestra_core::host::clock::now_micros;
+use lorchestra_core::store::{RunPoint, RunQuery, RunState, Store, short_id};
+use lorchestra_core::text::path_text;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Strips of time that the days are divided into.
+pub(super) const STRIPS: usize = 120;
+/// Runs in each list of the slowest and the largest.
+const TOP: usize = 10;
+const DAY: i64 = 86_400_000_000;
+
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Number of days to report
+    #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=3660))]
+    days: u16,
+    /// Write to this file, which appears when it is complete, instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// The runs of one job.
+#[derive(Debug, Default)]
+pub(super) struct JobRuns {
+    /// By state.
+    pub(super) counts: BTreeMap<&'static str, u64>,
+    /// Durations of completed runs in microseconds, sorted at the end.
+    pub(super) took: Vec<i64>,
+    /// For each strip of time: runs that completed, and runs that failed or were refused.
+    pub(super) strips: Vec<[u32; 2]>,
+}
+
+/// A run in a list of the slowest or the largest.
+#[derive(Debug)]
+pub(super) struct TopRun {
+    pub(super) job: String,
+    pub(super) short_id: String,
+    pub(super) started_at: i64,
+    pub(super) value: i64,
+}
+
+/// All that the page shows.
+#[derive(Debug, Default)]
+pub(super) struct Summary {
+    pub(super) from: i64,
+    pub(super) until: i64,
+    pub(super) days: u16,
+    pub(super) jobs: BTreeMap<String, JobRuns>,
+    pub(super) causes: BTreeMap<String, u64>,
+    pub(super) slowest: Vec<TopRun>,
+    pub(super) largest: Vec<TopRun>,
+    /// Destinations, with their pending events.
+    pub(super) delivery: Vec<(&'static str, u64)>,
+}
+
+pub(super) fn run(
+    command: &Report,
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Code, CommandError> {
+    let history = history(settings, notices, printer)?;
+    let until = now_micros();
+    let mut summary = Summary { from: until - i64::from(command.days) * DAY, until, days: command.days, ..Summary::default() };
+    if let Some((_, store)) = &history {
+        fill(&mut summary, store)?;
+        for to in &settings.destinations {
+            summary.delivery.push((to.label(), store.pending(to.name())?));
+        }
+    }
+    let html = page::html(&summary);
+    match &command.output {
+        None => printer.line(html.trim_end()),
+        Some(path) => {
+            write(path, &html)?;
+            printer.good(format_args!("report written to {}", path_text(path)));
+        }
+    }
+    Ok(Code::Success)
+}
+
+fn fill(summary: &mut Summary, store: &Store) -> Result<(), CommandError> {
+    let query = RunQuery { since: Some(summary.from), ..RunQuery::default() };
+    let (from, width) = (summary.from, (summary.until - summary.from).max(1));
+    for key in store.keys(&RunQuery::default())? {
+        let name = format!("{}/{}", key.package, key.job);
+        let is_bad = matches!(key.state, RunState::Failed | RunState::Refused);
+        let is_good = key.state == RunState::Completed;
+        let mut points: Vec<RunPoint> = Vec::new();
+        store.points(&key, &query, |point| points.push(point))?;
+        if points.is_empty() {
+            continue;
+        }
+        if is_bad {
+            *summary.causes.entry(key.cause.clone()).or_default() += points.len() as u64;
+        }
+        let job = summary.jobs.entry(name.clone()).or_default();
+        job.strips.resize(STRIPS, [0, 0]);
+        *job.counts.entry(key.state.as_str()).or_default() += points.len() as u64;
+        for point in &points {
+            let strip = (point.started_at - from).max(0).saturating_mul(STRIPS as i64) / width;
+            let strip = usize::try_from(strip).unwrap_or(0).min(STRIPS - 1);
+            job.strips[strip][0] += u32::from(is_good);
+            job.strips[strip][1] += u32::from(is_bad);
+            let took = point.ended_at.map(|ended| ended - point.started_at);
+            job.took.extend(took.filter(|_| is_good));
+            let top = |value: i64| TopRun {
+                job: name.clone(),
+                short_id: short_id(&point.run_id).to_owned(),
+                started_at: point.started_at,
+                value,
+            };
+            keep(&mut summary.slowest, took.unwrap_or(0), top);
+            keep(&mut summary.largest, point.max_rss_kib.and_then(|kib| i64::try_from(kib).ok()).unwrap_or(0), top);
+        }
+    }
+    summary.jobs.values_mut().for_each(|job| job.took.sort_unstable());
+    Ok(())
+}
+
+/// Keeps the runs with the greatest values.
+fn keep(list: &mut Vec<TopRun>, value: i64, run: impl Fn(i64) -> TopRun) {
+    if value <= 0 || list.len() == TOP && list.last().is_some_and(|last| last.value >= value) {
+        return;
+    }
+    let at = list.partition_point(|other| other.value >= value);
+    list.insert(at, run(value));
+    list.truncate(TOP);
+}
+
+fn write(path: &Path, text: &str) -> Result<(), CommandError> {
+    let failed = |error: &std::io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(|e| failed(&e))?;
+    file.write_all(text.as_bytes()).map_err(|e| failed(&e))?;
+    file.as_file().sync_all().map_err(|e| failed(&e))?;
+    file.persist(path).map_err(|e| failed(&e.error))?;
+    Ok(())
+}

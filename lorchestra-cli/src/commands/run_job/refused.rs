@@ -1,0 +1,108 @@
+//! Runs that cannot begin: which of them are recorded as refused, and what is known of them.
+//!
+//! A refusal is recorded when a schedule would want it known: the plugin, a secret, the configuration or another run was in the way. It is not
+//! recorded for a dry run, for help, for a mistake in the command line (exit code 2), for an id that `--run-id` has used before, or for a
+//! package or job that this machine neither configures nor has ever run: that is a mistyped name, which the person sees at once.
+
+use super::RunJob;
+use crate::failure::CommandError;
+use crate::flags::OwnFlags;
+use crate::settings::Settings;
+use lorchestra_core::host::state::StateDir;
+use lorchestra_core::outcome::Cause;
+use lorchestra_core::plan::RunSpec;
+use lorchestra_core::store::{Refusal, Store};
+use lorchestra_core::text;
+use lorchestra_plugin_api::manifest::is_name;
+
+/// Characters of a message that are recorded.
+const MESSAGE: usize = 2000;
+
+/// What is known of a run before it begins: more with every step.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    package: Option<String>,
+    job: Option<String>,
+    account: Option<String>,
+    spec: Option<RunSpec>,
+    pub(super) own: OwnFlags,
+    /// A dry run, or help.
+    only_asks: bool,
+}
+
+impl Asked {
+    /// As far as the words say it, before the job is known.
+    pub(crate) fn of(command: &RunJob) -> Self {
+        let words: Vec<&str> = command.rest.iter().filter_map(|word| word.to_str()).collect();
+        let value_of = |flag: &str| {
+            let joined = words.iter().find_map(|word| word.strip_prefix(flag)?.strip_prefix('='));
+            joined.or_else(|| words.iter().skip_while(|word| **word != flag).nth(1).copied())
+        };
+        Self {
+            package: command.package.clone(),
+            job: command.job.clone(),
+            account: value_of("--account").map(str::to_owned),
+            spec: None,
+            own: command.own.clone(),
+            only_asks: command.help
+                || command.own.dry_run
+                || words.iter().any(|word| matches!(*word, "--dry-run" | "--help" | "-h")),
+        }
+    }
+
+    /// The flags after the job are read.
+    pub(crate) fn own(&mut self, own: &OwnFlags) {
+        self.own = own.clone();
+        self.only_asks |= own.dry_run;
+    }
+
+    /// There is a spec.
+    pub(crate) fn spec(&mut self, spec: &RunSpec) {
+        (self.package, self.job) = (Some(spec.package.clone()), Some(spec.job.clone()));
+        self.account.clone_from(&spec.account);
+        self.spec = Some(spec.clone());
+    }
+
+    /// The refusal to record for a failure. `None`: nothing is recorded.
+    pub(crate) fn refusal(&self, failure: &CommandError, settings: &Settings) -> Option<Refusal> {
+        let refusal = self.unchecked(failure)?;
+        let mistyped = failure.bare && !is_expected(&refusal.package, &refusal.job, settings);
+        (!mistyped).then_some(refusal)
+    }
+
+    /// The same, whether or not the job is one that anybody expects.
+    pub(crate) fn unchecked(&self, failure: &CommandError) -> Option<Refusal> {
+        let cause = failure.refusal()?;
+        // Whoever chose an id and finds its job running, most likely finds that very run: it asks again.
+        if cause == Cause::Overlap && self.own.run_id.is_some() {
+            return None;
+        }
+        let (package, job) = (self.package.clone()?, self.job.clone()?);
+        if self.only_asks || !is_name(&package) || !is_name(&job) {
+            return None;
+        }
+        let spec = self.spec.as_ref();
+        Some(Refusal {
+            package,
+            job,
+            account: self.account.clone(),
+            spec: self.spec.clone(),
+            cause,
+            message: text::shortened(&text::printable(&failure.message), MESSAGE),
+            exit_code: failure.code.number(),
+            requested_run_id: self.own.run_id.map(|run_id| run_id.to_string()),
+            requested_by: spec.map(|spec| &spec.requested_by).or(self.own.requested_by.as_ref()).cloned().unwrap_or_default(),
+            group: spec.map_or_else(|| self.own.group.clone(), |spec| spec.group.clone()),
+        })
+    }
+}
+
+/// Whether this machine configures the job or has run it.
+fn is_expected(package: &str, job: &str, settings: &Settings) -> bool {
+    if settings.jobs.contains_key(&format!("{package}/{job}")) {
+        return true;
+    }
+    let state = StateDir::existing(&settings.state_dir).ok().flatten().filter(|state| state.store().exists());
+    let store = state.and_then(|state| Store::open(&state).ok());
+    store.is_some_and(|store| store.has_run_of(package, Some(job)).unwrap_or(false))
+}

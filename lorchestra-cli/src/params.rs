@@ -1,0 +1,68 @@
+//! Parameters of a job that `config.toml` sets: `[job."package/job".params]`. Gives them to the plan as if they had been typed, before the flags
+//! that were. Pure.
+
+use crate::failure::CommandError;
+use crate::settings::Settings;
+use lorchestra_core::plan::ParamArg;
+use lorchestra_plugin_api::def::ParamKind;
+use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
+use toml::Value;
+
+/// The configured values of parameters that were not typed.
+pub(crate) fn configured(
+    package: &str,
+    job: &JobManifest,
+    typed: &[ParamArg],
+    settings: &Settings,
+) -> Result<Vec<ParamArg>, CommandError> {
+    let full_name = format!("{package}/{}", job.name);
+    let mut given = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for (name, value) in settings.jobs.get(&full_name).iter().flat_map(|config| &config.params) {
+        let key = format!("[job.{full_name:?}.params] {name}");
+        let wrong = |what: &str, hint: &str| CommandError::config(&settings.config_path, &format!("{key}: {what}"), hint);
+        let is_named = |param: &&ParamManifest| param.name == *name || param.flag() == *name;
+        let Some(param) = job.params.iter().find(is_named) else {
+            let known: Vec<&str> = job.params.iter().map(|param| param.name.as_str()).collect();
+            let hint = match lorchestra_core::text::nearest(name, known.iter().copied()).first() {
+                Some(nearest) => format!("did you mean {nearest}?"),
+                None if known.is_empty() => "remove the line".to_owned(),
+                None => format!("it has {}", known.join(", ")),
+            };
+            return Err(wrong(&format!("{full_name} has no such parameter"), &hint));
+        };
+        if param.kind == ParamKind::Secret {
+            let hint = format!("write it under [job.{full_name:?}.secrets], as env:NAME, file:PATH or credential:NAME");
+            return Err(wrong("is a secret, which does not belong here", &hint));
+        }
+        if seen.contains(&param.name.as_str()) {
+            return Err(wrong("it is also set under another name", "remove one of the two lines"));
+        }
+        seen.push(&param.name);
+        if typed.iter().any(|given| given.name.replace('-', "_") == param.name.replace('-', "_")) {
+            continue;
+        }
+        let items = match value {
+            Value::Array(items) => items.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        for item in items {
+            let text =
+                text(item).ok_or_else(|| wrong("is a table or a list in a list", "write a text, a number, true or false"))?;
+            given.push(ParamArg { name: param.name.clone(), text, typed_as: format!("config.toml: params.{name} =") });
+        }
+    }
+    Ok(given)
+}
+
+/// A value as a person would type it.
+fn text(value: &Value) -> Option<String> {
+    Some(match value {
+        Value::String(text) => text.clone(),
+        Value::Integer(number) => number.to_string(),
+        Value::Float(number) => number.to_string(),
+        Value::Boolean(is) => is.to_string(),
+        Value::Datetime(time) => time.to_string(),
+        Value::Array(_) | Value::Table(_) => return None,
+    })
+}

@@ -1,0 +1,136 @@
+//! How each job is doing, for each account: its last success, what came after it, how long it usually takes. Reads only, by the index of
+//! [`super::history`]: what it costs grows with the jobs and accounts, not with the runs.
+
+use super::history::{RunKey, RunQuery};
+use super::{Run, RunState, Store, StoreError};
+use crate::outcome::Cause;
+use rusqlite::params;
+use std::time::Duration;
+
+/// Completed runs of which the usual duration is the median.
+const USUAL: u64 = 15;
+/// Failures in a row that are counted, at most.
+pub const MAX_FAILURES: u64 = 1000;
+
+/// A job for one account.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobHealth {
+    /// Package of the job.
+    pub package: String,
+    /// Name of the job.
+    pub job: String,
+    /// The account; `None`: runs without one.
+    pub account: Option<String>,
+    /// The newest run that completed.
+    pub last_success: Option<Run>,
+    /// The newest run that is over, however it ended.
+    pub last: Option<Run>,
+    /// The newest run that is running.
+    pub running: Option<Run>,
+    /// The newest of the runs that failed or were refused after the last success. A run that was refused because another one was running is none.
+    pub failure: Option<Run>,
+    /// How many those are, counted up to [`MAX_FAILURES`].
+    pub failures: u64,
+    /// Median duration of the last completed runs.
+    pub usual: Option<Duration>,
+}
+
+impl JobHealth {
+    /// A job that has never run.
+    pub fn never_run(package: &str, job: &str) -> Self {
+        Self {
+            package: package.to_owned(),
+            job: job.to_owned(),
+            account: None,
+            last_success: None,
+            last: None,
+            running: None,
+            failure: None,
+            failures: 0,
+            usual: None,
+        }
+    }
+}
+
+impl Store {
+    /// Returns how every job is doing that a query admits, in the order of package, job and account.
+    pub fn health(&self, query: &RunQuery) -> Result<Vec<JobHealth>, StoreError> {
+        let keys = self.keys(query)?;
+        let same_job = |a: &RunKey, b: &RunKey| (&a.package, &a.job, &a.account) == (&b.package, &b.job, &b.account);
+        keys.chunk_by(same_job).map(|keys| self.health_of(keys)).collect()
+    }
+
+    /// Looks through the database for damage: what is wrong, at most a few lines. Reads all of it.
+    pub fn quick_check(&self) -> Result<Vec<String>, StoreError> {
+        self.read("checking the store", |db| {
+            let mut statement = db.prepare("PRAGMA quick_check(3)")?;
+            let lines = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+            Ok(lines.into_iter().filter(|line| line != "ok").collect())
+        })
+    }
+
+    fn health_of(&self, keys: &[RunKey]) -> Result<JobHealth, StoreError> {
+        let all = RunQuery::default();
+        let of = |state: RunState| keys.iter().filter(move |key| key.state == state);
+        let newest = |keys: &mut dyn Iterator<Item = &RunKey>, query: &RunQuery| -> Result<Option<(i64, i64)>, StoreError> {
+            let mut newest = None;
+            for key in keys {
+                newest = newest.max(self.newest(key, query, 1)?.pop());
+            }
+            Ok(newest)
+        };
+        let success = newest(&mut of(RunState::Completed), &all)?;
+        let last = newest(&mut keys.iter().filter(|key| key.state != RunState::Running), &all)?;
+        let running = newest(&mut of(RunState::Running), &all)?;
+        let after = RunQuery { since: success.map(|(started, _)| started.saturating_add(1)), ..RunQuery::default() };
+        let failed = || {
+            keys.iter().filter(|key| {
+                key.state == RunState::Failed || key.state == RunState::Refused && key.cause != Cause::Overlap.as_str()
+            })
+        };
+        let failure = newest(&mut failed(), &after)?;
+        let mut failures = 0;
+        for key in failed() {
+            failures += self.count_since(key, after.since.unwrap_or(i64::MIN))?;
+        }
+        let run = |found: Option<(i64, i64)>| found.map_or(Ok(None), |(_, n)| Ok(self.select("WHERE n = ?1", [n])?.pop()));
+        let key = keys.first();
+        let text = |of: fn(&RunKey) -> &String| key.map(of).cloned().unwrap_or_default();
+        Ok(JobHealth {
+            package: text(|key| &key.package),
+            job: text(|key| &key.job),
+            account: Some(text(|key| &key.account)).filter(|account| !account.is_empty()),
+            last_success: run(success)?,
+            last: run(last)?,
+            running: run(running)?,
+            failure: run(failure)?,
+            failures: failures.min(MAX_FAILURES),
+            usual: self.usual(of(RunState::Completed).next())?,
+        })
+    }
+
+    fn usual(&self, completed: Option<&RunKey>) -> Result<Option<Duration>, StoreError> {
+        let Some(key) = completed else { return Ok(None) };
+        let newest = self.newest(key, &RunQuery::default(), USUAL)?;
+        let mut took = self.read("reading durations", |db| {
+            let mut statement = db.prepare_cached("SELECT ended_at - started_at FROM runs WHERE n = ?1")?;
+            newest.iter().map(|(_, n)| statement.query_row([n], |row| row.get(0))).collect::<Result<Vec<i64>, _>>()
+        })?;
+        took.sort_unstable();
+        Ok(took.get(took.len() / 2).map(|micros| Duration::from_micros(u64::try_from(*micros).unwrap_or(0))))
+    }
+
+    /// Counts the runs of a key that started at or after a time, up to [`MAX_FAILURES`].
+    fn count_since(&self, key: &RunKey, since: i64) -> Result<u64, StoreError> {
+        let RunKey { package, job, account, state, cause } = key;
+        self.read("counting failures", |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT count(*) FROM (SELECT 1 FROM runs
+                 WHERE package = ?1 AND job = ?2 AND account_key = ?3 AND state = ?4 AND cause_key = ?5 AND started_at >= ?6 LIMIT ?7)",
+            )?;
+            let limit = i64::try_from(MAX_FAILURES).unwrap_or(i64::MAX);
+            let values = params![package, job, account, state.as_str(), cause, since, limit];
+            statement.query_row(values, |row| Ok(row.get::<_, i64>(0)?.unsigned_abs()))
+        })
+    }
+}

@@ -1,0 +1,107 @@
+//! Runs that were refused: asked for, and not begun. They are recorded, so that a store whose owner's mail is lost still knows that nothing ran.
+//!
+//! A refused run has no attempt and no `job.started`; its only event is `job.refused`, which is delivered like any other. It never has the id that
+//! a caller chose with `--run-id`: the same call may be made again, and then runs.
+
+use super::event::{OwnEvent, insert_own};
+use super::{RunState, Store, StoreError};
+use crate::host::process::Identity;
+use crate::outcome::Cause;
+use crate::plan::{RequestedBy, RunSpec};
+use rusqlite::params;
+use serde::{Deserialize, Serialize};
+
+/// A run that is refused, as far as it is known.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// Package of the job.
+    pub package: String,
+    /// Name of the job.
+    pub job: String,
+    /// Its account, where one was given.
+    pub account: Option<String>,
+    /// The spec, where it came to one.
+    pub spec: Option<RunSpec>,
+    /// Why.
+    pub cause: Cause,
+    /// The same for people.
+    pub message: String,
+    /// What the command exits with.
+    pub exit_code: u8,
+    /// The id that the caller chose.
+    pub requested_run_id: Option<String>,
+    /// Who asked for it.
+    pub requested_by: RequestedBy,
+    /// The group that it was to be in.
+    pub group: Option<String>,
+}
+
+/// Payload of `job.refused`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "documented in docs/reference/events.md, or at Refusal")]
+pub struct Refused {
+    pub cause: Cause,
+    pub message: String,
+    pub exit_code: u8,
+    pub host: String,
+    pub lorchestra_version: String,
+    pub requested_by: RequestedBy,
+    pub group: Option<String>,
+    pub requested_run_id: Option<String>,
+}
+
+/// Where and when a run was refused.
+#[derive(Debug)]
+pub(crate) struct RefusedAt<'a> {
+    pub(crate) run_id: &'a str,
+    pub(crate) at: i64,
+    pub(crate) host: &'a str,
+    pub(crate) process: &'a Identity,
+    pub(crate) lorchestra_version: &'a str,
+}
+
+impl Store {
+    /// Records a run that was refused, with its only event.
+    pub(crate) fn refuse_run(&mut self, refusal: &Refusal, at: &RefusedAt<'_>) -> Result<(), StoreError> {
+        let Refusal { package, job, account, spec, cause, message, exit_code, requested_run_id, requested_by, group } = refusal;
+        let RefusedAt { run_id, at, host, process, lorchestra_version } = at;
+        let payload = Refused {
+            cause: *cause,
+            message: message.clone(),
+            exit_code: *exit_code,
+            host: (*host).to_owned(),
+            lorchestra_version: (*lorchestra_version).to_owned(),
+            requested_by: requested_by.clone(),
+            group: group.clone(),
+            requested_run_id: requested_run_id.clone(),
+        };
+        let window = spec.as_ref().and_then(|spec| spec.window);
+        self.write("recording the refused run", |tx| {
+            tx.execute(
+                "INSERT INTO runs (run_id, package, job, account, state, cause, message, started_at, ended_at, spec, since, until,
+                    plugin_path, plugin_version, plugin_sha256, location, host, supervisor_pid, supervisor_start, boot_id)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10, ?11, '', '', '', '', ?12, ?13, ?14, ?15)",
+                params![
+                    run_id,
+                    package,
+                    job,
+                    account,
+                    RunState::Refused.as_str(),
+                    cause.as_str(),
+                    message,
+                    at,
+                    spec.as_ref().map(RunSpec::to_json).unwrap_or_default(),
+                    window.and_then(|window| window.since).map(|since| since.timestamp_micros()),
+                    window.map(|window| window.until.timestamp_micros()),
+                    host,
+                    process.pid,
+                    process.start.cast_signed(),
+                    process.boot_id,
+                ],
+            )?;
+            let run = tx.last_insert_rowid();
+            let event = OwnEvent { run, attempt: 0, event_type: "job.refused", at: *at, terminal: true };
+            insert_own(tx, &event, &payload)
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! What `config.toml` says: parameters of jobs, and mistakes in the words of the file. What is printed can be typed again.
+
+use lorchestra_tests::{Fixture, Sandbox};
+use std::fs;
+
+fn sandbox() -> Sandbox {
+    Sandbox::with(&[Fixture::Misbehave, Fixture::Kit])
+}
+
+#[test]
+fn parameters_are_configured_and_a_flag_wins() {
+    let sandbox = sandbox();
+    sandbox.configure("[job.\"misbehave/numbered\".params]\ncount = 3\naccount = \"anna\"\n");
+    let params = |flags: &[&str]| {
+        sandbox.lorchestra(&[&["run-job", "misbehave", "numbered"], flags].concat()).exits(0);
+        let shown = sandbox.lorchestra(&["runs", "show", "last", "--json"]).exits(0).json("lorchestra.runs-show/1");
+        (shown["params"]["count"].as_u64().unwrap(), shown["account"].as_str().map(str::to_owned))
+    };
+    assert_eq!(params(&[]), (3, Some("anna".into())));
+    assert_eq!(params(&["--count", "5"]), (5, Some("anna".into())));
+    assert_eq!(params(&["--param", "account=bert"]), (3, Some("bert".into())));
+    for (config, what, hint) in [
+        ("cuont = 3", "has no such parameter", "did you mean count?"),
+        ("count = \"many\"", "config.toml: params.count =", "--help"),
+        ("count = { n = 3 }", "is a table", "write a text"),
+    ] {
+        sandbox.configure(&format!("[job.\"misbehave/numbered\".params]\n{config}\n"));
+        let refused = sandbox.lorchestra(&["run-job", "misbehave", "numbered"]);
+        assert!(matches!(refused.code(), Some(2 | 78)), "{}", refused.shown());
+        assert!(refused.err().contains(what) && refused.err().contains(hint), "{}", refused.shown());
+    }
+    sandbox.configure("[job.\"kit/optional_secret\".params]\napi_token = \"hunter22\"\n");
+    let refused = sandbox.lorchestra(&["run-job", "kit", "optional_secret"]).exits(78);
+    assert!(refused.err().contains(".secrets]") && !refused.err().contains("hunter22"), "{}", refused.shown());
+}
+
+#[test]
+fn a_mistake_is_described_in_the_words_of_the_file() {
+    let sandbox = sandbox();
+    for (config, what) in [
+        ("retention = \"30d\"", "line 1: retention is string \"30d\", and must be a table: [name], with keys below it"),
+        ("[retention]\nlogs = \"soon\"", "line 2: logs is not a duration; write numbers with the units"),
+        ("locked = \"yes\"", "line 1: locked is string \"yes\", and must be true or false"),
+        ("lokced = true", "unknown key `lokced`"),
+    ] {
+        sandbox.configure(config);
+        let refused = sandbox.lorchestra(&["runs", "list"]).exits(78);
+        assert!(refused.err().contains(what), "{config}: {}", refused.shown());
+        assert!(!refused.err().contains("docs/") && !refused.err().contains("struct"), "{}", refused.shown());
+    }
+}
+
+/// It does not say which package it has: its name does.
+#[test]
+fn a_truncated_library_is_a_plugin_that_cannot_be_used() {
+    let sandbox = sandbox();
+    let library = sandbox.plugins().join("libmisbehave.so");
+    let bytes = fs::read(&library).unwrap();
+    fs::write(&library, &bytes[..bytes.len() / 2]).unwrap();
+    for args in [&["run-job", "misbehave", "noop"][..], &["jobs", "show", "misbehave", "noop"], &["jobs", "list", "misbehave"]] {
+        let refused = sandbox.lorchestra(args).exits(126);
+        assert!(refused.err().starts_with("error: package misbehave cannot be used\n"), "{}", refused.shown());
+        assert!(refused.err().contains("fix: ") || refused.err().contains("copy"), "{}", refused.shown());
+    }
+    sandbox.lorchestra(&["run-job", "misbehav", "noop"]).exits(1);
+}
+
+#[test]
+fn a_duration_can_be_typed_as_it_is_shown() {
+    let sandbox = sandbox();
+    let plan = |value: &str| {
+        let args = ["run-job", "kit", "kinds", "--dry-run", "--json", "--every", value];
+        sandbox.lorchestra(&args)
+    };
+    let (with_unit, bare) = (plan("90s").exits(0), plan("90").exits(0));
+    let params = |ended: &lorchestra_tests::Ended| ended.json("lorchestra.run-spec/1")["params"].clone();
+    assert_eq!(params(&with_unit)["every"], 90);
+    assert_eq!(params(&bare)["every"], 90);
+    plan("1.5").exits(2);
+}

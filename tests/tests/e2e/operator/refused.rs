@@ -1,0 +1,161 @@
+//! A run that cannot begin leaves a trace: a run in the state `refused`, an event, a call of `on_failure`. What nobody scheduled leaves none.
+
+use lorchestra_tests::bigquery::site::{Site, Write};
+use lorchestra_tests::{Event, Fixture, Sandbox, eventually};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+/// With an `on_failure` that appends its standard input to the file `failures`, and a job that has run once.
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave, Fixture::Kit]);
+    configure(&sandbox, "");
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    sandbox
+}
+
+fn configure(sandbox: &Sandbox, more: &str) {
+    sandbox.configure(&format!("on_failure = \"cat >> {}\"\n{more}", sandbox.arg("failures")));
+}
+
+/// The newest run is a refusal like this, with its event, its hook and its line on the screen.
+#[track_caller]
+fn refused(sandbox: &Sandbox, args: &[&str], code: i32, cause: &str, message: &str) -> Value {
+    let before = sandbox.all_runs().len();
+    let called = sandbox.read("failures").lines().count();
+    let ended = sandbox.lorchestra(&[&["run-job"], args].concat()).exits(code);
+    let runs = sandbox.all_runs();
+    assert_eq!(runs.len(), before + 1, "one run more: {}", ended.shown());
+    let run = &runs[0];
+    assert_eq!((run.state(), run.cause()), ("refused", cause), "{run:?}");
+    assert!(run.message().contains(message), "{run:?}");
+    assert!(ended.err().ends_with(&format!("  lorchestra runs show {}\n", run.short())), "{}", ended.shown());
+    let events = sandbox.whole_events_of(run);
+    assert_eq!(events.iter().map(Event::event_type).collect::<Vec<_>>(), ["job.refused"]);
+    assert_eq!(events[0].payload()["exit_code"], code);
+    let failures = sandbox.read("failures");
+    assert_eq!(failures.lines().count(), called + 1, "{failures}");
+    let failure: Value = serde_json::from_str(failures.lines().last().unwrap()).unwrap();
+    assert_eq!((&failure["run_id"], &failure["cause"]), (&json!(run.id()), &json!(cause)));
+    assert_eq!(failure["logs"], format!("lorchestra runs show {}", run.id()));
+    let shown = sandbox.lorchestra(&["runs", "show", "last"]).exits(0);
+    assert!(shown.out().contains("state      refused") && shown.out().contains(message), "{}", shown.shown());
+    run.0.clone()
+}
+
+#[test]
+fn a_plugin_that_is_missing_broken_or_not_trusted() {
+    let sandbox = sandbox();
+    let library = sandbox.plugins().join("libmisbehave.so");
+    fs::set_permissions(&library, fs::Permissions::from_mode(0o666)).unwrap();
+    refused(&sandbox, &["misbehave", "noop"], 126, "plugin", "misbehave cannot be used");
+    // Of a broken file nobody knows the jobs: the account is what was typed.
+    let bytes = fs::read(&library).unwrap();
+    fs::remove_file(&library).unwrap();
+    fs::write(&library, &bytes[..bytes.len() / 2]).unwrap();
+    fs::set_permissions(&library, fs::Permissions::from_mode(0o644)).unwrap();
+    refused(&sandbox, &["misbehave", "noop", "--account", "anna"], 126, "plugin", "misbehave cannot be used");
+    assert_eq!(sandbox.all_runs()[0].0["account"], "anna");
+    fs::remove_file(&library).unwrap();
+    refused(&sandbox, &["misbehave", "noop"], 1, "plugin", "Unknown package: misbehave");
+    let logs = sandbox.lorchestra(&["runs", "logs", "last"]).exits(0);
+    assert!(logs.err().contains("it was refused"), "{}", logs.shown());
+    sandbox.lorchestra(&["runs", "show", "last", "--spec"]).exits(1);
+}
+
+#[test]
+fn a_secret_that_is_missing() {
+    let sandbox = sandbox();
+    let run = refused(&sandbox, &["kit", "optional_secret", "--api-token", "env:NOWHERE"], 2, "secret", "is missing");
+    assert_eq!(run["package"], "kit");
+    // It has come to a spec, which can be run once the secret is there.
+    sandbox.lorchestra(&["runs", "show", "last", "--spec"]).exits(0);
+}
+
+#[test]
+fn a_configuration_that_is_wrong_in_itself_or_for_the_job() {
+    let sandbox = sandbox();
+    configure(&sandbox, "locked = true\n");
+    refused(&sandbox, &["misbehave", "noop"], 78, "config", "only locked plugins may run");
+    configure(&sandbox, "[job.\"misbehave/noop\".secrets]\nnone = \"env:X\"\n");
+    refused(&sandbox, &["misbehave", "noop"], 78, "config", "has no such secret");
+    // A file that is no TOML: its right lines say where the history is and whom to call.
+    let before = sandbox.read("failures").lines().count();
+    configure(&sandbox, "[retention]\nlogs = = 3\n");
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
+    assert!(ended.err().contains("lorchestra runs show "), "{}", ended.shown());
+    assert_eq!(sandbox.read("failures").lines().count(), before + 1);
+    configure(&sandbox, "");
+    let run = &sandbox.all_runs()[0];
+    assert_eq!((run.state(), run.cause()), ("refused", "config"));
+    assert!(run.message().contains("config.toml"), "{run:?}");
+}
+
+#[test]
+fn another_run_that_is_in_the_way() {
+    let sandbox = sandbox();
+    let running = sandbox.start(&["run-job", "misbehave", "wait"]);
+    eventually("it is recorded", || sandbox.all_runs().len() == 2);
+    refused(&sandbox, &["misbehave", "wait"], 75, "overlap", "is already running");
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
+}
+
+/// The same call may be made again: a refusal never has the id that the caller chose.
+#[test]
+fn an_id_that_the_caller_chose_is_not_used_up() {
+    let sandbox = sandbox();
+    let id = "0190a000-0000-7000-8000-00000000beef";
+    let library = sandbox.plugins().join("libmisbehave.so");
+    fs::rename(&library, sandbox.path("away")).unwrap();
+    for _ in 0..2 {
+        let run = refused(&sandbox, &["--run-id", id, "misbehave", "noop"], 1, "plugin", "Unknown package");
+        assert_ne!(run["run_id"], id);
+        assert_eq!(sandbox.events_of(run["run_id"].as_str().unwrap())[0].payload()["requested_run_id"], id);
+    }
+    fs::rename(sandbox.path("away"), &library).unwrap();
+    sandbox.lorchestra(&["run-job", "--run-id", id, "misbehave", "noop"]).exits(0);
+    assert_eq!((sandbox.all_runs()[0].id(), sandbox.all_runs()[0].state()), (id, "completed"));
+    // It has ended: found, whatever is installed now.
+    fs::remove_file(&library).unwrap();
+    let before = sandbox.all_runs().len();
+    sandbox.lorchestra(&["run-job", "--run-id", id, "misbehave", "noop"]);
+    assert!(
+        sandbox.all_runs().iter().filter(|run| run.state() == "completed").count() == 2 && sandbox.all_runs().len() <= before + 1
+    );
+}
+
+#[test]
+fn what_a_person_mistypes_or_only_asks_leaves_no_trace() {
+    let sandbox = sandbox();
+    for (args, code) in [
+        (&["misbehav", "noop"][..], 1),
+        (&["misbehave", "nop"], 1),
+        (&["misbehave", "typed", "--small", "x"], 2),
+        (&["misbehave", "noop", "--nonsense"], 2),
+        (&["--dry-run", "kit", "optional_secret", "--api-token", "env:NOWHERE"], 2),
+        (&["kit", "optional_secret", "--dry-run", "--api-token", "env:NOWHERE"], 2),
+        (&["kit", "optional_secret", "--help"], 0),
+    ] {
+        sandbox.lorchestra(&[&["run-job"], args].concat()).exits(code);
+    }
+    assert_eq!(sandbox.all_runs().len(), 1, "{:?}", sandbox.all_runs());
+    assert_eq!(sandbox.read("failures"), "");
+    // A job that is configured is expected, although it has never run.
+    configure(&sandbox, "[job.\"nowhere/nothing\"]\ntimeout = \"1h\"\n");
+    refused(&sandbox, &["nowhere", "nothing"], 1, "plugin", "Unknown package: nowhere");
+}
+
+#[test]
+fn the_event_is_delivered_at_once() {
+    let site = Site::new(Write::Storage);
+    let sandbox = &site.sandbox;
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    fs::remove_file(sandbox.plugins().join("libmisbehave.so")).unwrap();
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(1);
+    site.all_is_delivered(Write::Storage, "refused");
+    let rows = site.fake.rows(&site.table);
+    let refused = rows.iter().find(|row| row.values["event_type"] == "job.refused").expect("a row");
+    assert_eq!((&refused.values["attempt"], &refused.values["source"]), (&json!(0), &json!("misbehave/noop")));
+}
