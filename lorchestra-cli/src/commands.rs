@@ -12,6 +12,7 @@ mod report;
 pub(crate) mod run_job;
 pub(crate) mod runs;
 mod setup;
+mod shell;
 mod spec_file;
 mod status;
 
@@ -57,6 +58,14 @@ pub(crate) enum Command {
     /// Write a report about the last days as one HTML page
     #[command(before_help = "Examples:\n  lorchestra report -o report.html\n  lorchestra report --days 7 -o week.html")]
     Report(report::Report),
+    /// Print the completion script of a shell
+    #[command(
+        before_help = "Examples:\n  lorchestra completions bash > ~/.local/share/bash-completion/completions/lorchestra\n  lorchestra completions fish > ~/.config/fish/completions/lorchestra.fish"
+    )]
+    Completions(shell::Completions),
+    /// Print the manual page, or write a page for each command
+    #[command(before_help = "Examples:\n  lorchestra man | man -l -\n  lorchestra man --dir ~/.local/share/man/man1")]
+    Man(shell::Man),
     /// Show the settings that apply, and every key of config.toml
     #[command(subcommand, before_help = "Examples:\n  lorchestra config show --origin\n  lorchestra config keys")]
     Config(config::ConfigCommand),
@@ -90,6 +99,8 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
         Command::Plugins(command) => plugins::run(command, settings, printer),
         Command::Runs(command) => runs::run(command, settings, &mut notices, printer),
         Command::Report(command) => report::run(command, settings, &mut notices, printer),
+        Command::Completions(command) => shell::completions(command, printer),
+        Command::Man(command) => shell::man(command, printer),
         Command::Config(command) => config::run(command, settings, printer),
         Command::Doctor(command) => doctor::run(command, settings, &mut notices, printer),
         Command::Status(command) => status::run(command, settings, &mut notices, printer),
@@ -102,11 +113,19 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
     code
 }
 
-/// What a command does that works without settings, or records without them, where the configuration cannot be read.
+/// Handles a command when the configuration cannot be read: some commands work without settings, and a refused run is recorded.
 pub(crate) fn without_settings(args: &Args, failure: &CommandError, printer: &mut Printer) -> Code {
     match &args.command {
         Command::Doctor(command) => return doctor::without_settings(command, failure, printer),
         Command::Config(config::ConfigCommand::Keys) => return config::keys(printer),
+        Command::Completions(_) | Command::Man(_) => {
+            let done = match &args.command {
+                Command::Completions(command) => shell::completions(command, printer),
+                Command::Man(command) => shell::man(command, printer),
+                _ => Ok(Code::Success),
+            };
+            return printer.ended(done);
+        }
         _ => {}
     }
     printer.failure(failure);
@@ -114,8 +133,8 @@ pub(crate) fn without_settings(args: &Args, failure: &CommandError, printer: &mu
     failure.code
 }
 
-/// Records a run that was asked for and cannot begin because the configuration cannot be read: in a history that is there, found by what can
-/// be read of the file.
+/// Records a run that cannot start because the configuration cannot be read. Only an existing history is used; it is located by the keys of
+/// the file that can be read.
 fn refused_without_settings(args: &Args, failure: &CommandError, printer: &mut Printer) {
     let Command::RunJob(command) = &args.command else { return };
     let Some(refusal) = Asked::of(command).unchecked(failure) else { return };
@@ -191,7 +210,7 @@ fn open_and_recover(
     Ok(Some((state, store)))
 }
 
-/// The store, and what was closed in it; `None`: there is none.
+/// Opens the store and returns it with the runs closed on opening. `None` if there is no store.
 fn open_quietly(state: &StateDir, notices: &mut Notices<'_>) -> Result<Option<(Store, Closed)>, CommandError> {
     if !state.store().exists() {
         return Ok(None);

@@ -101,6 +101,12 @@ pub(crate) fn named(params: &[String]) -> Result<Vec<ParamArg>, CommandError> {
     params.iter().map(read).collect()
 }
 
+/// The flags of a job, for completion.
+pub(crate) fn of_job(package: &str, job: &JobManifest) -> Vec<Arg> {
+    let command = command(package, job);
+    command.get_arguments().filter(|arg| arg.get_id().as_str().contains("param:")).cloned().collect()
+}
+
 fn command(package: &str, job: &JobManifest) -> Command {
     let mut command =
         Command::new(format!("lorchestra run-job {package} {}", job.name)).no_binary_name(true).next_help_heading("Job flags");

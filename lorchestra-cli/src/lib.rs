@@ -11,6 +11,7 @@ mod argv;
 mod bar;
 mod bigquery;
 mod commands;
+mod complete;
 mod config;
 mod destinations;
 mod exit;
@@ -45,6 +46,7 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == lorchestra_core::run::worker::ARGUMENT) {
         return lorchestra_core::run::worker::main();
     }
+    complete::answer();
     stream::report_panics();
     let code = command();
     // Waits for pending output, within limits.
@@ -54,6 +56,9 @@ pub fn main() -> ExitCode {
 
 fn command() -> ExitCode {
     let mut printer = Printer::new();
+    if version_as_json(&mut printer) {
+        return printer.finish(exit::Code::Success);
+    }
     let args = match args::Args::read(std::env::args_os()) {
         Ok(args) => args,
         Err(error) => {
@@ -95,4 +100,21 @@ fn diagnostics(verbose: u8) {
         .log_internal_errors(false)
         .with_target(false)
         .init();
+}
+
+/// Answers `--version --json`, which clap would end before it has read both.
+fn version_as_json(printer: &mut Printer) -> bool {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let is_version = |word: &std::ffi::OsString| word == "--version" || word == "-V";
+    let asked = words.len() == 2 && words.iter().any(|word| word == "--json") && words.iter().any(is_version);
+    if asked {
+        printer.json(&serde_json::json!({
+            "schema": "lorchestra.version/1",
+            "version": env!("CARGO_PKG_VERSION"),
+            "revision": option_env!("LORCHESTRA_REVISION"),
+            "abi_revision": lorchestra_plugin_api::abi::ABI_REVISION,
+            "target": format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+        }));
+    }
+    asked
 }

@@ -1,11 +1,13 @@
 //! `jobs list` and `jobs show`: the contents of the libraries, without running any of their code.
 
+use crate::complete;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::{PLUGIN_DIRECTORY, PLUGIN_FLAG, Settings};
 use crate::show;
 use clap::Subcommand;
+use clap_complete::engine::ArgValueCompleter;
 use lorchestra_core::packages::catalog::{Catalog, Lookup, Package, Problem, SearchOutcome, Searched};
 use lorchestra_core::text::{self, one_line, printable};
 use lorchestra_plugin_api::manifest::JobManifest;
@@ -20,6 +22,7 @@ pub(crate) enum Jobs {
     #[command(before_help = "Examples:\n  lorchestra jobs list\n  lorchestra jobs list ingester\n  lorchestra jobs list --json")]
     List {
         /// List only this package's jobs
+        #[arg(add = ArgValueCompleter::new(complete::packages))]
         package: Option<String>,
         /// Print only names, as on a pipe
         #[arg(long)]
@@ -32,8 +35,10 @@ pub(crate) enum Jobs {
     #[command(before_help = "Example:\n  lorchestra jobs show ingester extract_gmail")]
     Show {
         /// Package name
+        #[arg(add = ArgValueCompleter::new(complete::packages))]
         package: String,
         /// Job name
+        #[arg(add = ArgValueCompleter::new(complete::jobs))]
         job: String,
         /// Print one JSON object (schema lorchestra.jobs-show/1)
         #[arg(long)]
@@ -91,7 +96,7 @@ fn list(catalog: &Catalog, names: bool, printer: &mut Printer) -> Code {
     Code::Success
 }
 
-/// The jobs of a package: names, and on a terminal also the first line of each docstring. A pipe has names only, as scripts expect.
+/// Lists the jobs of a package. A terminal also shows the first line of each docstring; a pipe gets only names, as scripts expect.
 fn job_lines(package: &Package, names: bool, printer: &mut Printer) {
     let jobs = show::jobs(package);
     let width = printer.width().filter(|_| !names);

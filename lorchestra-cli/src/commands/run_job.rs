@@ -7,6 +7,7 @@ use super::jobs::unknown_policies;
 use super::spec_file;
 use super::{bookmarks, delivery, find_job, locked_to, second_store};
 use crate::bar::Bar;
+use crate::complete;
 use crate::config::JobConfig;
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -20,6 +21,7 @@ use crate::secrets::{self, Configured};
 use crate::settings::Settings;
 use chrono::Utc;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::packages::catalog::Catalog;
@@ -44,7 +46,7 @@ struct Invocation<'a, 'b> {
     verbose: u8,
     notices: &'a mut Notices<'b>,
     printer: &'a mut Printer,
-    /// What is known of the run so far.
+    /// The facts about the run that are known so far.
     asked: Asked,
 }
 
@@ -83,11 +85,11 @@ pub(crate) struct RunJob {
     pub(crate) spec: Option<PathBuf>,
 
     /// Package name
-    #[arg(required_unless_present_any = ["help", "spec"])]
+    #[arg(required_unless_present_any = ["help", "spec"], add = ArgValueCompleter::new(complete::packages))]
     pub(crate) package: Option<String>,
 
     /// Job name
-    #[arg(required_unless_present_any = ["help", "spec"])]
+    #[arg(required_unless_present_any = ["help", "spec"], add = ArgValueCompleter::new(complete::jobs))]
     pub(crate) job: Option<String>,
 
     /// Flags of the job (see `lorchestra run-job PACKAGE JOB --help`)
@@ -108,7 +110,7 @@ pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, mut notice
             failure.code
         }
     };
-    // Also where no run was begun: one that a dead supervisor had left may have been closed on the way.
+    // Needed even if no run started: a run left by a dead supervisor may have been closed.
     notices.send(signals.as_mut(), printer);
     code
 }
@@ -282,7 +284,7 @@ impl Invocation<'_, '_> {
         Ok(Ok(Planned { spec, library: package.path.clone(), secrets, own, lock }))
     }
 
-    /// Records that the run could not begin, and delivers the event that says so. What goes wrong with that is only traced: the failure itself
+    /// Records that the run could not start, and delivers the event that reports it. Errors of this are only traced, because the failure itself
     /// has been printed.
     fn refuse(&mut self, failure: &CommandError, signals: &mut Option<Signals>) {
         let Some(refusal) = self.asked.refusal(failure, self.settings) else { return };
@@ -375,7 +377,7 @@ fn code(launched: &Launched) -> Code {
     let code = match &launched.result {
         RunResult::Ended(ended) => of_outcome(&ended.terminal.outcome()),
         RunResult::Skipped { .. } => Code::Success,
-        // Nobody's id is that of a run that was refused.
+        // A refused run never has an id that a caller chose.
         RunResult::Found { run, terminal } => {
             let signal = terminal.as_ref().and_then(|terminal| terminal.failure.as_ref()?.signal);
             run.cause.map_or(Code::Success, |cause| of_failure(cause, signal))

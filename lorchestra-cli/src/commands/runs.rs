@@ -7,6 +7,7 @@ mod show;
 mod stop;
 
 use super::{find_run, history};
+use crate::complete;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::Notices;
@@ -14,6 +15,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show::exact_time;
 use clap::Subcommand;
+use clap_complete::engine::ArgValueCompleter;
 pub(crate) use list::{RunList, why};
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::{Run, Store, short_id};
@@ -33,6 +35,7 @@ pub(crate) enum Runs {
     )]
     Show {
         /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB for its newest run
+        #[arg(add = ArgValueCompleter::new(complete::runs))]
         run: String,
         /// Print one JSON object (schema lorchestra.runs-show/1)
         #[arg(long)]
@@ -45,6 +48,7 @@ pub(crate) enum Runs {
     #[command(before_help = "Examples:\n  lorchestra runs logs last\n  lorchestra runs logs ingester/extract_gmail --trace")]
     Logs {
         /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB for its newest run
+        #[arg(add = ArgValueCompleter::new(complete::runs))]
         run: String,
         /// Print the job's trace instead, one JSON object per line
         #[arg(long)]
@@ -64,6 +68,7 @@ pub(crate) enum Runs {
     #[command(before_help = "Example:\n  lorchestra runs stop 7c41d03f")]
     Stop {
         /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB for its newest run
+        #[arg(add = ArgValueCompleter::new(complete::runs))]
         run: String,
     },
 }
@@ -116,7 +121,7 @@ fn named(history: Option<(StateDir, Store)>, settings: &Settings, text: &str) ->
     Ok((state, store, run))
 }
 
-/// How long a run took, if it is over.
+/// Returns the duration of a run, if it has ended.
 pub(crate) fn duration(run: &Run) -> Option<Duration> {
     Some(Duration::from_micros(u64::try_from(run.ended_at? - run.started_at).unwrap_or(0)))
 }

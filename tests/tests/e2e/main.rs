@@ -39,7 +39,9 @@ mod operator {
     mod doctor;
     mod history;
     mod names;
+    mod output;
     mod refused;
+    mod shell;
     mod status;
 }
 

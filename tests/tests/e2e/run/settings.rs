@@ -259,7 +259,7 @@ fn an_obstacle_to_the_state_directory_is_named() {
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
     let file = sandbox.arg("file");
     assert!(ended.err().contains(&format!("{file} is not a directory (")), "{}", ended.shown());
-    assert!(ended.err().contains(&format!("\n  move {file} away\n")), "{}", ended.shown());
+    assert!(ended.err().contains(&format!("\n  choose a path other than {file}\n")), "{}", ended.shown());
 }
 
 #[test]

@@ -1,0 +1,85 @@
+//! Completion of command lines: the shell asks this binary (variable `COMPLETE`), which answers from the plugin directory and the store, so that
+//! packages, jobs, their flags and runs are those that exist now. Reads manifests and never runs plugin code; prints nothing but candidates.
+
+use crate::args::Args;
+use crate::flags::{self, GlobalFlags};
+use crate::settings::Settings;
+use crate::show;
+use clap::CommandFactory;
+use clap_complete::CompleteEnv;
+use clap_complete::engine::CompletionCandidate;
+use lorchestra_core::host::clock::now_micros;
+use lorchestra_core::host::state::StateDir;
+use lorchestra_core::packages::catalog::Catalog;
+use lorchestra_core::store::{RunFilter, Store, short_id};
+use std::ffi::{OsStr, OsString};
+
+/// Runs that are offered.
+const RUNS: u64 = 20;
+
+/// Answers the shell and exits, if it is the shell that asks.
+pub(crate) fn answer() {
+    CompleteEnv::with_factory(command).complete();
+}
+
+/// The command line, with the flags of the job that is being typed.
+fn command() -> clap::Command {
+    let command = Args::command();
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let Some((package, job)) = named_job(&words) else { return command };
+    let Some(catalog) = catalog() else { return command };
+    let manifest = catalog.find(&package).ok().and_then(|package| package.manifest().ok());
+    let Some(job) = manifest.and_then(|manifest| manifest.job(&job).cloned()) else { return command };
+    command.mut_subcommand("run-job", |run_job| run_job.args(flags::of_job(&package, &job)))
+}
+
+/// PACKAGE and JOB after `run-job`, as far as they are typed.
+fn named_job(words: &[OsString]) -> Option<(String, String)> {
+    let after = words.iter().skip_while(|word| *word != "run-job").skip(1);
+    let mut names = after.filter_map(|word| word.to_str()).filter(|word| !word.is_empty() && !word.starts_with('-'));
+    Some((names.next()?.to_owned(), names.next()?.to_owned()))
+}
+
+fn catalog() -> Option<Catalog> {
+    let settings = Settings::read(&GlobalFlags::default()).ok()?;
+    Some(Catalog::scan(&settings.plugin_dirs))
+}
+
+fn starting_with(current: &OsStr, names: impl IntoIterator<Item = String>) -> Vec<CompletionCandidate> {
+    let current = current.to_string_lossy();
+    names.into_iter().filter(|name| name.starts_with(&*current)).map(CompletionCandidate::new).collect()
+}
+
+/// Names of packages.
+pub(crate) fn packages(current: &OsStr) -> Vec<CompletionCandidate> {
+    let catalog = catalog();
+    let names = catalog.iter().flat_map(|catalog| catalog.packages.iter().map(|package| package.outline.package.clone()));
+    starting_with(current, names.collect::<Vec<_>>())
+}
+
+/// Names of jobs of the package that was typed before.
+pub(crate) fn jobs(current: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(catalog) = catalog() else { return Vec::new() };
+    let words: Vec<String> = std::env::args().collect();
+    let package = catalog.packages.iter().find(|package| words.contains(&package.outline.package));
+    starting_with(current, package.into_iter().flat_map(|package| show::job_names(package).into_iter().map(str::to_owned)))
+}
+
+/// The newest runs, by short id.
+pub(crate) fn runs(current: &OsStr) -> Vec<CompletionCandidate> {
+    let found = || {
+        let settings = Settings::read(&GlobalFlags::default()).ok()?;
+        let state = StateDir::existing(&settings.state_dir).ok()??;
+        // Opening would make one.
+        let store = Store::open(&state).ok().filter(|_| state.store().exists())?;
+        store.runs(&RunFilter { running: false, limit: Some(RUNS) }).ok()
+    };
+    let current = current.to_string_lossy();
+    let runs = found().unwrap_or_default();
+    let ids = runs.iter().map(|run| {
+        let what = format!("{}/{} {} {}", run.package, run.job, run.state.as_str(), show::age(now_micros(), run.started_at));
+        CompletionCandidate::new(short_id(&run.run_id)).help(Some(what.into()))
+    });
+    let all = std::iter::once(CompletionCandidate::new("last")).chain(ids);
+    all.filter(|candidate| candidate.get_value().to_string_lossy().starts_with(&*current)).collect()
+}

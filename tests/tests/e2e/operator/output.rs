@@ -1,0 +1,123 @@
+//! What leaves the store, and what is removed from it: `events export`, `report`, `runs prune`; `jobs list` on a terminal.
+
+use lorchestra_tests::terminal::Terminal;
+use lorchestra_tests::{Fixture, Sandbox, eventually};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+fn sandbox() -> Sandbox {
+    Sandbox::with(&[Fixture::Misbehave, Fixture::Kit])
+}
+
+#[test]
+fn events_are_exported_as_lines_of_json_and_as_csv() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "3"]).exits(0);
+    sandbox.lorchestra(&["run-job", "misbehave", "confide", "--about", "anna, \"b\"", "--secret", "s", "--count", "1"]).exits(0);
+    let listed = sandbox.lorchestra(&["events", "list", "--json", "--payload"]).exits(0);
+    let exported = sandbox.lorchestra(&["events", "export", "--format", "jsonl"]).exits(0);
+    assert_eq!(exported.out(), listed.out(), "one line for each event, as events list has it");
+    let of_run = sandbox.lorchestra(&["events", "export", "--format", "jsonl", "--run", "last", "--type", "confided"]).exits(0);
+    assert_eq!(of_run.out().lines().count(), 1);
+    let csv = sandbox.lorchestra(&["events", "export", "--format", "csv", "-o", &sandbox.arg("events.csv")]).exits(0);
+    assert!(csv.out().contains("events exported to"), "{}", csv.shown());
+    let text = sandbox.read("events.csv");
+    assert!(text.starts_with("event_id,event_type,source,"), "{text}");
+    assert!(text.contains(",\"anna, \"\"b\"\"\",\"{\"\"n\"\":0,"), "{text}");
+    assert_eq!(text.lines().count(), 1 + exported.out().lines().count());
+    let mode = fs::metadata(sandbox.path("events.csv")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "it has payloads");
+    sandbox.lorchestra(&["events", "export", "--format", "csv", "-o", "/nowhere/events.csv"]).exits(74);
+    sandbox.lorchestra(&["events", "export"]).exits(2);
+}
+
+#[test]
+fn a_report_is_one_page_that_loads_nothing() {
+    let sandbox = sandbox();
+    let empty = sandbox.lorchestra(&["report"]).exits(0);
+    assert!(empty.out().starts_with("<!DOCTYPE html>") && empty.out().contains("No run in this time."), "{}", empty.shown());
+    sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--account", "private-name"]).exits(0);
+    sandbox.lorchestra(&["run-job", "misbehave", "panic_now"]).exits(1);
+    let written = sandbox.lorchestra(&["report", "--days", "7", "-o", &sandbox.arg("report.html")]).exits(0);
+    assert!(written.out().starts_with("✓ report written to "), "{}", written.shown());
+    let page = sandbox.read("report.html");
+    for part in
+        ["misbehave/numbered", "50.0 %", "<svg", "panic", sandbox.runs()[0].short(), "Slowest runs", "Runs with most memory"]
+    {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    for outside in ["http://", "https://", "<script", "private-name", "the answer"] {
+        assert!(!page.contains(outside), "{outside}: {page}");
+    }
+}
+
+#[test]
+fn old_runs_are_removed_at_once_and_only_counted_in_a_dry_run() {
+    let sandbox = sandbox();
+    let none = sandbox.lorchestra(&["runs", "prune"]).exits(0);
+    assert!(none.err().starts_with("No runs yet"), "{}", none.shown());
+    for _ in 0..3 {
+        sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    }
+    let young = sandbox.lorchestra(&["runs", "prune", "--dry-run"]).exits(0);
+    assert_eq!(young.out(), "would remove 0 runs and the logs of 0\n");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    // The newest event stays, and so does its run.
+    let counted = sandbox.lorchestra(&["runs", "prune", "--older-than", "1s", "--dry-run"]).exits(0);
+    assert_eq!(counted.out(), "would remove 2 runs and the logs of 3\n");
+    assert_eq!(sandbox.runs().len(), 3, "nothing was removed");
+    let pruned = sandbox.lorchestra(&["runs", "prune", "--older-than", "1s"]).exits(0);
+    assert!(pruned.out().starts_with("✓ removed 2 runs, the logs of "), "{}", pruned.shown());
+    assert_eq!(sandbox.runs().len(), 1);
+    // What a destination has not received stays.
+    sandbox.configure(&format!("[destinations.jsonl]\ndir = \"{}\"", sandbox.arg("nowhere")));
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let kept = sandbox.lorchestra(&["runs", "prune", "--older-than", "1s"]).exits(0);
+    assert!(kept.err().contains("with undelivered events stay"), "{}", kept.shown());
+    assert_eq!(sandbox.runs().len(), 3);
+}
+
+#[test]
+fn jobs_have_their_first_line_on_a_terminal_and_names_alone_on_a_pipe() {
+    let sandbox = sandbox();
+    let piped = sandbox.lorchestra(&["jobs", "list", "kit"]).exits(0);
+    assert!(piped.out().contains("\n  kinds\n") && !piped.out().contains("Emits its"), "{}", piped.shown());
+    let shown = |args: &[&str]| {
+        let terminal = Terminal::open();
+        assert!(sandbox.command(args).stdout(terminal.stdio()).status().unwrap().success());
+        eventually("it is shown", || terminal.shown().contains("kinds"));
+        terminal.shown().replace('\r', "")
+    };
+    let listed = shown(&["jobs", "list", "kit"]);
+    assert!(listed.contains("  kinds ") && listed.contains("Emits its parameters."), "{listed}");
+    assert!(listed.lines().all(|line| line.chars().count() <= 80), "{listed}");
+    assert_eq!(shown(&["jobs", "list", "kit", "--names"]), piped.out());
+}
+
+#[test]
+fn settings_are_shown_with_their_origins() {
+    let sandbox = sandbox();
+    sandbox.configure("[retention]\nlogs = \"7d\"\n[job.\"misbehave/noop\"]\ntimeout = \"1h\"\n");
+    let shown = sandbox.lorchestra(&["config", "show", "--origin"]).exits(0);
+    assert!(shown.out().contains("retention.logs = 7d  (") && shown.out().contains("config.toml)"), "{}", shown.shown());
+    assert!(shown.out().contains("retention.runs = 365d  (default)"), "{}", shown.shown());
+    let json = sandbox.lorchestra(&["config", "show", "--json"]).exits(0).json("lorchestra.config/1");
+    let origin = |key: &str| -> Value {
+        json["settings"].as_array().unwrap().iter().find(|setting| setting["key"] == key).unwrap()["origin"].clone()
+    };
+    assert_eq!(origin("locked"), "default");
+    assert!(origin("retention.logs").as_str().unwrap().ends_with("config.toml"));
+    // Another file; one that is not there is no empty one.
+    fs::write(sandbox.path("other.toml"), "locked = true\n").unwrap();
+    let other = sandbox.lorchestra(&["--config", "other.toml", "config", "show"]).exits(0);
+    assert!(other.out().contains("locked = true"), "{}", other.shown());
+    sandbox.lorchestra(&["runs", "list", "--config", "/nowhere.toml"]).exits(78);
+    sandbox.lorchestra(&["--config", "other.toml", "run-job", "misbehave", "noop"]).exits(78);
+    // Also where nothing can be read.
+    sandbox.configure("= =");
+    let keys = sandbox.lorchestra(&["config", "keys"]).exits(0);
+    assert!(keys.out().contains("retention.logs") && keys.out().contains("expect_every"), "{}", keys.shown());
+}

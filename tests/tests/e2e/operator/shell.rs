@@ -1,0 +1,50 @@
+//! What a shell asks and a pager reads: completions of what is installed now, man pages, the version as JSON.
+
+use lorchestra_tests::{Fixture, Running, Sandbox};
+
+fn sandbox() -> Sandbox {
+    Sandbox::with(&[Fixture::Misbehave, Fixture::Kit])
+}
+
+/// What bash is offered for the last of these words.
+fn offered(sandbox: &Sandbox, words: &[&str]) -> Vec<String> {
+    let args = [&["--", "lorchestra"], words].concat();
+    let mut command = sandbox.command(&args);
+    command.env("COMPLETE", "bash").env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_INDEX", words.len().to_string());
+    let ended = Running::start(command).wait().exits(0);
+    ended.out().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn packages_jobs_flags_and_runs_of_this_machine_are_completed() {
+    let sandbox = sandbox();
+    assert!(offered(&sandbox, &["run"]).contains(&"run-job".to_owned()));
+    assert_eq!(offered(&sandbox, &["run-job", "mis"]), ["misbehave"]);
+    assert_eq!(offered(&sandbox, &["run-job", "kit", "ki"]), ["kinds"]);
+    assert_eq!(offered(&sandbox, &["jobs", "show", "kit", "ki"]), ["kinds"]);
+    let flags = offered(&sandbox, &["run-job", "kit", "kinds", "--ever"]);
+    assert_eq!(flags, ["--every"], "a flag of the job");
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let runs = offered(&sandbox, &["runs", "show", ""]);
+    assert!(runs.contains(&"last".to_owned()) && runs.contains(&sandbox.runs()[0].short().to_owned()), "{runs:?}");
+    // Nothing is offered where nothing can be read, and nothing is printed about it.
+    sandbox.configure("= =");
+    assert!(offered(&sandbox, &["run-job", "mis"]).is_empty());
+}
+
+#[test]
+fn scripts_man_pages_and_the_version_are_printed() {
+    let sandbox = sandbox();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = sandbox.lorchestra(&["completions", shell]).exits(0);
+        assert!(script.out().contains("COMPLETE") && script.out().contains("lorchestra"), "{}", script.shown());
+    }
+    sandbox.lorchestra(&["completions", "tcsh"]).exits(2);
+    let page = sandbox.lorchestra(&["man"]).exits(0);
+    assert!(page.out().contains(".TH lorchestra 1") && page.out().contains("run\\-job"), "{}", page.shown());
+    sandbox.lorchestra(&["man", "--dir", &sandbox.arg("man1")]).exits(0);
+    assert!(sandbox.read("man1/lorchestra-runs-list.1").contains("\\-\\-state"));
+    let version = sandbox.lorchestra(&["--version", "--json"]).exits(0).json("lorchestra.version/1");
+    assert_eq!((&version["version"], &version["abi_revision"]), (&"0.1.0".into(), &1.into()));
+    assert_eq!(sandbox.lorchestra(&["--version"]).exits(0).out(), "lorchestra 0.1.0\n");
+}
