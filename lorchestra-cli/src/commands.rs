@@ -113,7 +113,7 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
     code
 }
 
-/// What a command does that works without settings, or records without them, where the configuration cannot be read.
+/// Handles a command when the configuration cannot be read: some commands work without settings, and a refused run is recorded.
 pub(crate) fn without_settings(args: &Args, failure: &CommandError, printer: &mut Printer) -> Code {
     match &args.command {
         Command::Doctor(command) => return doctor::without_settings(command, failure, printer),
@@ -133,8 +133,8 @@ pub(crate) fn without_settings(args: &Args, failure: &CommandError, printer: &mu
     failure.code
 }
 
-/// Records a run that was asked for and cannot begin because the configuration cannot be read: in a history that is there, found by what can
-/// be read of the file.
+/// Records a run that cannot start because the configuration cannot be read. Only an existing history is used; it is located by the keys of
+/// the file that can be read.
 fn refused_without_settings(args: &Args, failure: &CommandError, printer: &mut Printer) {
     let Command::RunJob(command) = &args.command else { return };
     let Some(refusal) = Asked::of(command).unchecked(failure) else { return };
@@ -210,7 +210,7 @@ fn open_and_recover(
     Ok(Some((state, store)))
 }
 
-/// The store, and what was closed in it; `None`: there is none.
+/// Opens the store and returns it with the runs closed on opening. `None` if there is no store.
 fn open_quietly(state: &StateDir, notices: &mut Notices<'_>) -> Result<Option<(Store, Closed)>, CommandError> {
     if !state.store().exists() {
         return Ok(None);

@@ -14,15 +14,15 @@ use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::store::{RunFilter, Store, short_id};
 use std::ffi::{OsStr, OsString};
 
-/// Runs that are offered.
+/// Maximum number of runs offered as candidates.
 const RUNS: u64 = 20;
 
-/// Answers the shell and exits, if it is the shell that asks.
+/// If the shell requests completions, prints them and exits.
 pub(crate) fn answer() {
     CompleteEnv::with_factory(command).complete();
 }
 
-/// The command line, with the flags of the job that is being typed.
+/// Returns the command line definition, including the flags of the job on the command line.
 fn command() -> clap::Command {
     let command = Args::command();
     let words: Vec<OsString> = std::env::args_os().collect();
@@ -33,7 +33,7 @@ fn command() -> clap::Command {
     command.mut_subcommand("run-job", |run_job| run_job.args(flags::of_job(&package, &job)))
 }
 
-/// PACKAGE and JOB after `run-job`, as far as they are typed.
+/// Returns PACKAGE and JOB after `run-job`, if they are on the command line.
 fn named_job(words: &[OsString]) -> Option<(String, String)> {
     let after = words.iter().skip_while(|word| *word != "run-job").skip(1);
     let mut names = after.filter_map(|word| word.to_str()).filter(|word| !word.is_empty() && !word.starts_with('-'));
@@ -50,14 +50,14 @@ fn starting_with(current: &OsStr, names: impl IntoIterator<Item = String>) -> Ve
     names.into_iter().filter(|name| name.starts_with(&*current)).map(CompletionCandidate::new).collect()
 }
 
-/// Names of packages.
+/// Completes names of packages.
 pub(crate) fn packages(current: &OsStr) -> Vec<CompletionCandidate> {
     let catalog = catalog();
     let names = catalog.iter().flat_map(|catalog| catalog.packages.iter().map(|package| package.outline.package.clone()));
     starting_with(current, names.collect::<Vec<_>>())
 }
 
-/// Names of jobs of the package that was typed before.
+/// Completes names of jobs of the package before the cursor.
 pub(crate) fn jobs(current: &OsStr) -> Vec<CompletionCandidate> {
     let Some(catalog) = catalog() else { return Vec::new() };
     let words: Vec<String> = std::env::args().collect();
@@ -65,12 +65,12 @@ pub(crate) fn jobs(current: &OsStr) -> Vec<CompletionCandidate> {
     starting_with(current, package.into_iter().flat_map(|package| show::job_names(package).into_iter().map(str::to_owned)))
 }
 
-/// The newest runs, by short id.
+/// Completes the short ids of the newest runs.
 pub(crate) fn runs(current: &OsStr) -> Vec<CompletionCandidate> {
     let found = || {
         let settings = Settings::read(&GlobalFlags::default()).ok()?;
         let state = StateDir::existing(&settings.state_dir).ok()??;
-        // Opening would make one.
+        // Opening it would create a store.
         let store = Store::open(&state).ok().filter(|_| state.store().exists())?;
         store.runs(&RunFilter { running: false, limit: Some(RUNS) }).ok()
     };

@@ -33,7 +33,7 @@ pub(crate) struct Config {
     pub(crate) delivery: DeliveryConfig,
     /// Settings by `package/job`.
     pub(crate) job: BTreeMap<String, JobConfig>,
-    /// The keys that the file has, with their tables.
+    /// The keys in the file, with their tables.
     #[serde(skip)]
     pub(crate) configured: ConfiguredKeys,
 }
@@ -153,7 +153,7 @@ pub(crate) struct JobConfig {
     /// The longest time between two successes that `status` accepts.
     #[serde(deserialize_with = "every")]
     pub(crate) expect_every: Option<Duration>,
-    /// Values of parameters that are not typed, by parameter.
+    /// Values for parameters that are not given on the command line, by parameter.
     pub(crate) params: BTreeMap<String, toml::Value>,
     /// The source of each secret, by parameter.
     pub(crate) secrets: BTreeMap<String, String>,
@@ -253,7 +253,7 @@ fn rotate_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>
     size::parse(&text).map(Some).map_err(|why| serde::de::Error::custom(format!("{text:?}: {why}")))
 }
 
-/// What shows every key, whatever is in the file.
+/// The command that lists all keys, even if the file is invalid.
 const KEYS: &str = "run lorchestra config keys to see every key";
 
 /// Maximum size of the file in bytes: a bound on memory for a file of any origin.
@@ -347,7 +347,7 @@ impl Config {
     }
 }
 
-/// The names of all keys in a table and those below it.
+/// Collects the names of all keys in a table and its subtables.
 fn dotted(table: &toml::Table, above: &str, names: &mut Vec<String>) {
     for (key, value) in table {
         let name = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
@@ -363,7 +363,7 @@ pub(crate) fn secret_key(job: &str, name: &str) -> String {
     format!("[job.{job:?}.secrets] {name}")
 }
 
-/// serde's message in the words of the file: tables, lists and keys instead of structs, sequences and fields.
+/// Rewrites serde's message in the terms of the file: tables, lists and keys instead of structs, sequences and fields.
 fn plain(message: &str) -> String {
     let message = message.replace("unknown field ", "unknown key ").replace("unknown variant ", "unknown value ");
     let Some((found, expected)) = message.split_once(", expected ").filter(|_| message.starts_with("invalid type: ")) else {
@@ -375,14 +375,14 @@ fn plain(message: &str) -> String {
         "a boolean" => "true or false",
         "a string" | "a path string" => "a text in quotes",
         "u32" | "u64" | "i64" => "a whole number",
-        // A table of a kind that has a name only in the source.
+        // A table whose type has a name only in the source.
         other if other.starts_with("struct ") || other == "a map" => "a table: [name], with keys below it",
         other => other,
     };
     format!("is {found}, and must be {expected}")
 }
 
-/// A message with the key that its place in the file belongs to; the value is not repeated, which may be a secret.
+/// Adds to a message the key at its position in the file. The value is not repeated because it may be a secret.
 fn of_key(text: &str, at: usize, message: &str) -> String {
     let line = text[..at].rsplit('\n').next().unwrap_or_default().len();
     let line = text[at - line..].lines().next().unwrap_or_default();
@@ -465,7 +465,7 @@ mod tests {
             ("state_dir = \"~/state\"", "not absolute", "~ is not expanded"),
             ("state_dir = ", "line 1", "config keys"),
             ("[retention]\nruns = \"0s\"", "line 2: runs: a retention of 0", "config keys"),
-            // The nearest of its own table; of another one it would be refused there too.
+            // Suggests only keys of the same table: a key of another table would be refused here too.
             ("[retention]\nrun = \"1d\"", "line 2: unknown key `run`", "did you mean `runs`?"),
             ("[job.\"a/b\"]\ntimeuot = \"1d\"", "line 2: unknown key `timeuot`", "did you mean `timeout`?"),
             ("log = \"1d\"", "line 1: unknown key `log`", "did you mean `logs`?"),

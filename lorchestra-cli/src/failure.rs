@@ -30,7 +30,7 @@ pub(crate) struct CommandError {
     pub(crate) message: String,
     /// Whether the message has no prefix.
     pub(crate) bare: bool,
-    /// Why a run is recorded as refused, where the code does not say it.
+    /// The cause with which a run is recorded as refused, if the code does not determine it.
     pub(crate) refused: Option<Cause>,
     /// What to do, or where the command searched; one line each.
     pub(crate) hints: Vec<String>,
@@ -49,24 +49,24 @@ impl CommandError {
         self
     }
 
-    /// Names the cause for which a run is refused.
+    /// Sets the cause for which a run is refused.
     pub(crate) fn refusing(self, cause: Cause) -> Self {
         Self { refused: Some(cause), ..self }
     }
 
-    /// Why a run that ends with this is refused. `None`: it is not recorded. A mistake in the command line is not (exit code 2), nor is
-    /// what keeps anything from being recorded.
+    /// Returns the cause of a refused run. `None` if the refusal is not recorded: for mistakes in the command line (exit code 2), and for
+    /// failures that prevent any record.
     pub(crate) fn refusal(&self) -> Option<Cause> {
         self.refused.or(match self.code {
             Code::Plugin => Some(Cause::Plugin),
             Code::Config | Code::Undelivered => Some(Cause::Config),
-            // An unknown package or job; whether it is a mistyped one the caller knows.
+            // An unknown package or job. The caller decides whether it is a mistyped name.
             Code::Failed if self.bare => Some(Cause::Plugin),
             _ => None,
         })
     }
 
-    /// Whether there is room for one line more.
+    /// Whether another line fits.
     pub(crate) fn has_room(&self) -> bool {
         self.hints.len() < MAX_HINTS
     }

@@ -102,7 +102,7 @@ fn diagnostics(verbose: u8) {
         .init();
 }
 
-/// Answers `--version --json`, which clap would end before it has read both.
+/// Handles `--version --json`: clap would exit at `--version` without reading `--json`.
 fn version_as_json(printer: &mut Printer) -> bool {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     let is_version = |word: &std::ffi::OsString| word == "--version" || word == "-V";

@@ -42,7 +42,7 @@ impl<'a> Notices<'a> {
         self.report(run, failure.cause, &failure.message, "logs");
     }
 
-    /// `look` is the command that shows most of it.
+    /// `look` is the command that shows the details.
     fn report(&mut self, run: &FailedRun<'_>, cause: Cause, message: &str, look: &str) {
         let FailedRun { run_id, package, job, account, host } = *run;
         // No parameters and no payloads, which may be personal data.
@@ -70,7 +70,7 @@ impl<'a> Notices<'a> {
         }
     }
 
-    /// Notes a run that was refused.
+    /// Notes a refused run.
     pub(crate) fn add_refused(&mut self, run_id: &str, refusal: &Refusal) {
         let Refusal { package, job, account, cause, message, .. } = refusal;
         let host = lorchestra_core::host::process::host();

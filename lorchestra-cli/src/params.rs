@@ -1,5 +1,5 @@
-//! Parameters of a job that `config.toml` sets: `[job."package/job".params]`. Gives them to the plan as if they had been typed, before the flags
-//! that were. Pure.
+//! Parameters of a job set in `config.toml`: `[job."package/job".params]`. Passes them to the plan as if they were given on the command line,
+//! before the actual flags. Pure.
 
 use crate::failure::CommandError;
 use crate::settings::Settings;
@@ -8,7 +8,7 @@ use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
 use toml::Value;
 
-/// The configured values of parameters that were not typed.
+/// Returns the configured values of parameters that are not on the command line.
 pub(crate) fn configured(
     package: &str,
     job: &JobManifest,
@@ -55,7 +55,7 @@ pub(crate) fn configured(
     Ok(given)
 }
 
-/// A value as a person would type it.
+/// Formats a value as it is written on the command line.
 fn text(value: &Value) -> Option<String> {
     Some(match value {
         Value::String(text) => text.clone(),

@@ -53,7 +53,7 @@ pub(crate) struct Settings {
     pub(crate) delivery_timeout: Duration,
     /// Settings by `package/job`.
     pub(crate) jobs: BTreeMap<String, JobConfig>,
-    /// The keys that the configuration file has, with their tables.
+    /// The keys in the configuration file, with their tables.
     pub(crate) configured: Vec<String>,
     /// Path of the configuration file, which need not exist.
     pub(crate) config_path: PathBuf,
@@ -71,13 +71,13 @@ pub(crate) struct Settings {
 
 fn config_path(args: &GlobalFlags, base: &BaseDirs) -> PathBuf {
     match &args.config {
-        // Paths in it count from its directory, wherever the command is started.
+        // Paths in the file are relative to its directory, not to the working directory.
         Some(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
         None => base.config_dir().join("lorchestra/config.toml"),
     }
 }
 
-/// What a command needs to record that a run was refused, where the configuration cannot be read as a whole.
+/// The settings needed to record a refused run if the configuration cannot be read completely.
 #[derive(Debug)]
 pub(crate) struct Rescued {
     pub(crate) state_dir: PathBuf,
@@ -85,7 +85,7 @@ pub(crate) struct Rescued {
 }
 
 impl Rescued {
-    /// Reads what is right of a configuration file that has a mistake somewhere: its keys before the first table, line by line.
+    /// Reads the valid part of a configuration file with a mistake: the keys before the first table, line by line.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub(crate) fn read(args: &GlobalFlags) -> Option<Self> {
         let base = BaseDirs::new().filter(|base| base.home_dir().is_absolute())?;

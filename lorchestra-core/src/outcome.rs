@@ -27,9 +27,9 @@ pub enum Cause {
     Load,
     /// Events may be missing because the spool could not be written.
     Spool,
-    /// Refused: the plugin is missing, or may not or cannot be used.
+    /// Refused: the plugin is missing, untrusted or unusable.
     Plugin,
-    /// Refused: a secret is missing, or is none.
+    /// Refused: a secret is missing or empty.
     Secret,
     /// Refused: another run of the same job and account is running.
     Overlap,

@@ -63,7 +63,7 @@ impl Event {
 }
 
 impl Sandbox {
-    /// All runs that were begun or skipped, newest first: without those that were refused.
+    /// All runs that started or were skipped, newest first, without refused runs.
     #[track_caller]
     pub fn runs(&self) -> Vec<Run> {
         let mut runs = self.all_runs();

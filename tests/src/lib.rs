@@ -9,6 +9,7 @@
 //! - [`ended`]: the result of a command: status and both streams, with the rules that hold for all of them.
 //! - [`history`]: runs and events as the store shows them.
 //! - [`processes`]: information about processes.
+//! - [`schema`]: results of packages against their JSON Schema.
 //! - [`slack`]: the Web API of Slack, with faults on demand.
 //! - [`small_disk`]: disks that can be full or read-only.
 //! - [`lorchestra_test_setup`]: packages from PyPI: the emulator, a Singer tap, a Singer target, an embedding model.
@@ -27,6 +28,7 @@ pub mod jsonl;
 pub mod processes;
 pub mod running;
 pub mod sandbox;
+pub mod schema;
 pub mod slack;
 pub mod small_disk;
 pub mod terminal;

@@ -149,11 +149,12 @@ fn other_builds() -> Result {
 /// for `documents`.
 fn from_pypi() -> Result {
     println!(
-        "the BigQuery emulator, a Singer tap, an embedding model, tools for Python packages: installed once, below the target directory"
+        "the BigQuery emulator, Singer taps, an embedding model, tools for Python packages: installed once, below the target directory"
     );
     let target = cargo::target()?;
     lorchestra_test_setup::venv::ensure(&target)?;
     lorchestra_test_setup::venv::ensure_tap(&target)?;
+    lorchestra_test_setup::venv::ensure_more_taps(&target)?;
     lorchestra_test_setup::venv::ensure_packaging(&target)?;
     lorchestra_test_setup::venv::ensure_model(&target)?;
     Ok(())

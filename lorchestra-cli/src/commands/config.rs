@@ -1,4 +1,4 @@
-//! `config`: which settings apply and where each comes from, and every key that there is. `config keys` works whatever is in the file.
+//! `config`: the settings that apply with the origin of each, and a list of all keys. `config keys` works even if the file is invalid.
 
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -26,7 +26,7 @@ pub(crate) enum ConfigCommand {
     Keys,
 }
 
-/// Every key, its default and its meaning: one line each.
+/// Prints each key with its default and meaning on one line.
 const KEYS: &[(&str, &str, &str)] = &[
     ("plugin_dirs", "none", "more directories to search for plugins; absolute paths"),
     ("state_dir", "$XDG_STATE_HOME/lorchestra", "directory for runs, events and logs"),
@@ -70,7 +70,7 @@ pub(super) fn keys(printer: &mut Printer) -> Code {
     Code::Success
 }
 
-/// A setting that applies.
+/// An effective setting.
 struct Setting {
     key: String,
     value: String,

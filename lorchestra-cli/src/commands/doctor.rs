@@ -1,7 +1,7 @@
-//! `doctor`: everything that keeps runs from starting, being recorded or being delivered, as a line of cause and a line of fix for each.
+//! `doctor`: reports everything that keeps runs from starting, being recorded or being delivered, with one line for the cause and one for the fix.
 //!
-//! Each check looks at one thing and changes nothing, except that runs whose supervisors died are closed, as by every command that reads the
-//! history. A check that cannot look is a finding itself: one never hides another.
+//! Each check examines one thing and changes nothing, except that runs whose supervisors died are closed, as every command does that reads the
+//! history. A check that cannot be carried out is a finding itself, so that no check hides another.
 
 mod jobs;
 mod state;
@@ -25,12 +25,12 @@ pub(crate) struct Doctor {
     json: bool,
 }
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     /// Runs, records or deliveries fail because of it.
     Error,
-    /// They will, or it is not what was meant.
+    /// Runs, records or deliveries will fail because of it, or it is probably unintended.
     Warning,
     /// Nothing is wrong.
     Ok,
@@ -46,7 +46,7 @@ impl Level {
     }
 }
 
-/// What a check found.
+/// Result of a check.
 #[derive(Debug)]
 pub(crate) struct Finding {
     check: &'static str,
@@ -68,7 +68,7 @@ impl Finding {
         Self { level: Level::Warning, ..Self::error(check, cause, fix) }
     }
 
-    /// A failure that a command would end with.
+    /// Creates an error from the failure with which a command would end.
     pub(crate) fn of(check: &'static str, error: &CommandError) -> Self {
         let fix = (!error.hints.is_empty()).then(|| error.hints.join("; "));
         Self { check, level: Level::Error, cause: error.message.clone(), fix }
@@ -91,7 +91,7 @@ pub(super) fn run(
     Ok(report(&findings, command.json, printer))
 }
 
-/// What can be found where the configuration cannot be read: that.
+/// Reports the only finding that is possible if the configuration cannot be read: that it cannot be read.
 pub(crate) fn without_settings(command: &Doctor, error: &CommandError, printer: &mut Printer) -> Code {
     report(&[Finding::of("configuration", error)], command.json, printer)
 }

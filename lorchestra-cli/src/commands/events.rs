@@ -188,7 +188,7 @@ fn listed(wanted: &EventList, settings: &Settings, store: &Store) -> Result<Vec<
     Ok(if configured.is_empty() { store.destinations()? } else { configured })
 }
 
-/// An event as a line of JSON, with its payload.
+/// Formats an event with its payload as a line of JSON.
 fn json_line(event: &Event) -> String {
     let line = EventLine { schema: "lorchestra.event/1", event, destination: None };
     serde_json::to_string(&line).unwrap_or_default()

@@ -96,7 +96,7 @@ fn list(catalog: &Catalog, names: bool, printer: &mut Printer) -> Code {
     Code::Success
 }
 
-/// The jobs of a package: names, and on a terminal also the first line of each docstring. A pipe has names only, as scripts expect.
+/// Lists the jobs of a package. A terminal also shows the first line of each docstring; a pipe gets only names, as scripts expect.
 fn job_lines(package: &Package, names: bool, printer: &mut Printer) {
     let jobs = show::jobs(package);
     let width = printer.width().filter(|_| !names);

@@ -1,6 +1,6 @@
 //! `report`: one self-contained HTML page about the last days, for a browser without a network. Reads the store; [`page`] makes the HTML.
 //!
-//! The page has names of jobs, states, causes and times, and no accounts, parameters, messages, output or payloads: it can be passed on.
+//! The page contains job names, states, causes and times, but no accounts, parameters, messages, output or payloads, so that it can be passed on.
 
 mod page;
 
@@ -18,9 +18,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Strips of time that the days are divided into.
+/// Number of intervals into which the reported days are divided.
 pub(super) const STRIPS: usize = 120;
-/// Runs in each list of the slowest and the largest.
+/// Number of runs in the lists of the slowest and the largest runs.
 const TOP: usize = 10;
 const DAY: i64 = 86_400_000_000;
 
@@ -37,15 +37,15 @@ pub(crate) struct Report {
 /// The runs of one job.
 #[derive(Debug, Default)]
 pub(super) struct JobRuns {
-    /// By state.
+    /// Number of runs by state.
     pub(super) counts: BTreeMap<&'static str, u64>,
     /// Durations of completed runs in microseconds, sorted at the end.
     pub(super) took: Vec<i64>,
-    /// For each strip of time: runs that completed, and runs that failed or were refused.
+    /// For each interval: the number of runs that completed, and of those that failed or were refused.
     pub(super) strips: Vec<[u32; 2]>,
 }
 
-/// A run in a list of the slowest or the largest.
+/// An entry in the list of the slowest or the largest runs.
 #[derive(Debug)]
 pub(super) struct TopRun {
     pub(super) job: String,
@@ -54,7 +54,7 @@ pub(super) struct TopRun {
     pub(super) value: i64,
 }
 
-/// All that the page shows.
+/// The data of the page.
 #[derive(Debug, Default)]
 pub(super) struct Summary {
     pub(super) from: i64,

@@ -46,7 +46,7 @@ struct Invocation<'a, 'b> {
     verbose: u8,
     notices: &'a mut Notices<'b>,
     printer: &'a mut Printer,
-    /// What is known of the run so far.
+    /// The facts about the run that are known so far.
     asked: Asked,
 }
 
@@ -110,7 +110,7 @@ pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, mut notice
             failure.code
         }
     };
-    // Also where no run was begun: one that a dead supervisor had left may have been closed on the way.
+    // Needed even if no run started: a run left by a dead supervisor may have been closed.
     notices.send(signals.as_mut(), printer);
     code
 }
@@ -284,7 +284,7 @@ impl Invocation<'_, '_> {
         Ok(Ok(Planned { spec, library: package.path.clone(), secrets, own, lock }))
     }
 
-    /// Records that the run could not begin, and delivers the event that says so. What goes wrong with that is only traced: the failure itself
+    /// Records that the run could not start, and delivers the event that reports it. Errors of this are only traced, because the failure itself
     /// has been printed.
     fn refuse(&mut self, failure: &CommandError, signals: &mut Option<Signals>) {
         let Some(refusal) = self.asked.refusal(failure, self.settings) else { return };
@@ -377,7 +377,7 @@ fn code(launched: &Launched) -> Code {
     let code = match &launched.result {
         RunResult::Ended(ended) => of_outcome(&ended.terminal.outcome()),
         RunResult::Skipped { .. } => Code::Success,
-        // Nobody's id is that of a run that was refused.
+        // A refused run never has an id that a caller chose.
         RunResult::Found { run, terminal } => {
             let signal = terminal.as_ref().and_then(|terminal| terminal.failure.as_ref()?.signal);
             run.cause.map_or(Code::Success, |cause| of_failure(cause, signal))

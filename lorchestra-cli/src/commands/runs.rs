@@ -121,7 +121,7 @@ fn named(history: Option<(StateDir, Store)>, settings: &Settings, text: &str) ->
     Ok((state, store, run))
 }
 
-/// How long a run took, if it is over.
+/// Returns the duration of a run, if it has ended.
 pub(crate) fn duration(run: &Run) -> Option<Duration> {
     Some(Duration::from_micros(u64::try_from(run.ended_at? - run.started_at).unwrap_or(0)))
 }

@@ -1,4 +1,4 @@
-//! `completions` and `man`: what a shell and a pager read.
+//! `completions` and `man`: shell completion scripts and manual pages.
 
 use crate::args::Args;
 use crate::exit::Code;

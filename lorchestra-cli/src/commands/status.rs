@@ -1,4 +1,4 @@
-//! `status`: is anything dead? Each job and account with its last success, what came after it and how long it takes; exit 1 when one of them is
+//! `status`: shows each job and account with its last success, later failures and usual duration. Exits with 1 if a job is
 //! failing or stale. Which jobs are expected, and at which interval, is in `config.toml` (`expect_every`).
 
 use super::history;
@@ -19,9 +19,9 @@ use lorchestra_core::text::{self, escaped, path_text};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Columns before the second line of a job.
+/// Indentation of the second line of a job, in columns.
 const INDENT: usize = 10;
-/// Columns of the name and account together where nothing limits the line.
+/// Width of the name and account together if the line is not limited, in columns.
 const WIDE: usize = 120;
 
 pub(super) const RULE: &str = "\
@@ -41,14 +41,14 @@ pub(crate) struct Status {
     json: bool,
 }
 
-/// How a job is doing, as one word.
+/// Status of a job as one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Word {
     Ok,
     Running,
     Stale,
     Failing,
-    /// It has never completed, and nothing says that it should have.
+    /// It has never completed and is not configured as expected.
     Idle,
 }
 
@@ -73,7 +73,7 @@ impl Word {
     }
 }
 
-/// A job for an account, judged.
+/// Health of a job for an account, with its status.
 struct Judged {
     health: JobHealth,
     word: Word,
@@ -152,7 +152,7 @@ fn judged(command: &Status, settings: &Settings, store: Option<&Store>) -> Resul
                 settings.jobs.get(&format!("{}/{}", health.package, health.job)).and_then(|job| job.expect_every);
             let key = Key { package: &health.package, job: &health.job, account: health.account.as_deref() };
             let bookmark = store.map(|store| store.bookmark(key)).transpose()?.flatten().map(|bookmark| bookmark.at);
-            // Runs take longer on some days: a tenth more.
+            // A tolerance of a tenth, because run times vary.
             let limit = expected_every.map(|every| every + every / 10).or(command.stale);
             Ok(Judged { word: word(&health, limit, now), health, expected_every, bookmark })
         })

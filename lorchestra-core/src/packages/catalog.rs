@@ -220,7 +220,7 @@ impl Catalog {
         if let Ok(position) = position {
             return Ok(&self.packages[position]);
         }
-        // A file that is cut does not say which package it has; cargo and `plugins install` named it after that.
+        // A truncated file does not state its package, but cargo and `plugins install` name the file after it.
         let is_named = |p: &Problem| {
             let stem = p.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             stem.strip_prefix("lib").unwrap_or(stem).replace('-', "_") == package.replace('-', "_")

@@ -243,7 +243,7 @@ pub(super) fn parse(ty: ParamType<'_>, text: &str, now: DateTime<Utc>) -> Result
         }
         ParamKind::String | ParamKind::Path if text.contains('\0') => return Err(ValueError::Nul),
         ParamKind::String | ParamKind::Path => TypedValue::Json(text.into()),
-        // Also a number of seconds, as `runs show` and a spec have it: what was printed can be typed again.
+        // Also accepts a number of seconds, the format of `runs show` and of a spec, so that printed values can be used as input.
         ParamKind::Duration => TypedValue::Json(match text.parse::<u64>() {
             Ok(seconds) if seconds <= duration::MAX.as_secs() => seconds.into(),
             _ => duration::parse(text)?.as_secs().into(),

@@ -44,11 +44,11 @@ pub enum RunEvent<'a> {
         /// The other run, if known.
         held_by: Option<&'a str>,
     },
-    /// The run was refused before it began, and that is recorded.
+    /// The run was refused before it started, and the refusal is recorded.
     Refused {
         /// Its id.
         run_id: &'a str,
-        /// What it was, and why it was refused.
+        /// The run and the cause of its refusal.
         refusal: &'a Refusal,
     },
     /// A run with the requested id has already ended; nothing was started.

@@ -180,10 +180,10 @@ pub fn launch(
     Ok(closing.finish(result, store, signals, observer))
 }
 
-/// Records a run that was refused, delivers its event, and lets retention remove what is old.
+/// Records a refused run, delivers its event and runs retention.
 ///
 /// # Errors
-/// It cannot be recorded: the state directory or the store cannot be used.
+/// If the refusal cannot be recorded because the state directory or the store cannot be used.
 pub fn refuse(
     refusal: &Refusal,
     host: &Host<'_>,
@@ -199,10 +199,10 @@ pub fn refuse(
     Ok(run_id)
 }
 
-/// Records a run that was refused, and nothing else: for a command that has no settings.
+/// Records a refused run without delivery or retention, for commands that have no settings.
 ///
 /// # Errors
-/// The store cannot be written, or this process cannot be identified.
+/// If the store cannot be written, or this process cannot be identified.
 pub fn record_refusal(store: &mut Store, refusal: &Refusal, version: &str) -> Result<String, LaunchError> {
     let run_id = Uuid::now_v7().to_string();
     let own = |source| RunError::Process { doing: "reading this process's identity", source };
@@ -242,7 +242,7 @@ impl<'a> Closing<'a> {
         Launched { result, undelivered }
     }
 
-    /// Returns whether delivery was required and did not happen.
+    /// Returns whether a required delivery failed.
     fn finish_after(self, run_id: &str, store: &mut Store, signals: &mut Signals, observer: &mut dyn Observer) -> bool {
         let Self { host, state, deliveries } = self;
         let undelivered = finish_delivery(deliveries, &host.delivery, (run_id, &*store), signals, observer);

@@ -1,5 +1,5 @@
-//! How each job is doing, for each account: its last success, what came after it, how long it usually takes. Reads only, by the index of
-//! [`super::history`]: what it costs grows with the jobs and accounts, not with the runs.
+//! Health of each job and account: last success, failures since then and usual duration. Read-only. Uses the index of
+//! [`super::history`], so that its cost grows with the number of jobs and accounts, not with the number of runs.
 
 use super::history::{RunKey, RunQuery};
 use super::{Run, RunState, Store, StoreError};
@@ -7,9 +7,9 @@ use crate::outcome::Cause;
 use rusqlite::params;
 use std::time::Duration;
 
-/// Completed runs of which the usual duration is the median.
+/// Number of completed runs from which the usual duration is calculated.
 const USUAL: u64 = 15;
-/// Failures in a row that are counted, at most.
+/// Maximum number of consecutive failures that are counted.
 pub const MAX_FAILURES: u64 = 1000;
 
 /// A job for one account.
@@ -23,20 +23,20 @@ pub struct JobHealth {
     pub account: Option<String>,
     /// The newest run that completed.
     pub last_success: Option<Run>,
-    /// The newest run that is over, however it ended.
+    /// The newest run that has ended, with any outcome.
     pub last: Option<Run>,
     /// The newest run that is running.
     pub running: Option<Run>,
-    /// The newest of the runs that failed or were refused after the last success. A run that was refused because another one was running is none.
+    /// The newest run that failed or was refused since the last success. Runs refused because another one was running do not count.
     pub failure: Option<Run>,
-    /// How many those are, counted up to [`MAX_FAILURES`].
+    /// Number of these failures, counted up to [`MAX_FAILURES`].
     pub failures: u64,
     /// Median duration of the last completed runs.
     pub usual: Option<Duration>,
 }
 
 impl JobHealth {
-    /// A job that has never run.
+    /// Creates the entry of a job that has never run.
     pub fn never_run(package: &str, job: &str) -> Self {
         Self {
             package: package.to_owned(),
@@ -53,14 +53,14 @@ impl JobHealth {
 }
 
 impl Store {
-    /// Returns how every job is doing that a query admits, in the order of package, job and account.
+    /// Returns the health of each job that matches a query, ordered by package, job and account.
     pub fn health(&self, query: &RunQuery) -> Result<Vec<JobHealth>, StoreError> {
         let keys = self.keys(query)?;
         let same_job = |a: &RunKey, b: &RunKey| (&a.package, &a.job, &a.account) == (&b.package, &b.job, &b.account);
         keys.chunk_by(same_job).map(|keys| self.health_of(keys)).collect()
     }
 
-    /// Looks through the database for damage: what is wrong, at most a few lines. Reads all of it.
+    /// Checks the whole database for damage and returns at most a few lines that describe it.
     pub fn quick_check(&self) -> Result<Vec<String>, StoreError> {
         self.read("checking the store", |db| {
             let mut statement = db.prepare("PRAGMA quick_check(3)")?;

@@ -1,5 +1,5 @@
-//! Runs as points in time: what a report needs of each run within its days, and no more. Reads the index of [`super::history`], so that its cost
-//! grows with the runs of those days.
+//! Runs as points in time: only the values that a report needs. Reads the index of [`super::history`], so that its cost
+//! grows with the number of runs in the reported days.
 
 use super::history::{RunKey, RunQuery};
 use super::{RunState, Store, StoreError};
@@ -14,7 +14,7 @@ pub struct RunPoint {
     pub started_at: i64,
     /// When it ended.
     pub ended_at: Option<i64>,
-    /// Peak memory of any attempt, where it was measured.
+    /// Highest peak memory of its attempts, if measured.
     pub max_rss_kib: Option<u64>,
 }
 
@@ -23,7 +23,7 @@ impl Store {
     pub fn points(&self, key: &RunKey, query: &RunQuery, mut each: impl FnMut(RunPoint)) -> Result<(), StoreError> {
         let RunKey { package, job, account, state, cause } = key;
         let (since, until) = (query.since.unwrap_or(i64::MIN), query.until.unwrap_or(i64::MAX));
-        // What is running has no end to read.
+        // Active runs have no end time.
         let ended = key.state != RunState::Running;
         self.read("reading runs", |db| {
             let mut statement = db.prepare_cached(

@@ -1,7 +1,7 @@
-//! Runs that were refused: asked for, and not begun. They are recorded, so that a store whose owner's mail is lost still knows that nothing ran.
+//! Refused runs: requested but not started. They are recorded so that the store shows that nothing ran, even if a notification is lost.
 //!
-//! A refused run has no attempt and no `job.started`; its only event is `job.refused`, which is delivered like any other. It never has the id that
-//! a caller chose with `--run-id`: the same call may be made again, and then runs.
+//! A refused run has no attempt and no `job.started`. Its only event is `job.refused`, which is delivered like any other. It never has an id that
+//! a caller chose with `--run-id`, so that the caller can repeat the call.
 
 use super::event::{OwnEvent, insert_own};
 use super::{RunState, Store, StoreError};
@@ -11,28 +11,28 @@ use crate::plan::{RequestedBy, RunSpec};
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
-/// A run that is refused, as far as it is known.
+/// The known facts about a refused run.
 #[derive(Debug, Clone)]
 pub struct Refusal {
     /// Package of the job.
     pub package: String,
     /// Name of the job.
     pub job: String,
-    /// Its account, where one was given.
+    /// Its account, if given.
     pub account: Option<String>,
-    /// The spec, where it came to one.
+    /// The spec, if it was created.
     pub spec: Option<RunSpec>,
-    /// Why.
+    /// Cause of the refusal.
     pub cause: Cause,
-    /// The same for people.
+    /// Message that explains the cause to people.
     pub message: String,
-    /// What the command exits with.
+    /// Exit code of the command.
     pub exit_code: u8,
-    /// The id that the caller chose.
+    /// The id that the caller chose with `--run-id`.
     pub requested_run_id: Option<String>,
-    /// Who asked for it.
+    /// Who requested the run.
     pub requested_by: RequestedBy,
-    /// The group that it was to be in.
+    /// The group of the run.
     pub group: Option<String>,
 }
 
@@ -50,7 +50,7 @@ pub struct Refused {
     pub requested_run_id: Option<String>,
 }
 
-/// Where and when a run was refused.
+/// Host, process and time of a refusal.
 #[derive(Debug)]
 pub(crate) struct RefusedAt<'a> {
     pub(crate) run_id: &'a str,
@@ -61,7 +61,7 @@ pub(crate) struct RefusedAt<'a> {
 }
 
 impl Store {
-    /// Records a run that was refused, with its only event.
+    /// Records a refused run with its only event.
     pub(crate) fn refuse_run(&mut self, refusal: &Refusal, at: &RefusedAt<'_>) -> Result<(), StoreError> {
         let Refusal { package, job, account, spec, cause, message, exit_code, requested_run_id, requested_by, group } = refusal;
         let RefusedAt { run_id, at, host, process, lorchestra_version } = at;

@@ -51,10 +51,10 @@ const PAGES: u32 = 256;
 /// Minimum number of free pages to keep for new data.
 const SPARE: i64 = 1024;
 
-/// Lists runs that are old enough to go.
+/// Lists runs that are old enough to be removed.
 const OLD_RUNS: &str = "SELECT n, run_id, ended_at FROM runs
     WHERE (ended_at, n) >= (?1, ?2) AND ended_at < ?3 AND started_at < ?3 ORDER BY ended_at, n LIMIT ?4";
-/// Lists runs whose logs are old enough to go.
+/// Lists runs whose logs are old enough to be removed.
 const OLD_LOGS: &str = "SELECT n, run_id, ended_at FROM runs
     WHERE logs AND (ended_at, n) >= (?1, ?2) AND ended_at < ?3 ORDER BY ended_at, n LIMIT ?4";
 

@@ -18,7 +18,7 @@ pub enum RunState {
     Failed,
     /// Another run of the same job and account was running.
     Skipped,
-    /// It was asked for, and could not begin: nothing ran.
+    /// It was requested but could not start; nothing ran.
     Refused,
 }
 

@@ -48,6 +48,18 @@ const TAP: Venv = Venv {
     finish: |_| Ok(()),
     layout: 1,
 };
+/// More taps, of several versions of the SDK and from before it: each needs a version of its own.
+const MORE_TAPS: [Venv; 4] = [
+    tap_venv("tap-jsonl-venv", &["tap-jsonl==0.3.1", "singer-sdk==0.53.7"]),
+    tap_venv("tap-dbf-venv", &["tap-dbf==0.1.25", "singer-sdk==0.53.7"]),
+    tap_venv("tap-spreadsheets-venv", &["tap-spreadsheets==1.1.2", "singer-sdk==0.52.5"]),
+    tap_venv("tap-singer-jsonl-venv", &["tap-singer-jsonl==0.1.0", "singer-sdk==0.16.0", "smart-open==6.4.0"]),
+];
+
+const fn tap_venv(name: &'static str, pins: &'static [&'static str]) -> Venv {
+    Venv { name, purpose: "a Singer tap", pins, is_installed: true, finish: |_| Ok(()), layout: 1 }
+}
+
 /// What makes a wheel of a package in the tests without an index: Python 3.12 and newer bring none of it.
 const PACKAGING: Venv = Venv {
     name: "packaging-venv",
@@ -103,6 +115,15 @@ pub fn ensure(target: &Path) -> Result<PathBuf, String> {
 /// What is missing, or what pip said.
 pub fn ensure_tap(target: &Path) -> Result<PathBuf, String> {
     made(target, &TAP)
+}
+
+/// The venvs of four more taps, `bin/tap-…`: `tap-jsonl`, `tap-dbf`, `tap-spreadsheets`, `tap-singer-jsonl`; as [`ensure`], in some minutes.
+///
+/// # Errors
+/// What is missing, or what pip said.
+pub fn ensure_more_taps(target: &Path) -> Result<[PathBuf; 4], String> {
+    let [a, b, c, d] = &MORE_TAPS;
+    Ok([made(target, a)?, made(target, b)?, made(target, c)?, made(target, d)?])
 }
 
 /// A new virtual environment in this directory, with nothing but this package (the directory of its pyproject.toml), installed by pip

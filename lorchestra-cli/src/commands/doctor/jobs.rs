@@ -1,4 +1,4 @@
-//! What `doctor` looks at of packages and their jobs: directories, files, the lock file, names and secrets in `config.toml`.
+//! The checks of `doctor` for packages and their jobs: directories, files, the lock file, and names and secrets in `config.toml`.
 
 use super::Finding;
 use crate::commands::{catalog, jobs};
@@ -46,7 +46,7 @@ pub(super) fn plugins(settings: &Settings, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Sources that `config.toml` names. A variable may be set where the schedule runs and not here: that is a warning.
+/// Checks the secret sources named in `config.toml`. A missing variable is only a warning because it may be set where the schedule runs.
 pub(super) fn secrets(settings: &Settings, findings: &mut Vec<Finding>) {
     for (job, config) in &settings.jobs {
         for (name, source) in &config.secrets {

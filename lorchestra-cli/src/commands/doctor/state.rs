@@ -1,4 +1,4 @@
-//! What `doctor` looks at of this machine and of what is recorded on it: configuration, host, store, destinations.
+//! The checks of `doctor` for this machine and its records: configuration, host, store, destinations.
 
 use super::Finding;
 use crate::commands::{delivery, open_quietly};
@@ -15,9 +15,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Free space below which a run may not be recorded whole.
+/// Free space below which a run may not be recorded completely.
 const LITTLE_SPACE: u64 = 256 << 20;
-/// A time of a run this far ahead of the clock is no difference of a moment.
+/// If the time of a run is this far ahead of the clock, the clock was set back; smaller differences are ignored.
 const AHEAD: i64 = 60_000_000;
 /// Directories that cron searches.
 const CRON_PATH: [&str; 2] = ["/usr/bin", "/bin"];

@@ -29,7 +29,7 @@ const COLUMNS: [&str; 12] = [
     "job",
 ];
 
-/// What is exported, and how.
+/// Which events are exported, and in which format.
 #[derive(Debug, Args)]
 pub(crate) struct EventExport {
     /// jsonl: one JSON object per line (schema lorchestra.event/1); csv: with a header, the payload as JSON
@@ -75,7 +75,7 @@ pub(super) fn export(
             return Ok(());
         }
         let Some(store) = store else { return Ok(()) };
-        // Err means that nobody takes more lines.
+        // Err means that no more lines are read.
         let _ = store.events(&filter, |event| {
             lines += 1;
             write(&line(&event, wanted.format))
@@ -95,10 +95,10 @@ pub(super) fn export(
     Ok(Code::Success)
 }
 
-/// Takes one line; an error means that nothing more is wanted.
+/// Receives one line. Returns an error if no more lines are read.
 type Sink<'a> = dyn FnMut(&str) -> Result<(), ()> + 'a;
 
-/// Writes all lines into a file that others cannot read, and that has its name only once it is complete.
+/// Writes all lines into a file that other users cannot read. The file appears under its name only when it is complete.
 fn into_file(path: &Path, each: &mut dyn FnMut(&mut Sink<'_>) -> Result<(), CommandError>) -> Result<(), CommandError> {
     let failed = |error: &std::io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -141,7 +141,7 @@ fn line(event: &Event, format: Format) -> String {
     }
 }
 
-/// A value as RFC 4180 has it.
+/// Quotes a value according to RFC 4180.
 fn quoted(value: &str) -> String {
     if value.contains([',', '"', '\n', '\r']) { format!("\"{}\"", value.replace('"', "\"\"")) } else { value.to_owned() }
 }

@@ -1,12 +1,12 @@
-//! The HTML of a report: one file, style and charts (inline SVG) in it, no script, nothing loaded from anywhere. Light and dark, wide and narrow.
-//! Its size grows with the number of jobs, not of runs. Pure.
+//! The HTML of a report: one file with inline styles and charts (SVG), without scripts or external resources. Supports light and dark mode,
+//! wide and narrow screens. Its size grows with the number of jobs, not with the number of runs. Pure.
 
 use super::{JobRuns, STRIPS, Summary, TopRun};
 use crate::show;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// Jobs that are drawn in the timeline.
+/// Maximum number of jobs in the timeline.
 const ROWS: usize = 60;
 
 const STYLE: &str = "\
@@ -24,7 +24,7 @@ pub(super) fn html(summary: &Summary) -> String {
     let mut out = String::new();
     let from = show::time(summary.from);
     let until = show::time(summary.until);
-    // Into a String: that cannot fail.
+    // Writing into a String cannot fail.
     let _ = write!(
         out,
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
@@ -77,7 +77,7 @@ fn numbers(out: &mut String, summary: &Summary) {
     out.push_str("</div>\n");
 }
 
-/// A row for each job, a cell for each strip of time: green where all runs completed, red where none did.
+/// Draws a row for each job and a cell for each interval: green if all its runs completed, red if none did.
 fn timeline(out: &mut String, summary: &Summary) {
     let (left, cell, row) = (260, 6, 18);
     let rows = summary.jobs.len().min(ROWS);
@@ -184,7 +184,7 @@ fn delivery(out: &mut String, summary: &Summary) {
     out.push_str("</table>\n");
 }
 
-/// A text in HTML.
+/// Escapes text for HTML.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -1,8 +1,8 @@
-//! Runs that cannot begin: which of them are recorded as refused, and what is known of them.
+//! Runs that cannot start: which of them are recorded as refused, and with which facts.
 //!
-//! A refusal is recorded when a schedule would want it known: the plugin, a secret, the configuration or another run was in the way. It is not
+//! A refusal is recorded if the owner of a schedule needs to know: a plugin, secret, configuration or other run prevented the run. It is not
 //! recorded for a dry run, for help, for a mistake in the command line (exit code 2), for an id that `--run-id` has used before, or for a
-//! package or job that this machine neither configures nor has ever run: that is a mistyped name, which the person sees at once.
+//! package or job that this machine neither configures nor has ever run: that is a mistyped name, and the user sees the error at once.
 
 use super::RunJob;
 use crate::failure::CommandError;
@@ -15,10 +15,10 @@ use lorchestra_core::store::{Refusal, Store};
 use lorchestra_core::text;
 use lorchestra_plugin_api::manifest::is_name;
 
-/// Characters of a message that are recorded.
+/// Maximum number of characters of a recorded message.
 const MESSAGE: usize = 2000;
 
-/// What is known of a run before it begins: more with every step.
+/// The facts known about a run before it starts. Each step adds to them.
 #[derive(Debug, Default)]
 pub(crate) struct Asked {
     package: Option<String>,
@@ -31,7 +31,7 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// As far as the words say it, before the job is known.
+    /// Reads the facts from the command line, before the job is known.
     pub(crate) fn of(command: &RunJob) -> Self {
         let words: Vec<&str> = command.rest.iter().filter_map(|word| word.to_str()).collect();
         let value_of = |flag: &str| {
@@ -50,30 +50,30 @@ impl Asked {
         }
     }
 
-    /// The flags after the job are read.
+    /// Adds the flags after the job.
     pub(crate) fn own(&mut self, own: &OwnFlags) {
         self.own = own.clone();
         self.only_asks |= own.dry_run;
     }
 
-    /// There is a spec.
+    /// Adds the spec.
     pub(crate) fn spec(&mut self, spec: &RunSpec) {
         (self.package, self.job) = (Some(spec.package.clone()), Some(spec.job.clone()));
         self.account.clone_from(&spec.account);
         self.spec = Some(spec.clone());
     }
 
-    /// The refusal to record for a failure. `None`: nothing is recorded.
+    /// Returns the refusal to record for a failure. `None` if nothing is recorded.
     pub(crate) fn refusal(&self, failure: &CommandError, settings: &Settings) -> Option<Refusal> {
         let refusal = self.unchecked(failure)?;
         let mistyped = failure.bare && !is_expected(&refusal.package, &refusal.job, settings);
         (!mistyped).then_some(refusal)
     }
 
-    /// The same, for a mistyped name too.
+    /// Like [`Self::refusal`], but also for packages and jobs unknown to this machine.
     pub(crate) fn unchecked(&self, failure: &CommandError) -> Option<Refusal> {
         let cause = failure.refusal()?;
-        // Whoever chose an id and finds its job running, most likely finds that very run: it asks again.
+        // A caller that chose an id and finds the job running has most likely found that same run: it repeats the call.
         if cause == Cause::Overlap && self.own.run_id.is_some() {
             return None;
         }
@@ -97,7 +97,7 @@ impl Asked {
     }
 }
 
-/// Whether this machine configures the job or has run it.
+/// Whether the job is configured on this machine or has run here.
 fn is_expected(package: &str, job: &str, settings: &Settings) -> bool {
     if settings.jobs.contains_key(&format!("{package}/{job}")) {
         return true;

@@ -1,5 +1,5 @@
-//! `runs prune`: removes at once what retention removes little by little after each run. Runs with events that a destination has not received
-//! stay, and so does what is running.
+//! `runs prune`: removes at once everything that retention removes in small steps after each run. Runs with events that a destination has not
+//! received, and active runs, are kept.
 
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -12,7 +12,7 @@ use lorchestra_core::store::Store;
 use lorchestra_core::store::retention::Pruned;
 use std::time::Duration;
 
-/// Calls in a row that remove nothing, after which there is nothing left: each looks at the next fifty runs.
+/// Number of consecutive calls without a removal that show that nothing is left: each call examines the next fifty runs.
 const IDLE: u32 = 3;
 
 pub(super) fn prune(
@@ -38,7 +38,7 @@ pub(super) fn prune(
         return Ok(Code::Success);
     }
     let mut all = Pruned::default();
-    // As many calls as pass over everything once, and what follows the last of them.
+    // Enough calls to pass over all runs once, plus the calls that remove nothing.
     let mut left = (before.runs + before.logs + before.undelivered) / 50 + u64::from(IDLE);
     let mut idle = 0;
     while idle < IDLE || left > 0 {

@@ -1,23 +1,23 @@
-//! What retention would remove, counted without removing it.
+//! Counts what retention would remove, without removing it.
 
 use super::{DeliveryState, OLD_LOGS, OLD_RUNS, Position, RUNS, START};
 use crate::store::retention::{FORGOTTEN, Retention};
 use crate::store::{Store, StoreError};
 use std::time::Duration;
 
-/// What is old enough to go.
+/// Counts of runs and logs that are old enough to be removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Prunable {
     /// Runs, with all their events.
     pub runs: u64,
-    /// Runs whose logs go, among them those that go as a whole.
+    /// Runs whose logs are removed, including runs that are removed completely.
     pub logs: u64,
-    /// Runs that are old enough and stay: a destination has not had all of their events.
+    /// Runs that are old enough but are kept because a destination has not received all of their events.
     pub undelivered: u64,
 }
 
 impl Store {
-    /// Counts what [`Store::prune`] would remove, in as many calls as it takes. Looks at every run that is old enough.
+    /// Counts what repeated calls of [`Store::prune`] would remove. Examines every run that is old enough.
     pub fn prunable(&self, retention: &Retention, now: i64) -> Result<Prunable, StoreError> {
         let before = |age: Duration| now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
         let waiting = self.waiting(&retention.destinations, before(FORGOTTEN))?;
@@ -47,7 +47,7 @@ impl Store {
         let mut from = START;
         loop {
             let old = self.old(sql, from, before)?;
-            // The one that the last call ended with comes again.
+            // The last entry of the previous call is returned again.
             for run in old.iter().filter(|run| (run.ended_at, run.n) != (from.ended_at, from.run)) {
                 each(self, run.n)?;
             }

@@ -1,4 +1,4 @@
-//! What `config.toml` says: parameters of jobs, and mistakes in the words of the file. What is printed can be typed again.
+//! `config.toml`: job parameters, and messages about mistakes in the terms of the file. Printed values can be used as input.
 
 use lorchestra_tests::{Fixture, Sandbox};
 use std::fs;
@@ -50,7 +50,7 @@ fn a_mistake_is_described_in_the_words_of_the_file() {
     }
 }
 
-/// It does not say which package it has: its name does.
+/// A truncated file does not state its package; its file name does.
 #[test]
 fn a_truncated_library_is_a_plugin_that_cannot_be_used() {
     let sandbox = sandbox();

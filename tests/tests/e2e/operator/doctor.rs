@@ -1,4 +1,4 @@
-//! `doctor` finds each fault that is seeded here, with a cause and a fix, and nothing on a machine that is well.
+//! `doctor` finds each seeded fault, with a cause and a fix, and finds nothing on a healthy machine.
 
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox, eventually};
 use rustix::process::Signal;
@@ -39,15 +39,15 @@ fn findings(ended: &Ended) -> Vec<(String, String)> {
     all.map(|f| (format!("{} {}: {}", text(&f["level"]), text(&f["check"]), text(&f["cause"])), text(&f["fix"]))).collect()
 }
 
-/// What is true of every sandbox: cron does not find its binary.
+/// The finding of every sandbox: cron does not find its binary.
 const EVERYWHERE: &str = "warning host: cron and systemd do not search";
 
 struct Fault {
     name: &'static str,
     seed: fn(&Sandbox),
-    /// In one finding.
+    /// Text that the cause must contain.
     finds: &'static str,
-    /// In its fix.
+    /// Text that the fix must contain.
     fix: &'static str,
 }
 

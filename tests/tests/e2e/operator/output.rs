@@ -1,4 +1,4 @@
-//! What leaves the store, and what is removed from it: `events export`, `report`, `runs prune`; `jobs list` on a terminal.
+//! Commands that export from the store or remove from it: `events export`, `report`, `runs prune`. Also `jobs list` on a terminal.
 
 use lorchestra_tests::terminal::Terminal;
 use lorchestra_tests::{Fixture, Sandbox, eventually};
@@ -63,14 +63,14 @@ fn old_runs_are_removed_at_once_and_only_counted_in_a_dry_run() {
     let young = sandbox.lorchestra(&["runs", "prune", "--dry-run"]).exits(0);
     assert_eq!(young.out(), "would remove 0 runs and the logs of 0\n");
     std::thread::sleep(std::time::Duration::from_millis(1100));
-    // The newest event stays, and so does its run.
+    // The newest event is kept, and with it its run.
     let counted = sandbox.lorchestra(&["runs", "prune", "--older-than", "1s", "--dry-run"]).exits(0);
     assert_eq!(counted.out(), "would remove 2 runs and the logs of 3\n");
     assert_eq!(sandbox.runs().len(), 3, "nothing was removed");
     let pruned = sandbox.lorchestra(&["runs", "prune", "--older-than", "1s"]).exits(0);
     assert!(pruned.out().starts_with("✓ removed 2 runs, the logs of "), "{}", pruned.shown());
     assert_eq!(sandbox.runs().len(), 1);
-    // What a destination has not received stays.
+    // Events that a destination has not received are kept.
     sandbox.configure(&format!("[destinations.jsonl]\ndir = \"{}\"", sandbox.arg("nowhere")));
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
@@ -110,13 +110,13 @@ fn settings_are_shown_with_their_origins() {
     };
     assert_eq!(origin("locked"), "default");
     assert!(origin("retention.logs").as_str().unwrap().ends_with("config.toml"));
-    // Another file; one that is not there is no empty one.
+    // With another configuration file. A missing file is an error, not an empty configuration.
     fs::write(sandbox.path("other.toml"), "locked = true\n").unwrap();
     let other = sandbox.lorchestra(&["--config", "other.toml", "config", "show"]).exits(0);
     assert!(other.out().contains("locked = true"), "{}", other.shown());
     sandbox.lorchestra(&["runs", "list", "--config", "/nowhere.toml"]).exits(78);
     sandbox.lorchestra(&["--config", "other.toml", "run-job", "misbehave", "noop"]).exits(78);
-    // Also where nothing can be read.
+    // Works even if nothing can be read.
     sandbox.configure("= =");
     let keys = sandbox.lorchestra(&["config", "keys"]).exits(0);
     assert!(keys.out().contains("retention.logs") && keys.out().contains("expect_every"), "{}", keys.shown());

@@ -1,4 +1,4 @@
-//! A run that cannot begin leaves a trace: a run in the state `refused`, an event, a call of `on_failure`. What nobody scheduled leaves none.
+//! A run that cannot start is recorded: a run in the state `refused`, an event, and a call of `on_failure`. Mistyped commands are not recorded.
 
 use lorchestra_tests::bigquery::site::{Site, Write};
 use lorchestra_tests::{Event, Fixture, Sandbox, eventually};
@@ -19,7 +19,7 @@ fn configure(sandbox: &Sandbox, more: &str) {
     sandbox.configure(&format!("on_failure = \"cat >> {}\"\n{more}", sandbox.arg("failures")));
 }
 
-/// The newest run is a refusal like this, with its event, its hook and its line on the screen.
+/// Checks that the newest run is this refusal, with its event, its `on_failure` call and its line on the terminal.
 #[track_caller]
 fn refused(sandbox: &Sandbox, args: &[&str], code: i32, cause: &str, message: &str) -> Value {
     let before = sandbox.all_runs().len();
@@ -50,7 +50,7 @@ fn a_plugin_that_is_missing_broken_or_not_trusted() {
     let library = sandbox.plugins().join("libmisbehave.so");
     fs::set_permissions(&library, fs::Permissions::from_mode(0o666)).unwrap();
     refused(&sandbox, &["misbehave", "noop"], 126, "plugin", "misbehave cannot be used");
-    // Of a broken file nobody knows the jobs: the account is what was typed.
+    // The jobs of a broken file are unknown: the account is the one on the command line.
     let bytes = fs::read(&library).unwrap();
     fs::remove_file(&library).unwrap();
     fs::write(&library, &bytes[..bytes.len() / 2]).unwrap();
@@ -69,7 +69,7 @@ fn a_secret_that_is_missing() {
     let sandbox = sandbox();
     let run = refused(&sandbox, &["kit", "optional_secret", "--api-token", "env:NOWHERE"], 2, "secret", "is missing");
     assert_eq!(run["package"], "kit");
-    // It has come to a spec, which can be run once the secret is there.
+    // A spec exists, and can run once the secret is set.
     sandbox.lorchestra(&["runs", "show", "last", "--spec"]).exits(0);
 }
 
@@ -80,7 +80,7 @@ fn a_configuration_that_is_wrong_in_itself_or_for_the_job() {
     refused(&sandbox, &["misbehave", "noop"], 78, "config", "only locked plugins may run");
     configure(&sandbox, "[job.\"misbehave/noop\".secrets]\nnone = \"env:X\"\n");
     refused(&sandbox, &["misbehave", "noop"], 78, "config", "has no such secret");
-    // A file that is no TOML: its right lines say where the history is and whom to call.
+    // The file is not valid TOML, but its valid lines contain the state directory and `on_failure`.
     let before = sandbox.read("failures").lines().count();
     configure(&sandbox, "[retention]\nlogs = = 3\n");
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
@@ -102,7 +102,7 @@ fn another_run_that_is_in_the_way() {
     running.wait().exits(143);
 }
 
-/// The same call may be made again: a refusal never has the id that the caller chose.
+/// The call can be repeated: a refusal never has the id that the caller chose.
 #[test]
 fn an_id_that_the_caller_chose_is_not_used_up() {
     let sandbox = sandbox();
@@ -117,7 +117,7 @@ fn an_id_that_the_caller_chose_is_not_used_up() {
     fs::rename(sandbox.path("away"), &library).unwrap();
     sandbox.lorchestra(&["run-job", "--run-id", id, "misbehave", "noop"]).exits(0);
     assert_eq!((sandbox.all_runs()[0].id(), sandbox.all_runs()[0].state()), (id, "completed"));
-    // It has ended: found, whatever is installed now.
+    // The run with this id has ended, so it is found regardless of the installed plugins.
     fs::remove_file(&library).unwrap();
     let before = sandbox.all_runs().len();
     sandbox.lorchestra(&["run-job", "--run-id", id, "misbehave", "noop"]);

@@ -1,4 +1,4 @@
-//! What a shell asks and a pager reads: completions of what is installed now, man pages, the version as JSON.
+//! Completions of the installed packages and jobs, man pages, and the version as JSON.
 
 use lorchestra_tests::{Fixture, Running, Sandbox};
 
@@ -6,7 +6,7 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave, Fixture::Kit])
 }
 
-/// What bash is offered for the last of these words.
+/// Returns the candidates that bash gets for the last of these words.
 fn offered(sandbox: &Sandbox, words: &[&str]) -> Vec<String> {
     let args = [&["--", "lorchestra"], words].concat();
     let mut command = sandbox.command(&args);
@@ -27,7 +27,7 @@ fn packages_jobs_flags_and_runs_of_this_machine_are_completed() {
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let runs = offered(&sandbox, &["runs", "show", ""]);
     assert!(runs.contains(&"last".to_owned()) && runs.contains(&sandbox.runs()[0].short().to_owned()), "{runs:?}");
-    // Nothing is offered where nothing can be read, and nothing is printed about it.
+    // If nothing can be read, there are no candidates and no messages.
     sandbox.configure("= =");
     assert!(offered(&sandbox, &["run-job", "mis"]).is_empty());
 }

@@ -1,4 +1,4 @@
-//! `status`: which jobs are dead, on one screen and by the exit code.
+//! `status` shows which jobs are failing or stale, and exits with 1 if there is one.
 
 use lorchestra_tests::{Fixture, Sandbox, eventually};
 use rustix::process::Signal;
@@ -12,7 +12,7 @@ fn status(sandbox: &Sandbox, args: &[&str], code: i32) -> Value {
     sandbox.lorchestra(&[&["status", "--json"], args].concat()).exits(code).json("lorchestra.status/1")
 }
 
-/// Words of all jobs, with their accounts.
+/// Returns the status words of all jobs, with their accounts.
 fn words(status: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let jobs = status["jobs"].as_array().unwrap().iter();
@@ -54,7 +54,7 @@ fn what_is_expected_and_does_not_come_is_stale() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     sandbox.configure("[job.\"misbehave/noop\"]\nexpect_every = \"1d\"\n[job.\"misbehave/traced\"]\nexpect_every = \"1h\"\n");
-    // The one has just completed; the other has never run.
+    // One has just completed; the other has never run.
     assert_eq!(words(&status(&sandbox, &[], 1)), ["noop - ok", "traced - stale"]);
     let shown = sandbox.lorchestra(&["status"]).exits(1);
     assert!(shown.out().contains("never") && shown.out().contains("expected every 1h"), "{}", shown.shown());

@@ -3,7 +3,7 @@
 
 use lorchestra_test_setup::venv;
 use lorchestra_tests::small_disk::SmallDisks;
-use lorchestra_tests::{Event, Fixture, Sandbox, built, eventually};
+use lorchestra_tests::{Event, Fixture, Sandbox, built, eventually, schema};
 use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -107,6 +107,8 @@ fn mail_of_the_world_is_found() {
     sandbox.lorchestra(&["run-job", "ingester", "extract_gmail", "--source", &source]).exits(0);
     assert_eq!(told(&sandbox, "extraction.completed")["written"], 4);
     sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_email"]).exits(0);
+    let results = sandbox.data().join("canonizer");
+    assert_eq!(schema::check_lines(&results.join("email.jsonl"), &results.join("email.schema.json")), 4);
     sandbox.lorchestra(&INDEX).exits(0);
     for (query, title, snippet) in [
         ("京都", "会議のお知らせ", "来週の会議は京都で"),

@@ -1,6 +1,6 @@
 //! The packages `ingester` and `canonizer` end to end: the sample mailbox, and mail of any form.
 
-use lorchestra_tests::{Fixture, Run, Sandbox, built};
+use lorchestra_tests::{Fixture, Run, Sandbox, built, schema};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -64,6 +64,8 @@ fn the_sample_goes_all_the_way_and_twice_adds_nothing() {
     assert_eq!(emails.len(), 34);
     let ids: HashSet<&str> = emails.iter().filter_map(|email| email["id"].as_str()).collect();
     assert_eq!(ids.len(), 34, "each message once");
+    let results = sandbox.data().join("canonizer");
+    assert_eq!(schema::check_lines(&results.join("email.jsonl"), &results.join("email.schema.json")), 34);
     sandbox.lorchestra(&canonicalize).exits(0);
     assert_eq!(lines(&sandbox, "canonizer/email.jsonl"), emails, "the same once more");
 }

@@ -6,7 +6,7 @@ use lorchestra_tests::dovecot::Dovecot;
 use lorchestra_tests::ended::redacted;
 use lorchestra_tests::slack::{Fault, Slack, TOKEN};
 use lorchestra_tests::small_disk::SmallDisks;
-use lorchestra_tests::{Ended, Fixture, Running, Sandbox, eventually, processes};
+use lorchestra_tests::{Ended, Fixture, Running, Sandbox, eventually, processes, schema};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -180,6 +180,9 @@ fn an_export_and_the_web_api_go_all_the_way() {
     let events = sandbox.events_of(sandbox.runs()[0].id());
     let completed = events.iter().find(|event| event.event_type() == "canonicalization.completed").unwrap().payload();
     assert_eq!((&completed["read"], &completed["set_aside"]), (&json!(8 + 9), &json!({})), "{completed}");
+    let results = sandbox.data().join("canonizer");
+    let checked = schema::check_lines(&results.join("message.jsonl"), &results.join("message.schema.json"));
+    assert_eq!(completed["written"], checked);
 }
 
 #[test]

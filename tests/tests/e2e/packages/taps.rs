@@ -241,6 +241,61 @@ fn a_tap_of_the_sdk_sends_batches_and_obeys_its_catalog() {
     assert_eq!(taps.told("tap.completed")[0]["records"], 0, "nothing is selected");
 }
 
+/// Of three versions of the SDK, and one that is not built on it: each sends two records, and is handed its state the second time.
+#[test]
+fn four_more_taps_from_pypi_are_run() {
+    let venvs = venv::ensure_more_taps(&built::target()).unwrap_or_else(|error| panic!("{error}"));
+    let sandbox = Sandbox::with(&[Fixture::MeltanoIngest]);
+    fs::write(sandbox.path("rows.jsonl"), "{\"id\":1,\"n\":\"x\"}\n{\"id\":2,\"n\":\"y\"}\n").unwrap();
+    fs::write(sandbox.path("people.csv"), "id,name\n1,Anna\n2,Ben\n").unwrap();
+    // A header of a table with two numbers of four digits and one field for them, as dBase III writes it.
+    let mut table = vec![3, 124, 1, 1, 2, 0, 0, 0, 65, 0, 5, 0];
+    table.resize(32, 0);
+    table.extend(b"ID\0\0\0\0\0\0\0\0\0N\0\0\0\0\x04\0");
+    table.resize(64, 0);
+    table.extend(b"\r    1    2\x1a");
+    fs::write(sandbox.path("stock.dbf"), table).unwrap();
+    fs::create_dir(sandbox.path("singer")).unwrap();
+    let messages = [
+        json!({"type": "SCHEMA", "stream": "old", "schema": {"properties": {"id": {"type": "integer"}}}, "key_properties": ["id"]}),
+        json!({"type": "RECORD", "stream": "old", "record": {"id": 1}}),
+        json!({"type": "RECORD", "stream": "old", "record": {"id": 2}}),
+        json!({"type": "STATE", "value": {"at": 2}}),
+    ];
+    fs::write(sandbox.path("singer/one.singer.jsonl"), messages.map(|message| format!("{message}\n")).concat()).unwrap();
+    let path = |name: &str| sandbox.arg(name);
+    let folder = json!({"folders": [path("singer")]});
+    let configs = [
+        ("tap-jsonl", "rows", json!({"path": path("rows.jsonl"), "stream_name": "rows", "primary_keys": ["id"]})),
+        ("tap-dbf", "stock", json!({"path": path("stock.dbf")})),
+        (
+            "tap-spreadsheets",
+            "people",
+            json!({"files": [{"path": path("people.csv"), "format": "csv", "table_name": "people", "primary_keys": ["id"]}]}),
+        ),
+        ("tap-singer-jsonl", "old", json!({"source": "local", "local": folder, "add_record_metadata": false})),
+    ];
+    for ((name, stream, config), venv) in configs.into_iter().zip(venvs) {
+        fs::write(sandbox.path("config.json"), config.to_string()).unwrap();
+        let tap = venv.join("bin").join(name).display().to_string();
+        for run in 1..=2 {
+            let args = ["run-job", "meltano-ingest", "run_tap", "--tap", &tap, "--config", "config.json"];
+            let ended = sandbox.lorchestra(&args).exits(0);
+            let events = sandbox.whole_events_of(&sandbox.runs()[0]);
+            let of = |kind: &str| events.iter().find(|event| event.event_type() == kind).unwrap().payload().clone();
+            assert_eq!(of("tap.started")["resumes"], json!(run == 2), "{name}: {}", ended.shown());
+            let completed = of("tap.completed");
+            assert_eq!(completed["set_aside"], json!({}), "{name}: {completed}");
+            if run == 1 {
+                assert_eq!(completed["records"], 2, "{name}: {completed}");
+            }
+        }
+        let kept = lines(&sandbox.data().join(format!("meltano-ingest/{name}/default/{stream}.jsonl")));
+        assert!(kept.len() >= 2, "{name}: {kept:?}");
+        assert!(kept[0].as_object().unwrap().keys().any(|key| key.eq_ignore_ascii_case("id")), "{name}: {kept:?}");
+    }
+}
+
 #[test]
 fn the_log_has_all_of_a_taps_standard_error_its_exit_code_and_its_progress_by_stream() {
     let taps = Taps::new();
