@@ -125,9 +125,10 @@ impl Store {
         self.read("reading the jobs that were run", |db| {
             let mut next = db.prepare_cached(
                 "SELECT package, job, account_key, state, cause_key FROM runs
-                 WHERE (package, job, account_key, state, cause_key) > (?1, ?2, ?3, ?4, ?5)
+                 WHERE (package, job, account_key, state, cause_key, started_at) > (?1, ?2, ?3, ?4, ?5, 9223372036854775807)
                  ORDER BY package, job, account_key, state, cause_key LIMIT 1",
             )?;
+            // With a time after all others: without it, the search begins at the key and walks over all of its runs.
             let mut keys = Vec::new();
             // No package, job or state has an empty name, so this sorts before the first of them.
             let mut at = [query.package.clone().unwrap_or_default(), String::new(), String::new(), String::new(), String::new()];
