@@ -127,7 +127,7 @@ mod tests {
         for (bad, tip) in [
             (&["run-job", "--since", "-7d", "pkg", "job"][..], true),
             (&["run-job", "pkg", "--since", "2d", "job"], true),
-            (&["bookmarks", "show", "--since", "2d"], false),
+            (&["plugins", "list", "--since", "2d"], false),
         ] {
             let text = read(bad).unwrap_err().render().to_string();
             assert_eq!(text.contains("flags of a job go after JOB"), tip, "{text}");

@@ -14,7 +14,7 @@ pub(crate) struct NotRegular(pub(crate) FileType);
 /// terminal, and never passes the descriptor to a child.
 ///
 /// # Errors
-/// The system's error, or [`NotRegular`], which no system call returns.
+/// The system's error, or `NotRegular`, which no system call returns.
 pub fn open_regular(path: &Path, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
