@@ -57,7 +57,7 @@ pub(crate) enum Command {
     Status(status::Status),
     /// Write a report about the last days as one HTML page
     #[command(before_help = "Examples:\n  lorchestra report -o report.html\n  lorchestra report --days 7 -o week.html")]
-    Report(report::Report),
+    Report(report::ReportCommand),
     /// Print the completion script of a shell
     #[command(
         before_help = "Examples:\n  lorchestra completions bash > ~/.local/share/bash-completion/completions/lorchestra\n  lorchestra completions fish > ~/.config/fish/completions/lorchestra.fish"

@@ -25,7 +25,7 @@ const TOP: usize = 10;
 const DAY: i64 = 86_400_000_000;
 
 #[derive(Debug, Args)]
-pub(crate) struct Report {
+pub(crate) struct ReportCommand {
     /// Number of days to report
     #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=3660))]
     days: u16,
@@ -69,7 +69,7 @@ pub(super) struct Summary {
 }
 
 pub(super) fn run(
-    command: &Report,
+    command: &ReportCommand,
     settings: &Settings,
     notices: &mut Notices<'_>,
     printer: &mut Printer,

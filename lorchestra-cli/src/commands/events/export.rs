@@ -34,7 +34,7 @@ const COLUMNS: [&str; 12] = [
 pub(crate) struct EventExport {
     /// jsonl: one JSON object per line (schema lorchestra.event/1); csv: with a header, the payload as JSON
     #[arg(long, value_enum, value_name = "FORMAT")]
-    format: Format,
+    format: ExportFormat,
     /// Export only events of this run (id, short id, `last`, or PACKAGE/JOB for its newest run)
     #[arg(long)]
     run: Option<String>,
@@ -50,7 +50,7 @@ pub(crate) struct EventExport {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum ExportFormat {
     Jsonl,
     Csv,
 }
@@ -70,8 +70,8 @@ pub(super) fn export(
     };
     let filter = EventFilter { run_id, event_type: wanted.event_type.clone(), since, delivery: None };
     let mut lines = 0_u64;
-    let mut each = |write: &mut Sink<'_>| -> Result<(), CommandError> {
-        if wanted.format == Format::Csv && write(&COLUMNS.join(",")).is_err() {
+    let mut each = |write: &mut LineSink<'_>| -> Result<(), CommandError> {
+        if wanted.format == ExportFormat::Csv && write(&COLUMNS.join(",")).is_err() {
             return Ok(());
         }
         let Some(store) = store else { return Ok(()) };
@@ -96,10 +96,10 @@ pub(super) fn export(
 }
 
 /// Receives one line. Returns an error if no more lines are read.
-type Sink<'a> = dyn FnMut(&str) -> Result<(), ()> + 'a;
+type LineSink<'a> = dyn FnMut(&str) -> Result<(), ()> + 'a;
 
 /// Writes all lines into a file that other users cannot read. The file appears under its name only when it is complete.
-fn into_file(path: &Path, each: &mut dyn FnMut(&mut Sink<'_>) -> Result<(), CommandError>) -> Result<(), CommandError> {
+fn into_file(path: &Path, each: &mut dyn FnMut(&mut LineSink<'_>) -> Result<(), CommandError>) -> Result<(), CommandError> {
     let failed = |error: &std::io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::NamedTempFile::new_in(dir).map_err(|e| failed(&e))?;
@@ -115,10 +115,10 @@ fn into_file(path: &Path, each: &mut dyn FnMut(&mut Sink<'_>) -> Result<(), Comm
     Ok(())
 }
 
-fn line(event: &Event, format: Format) -> String {
+fn line(event: &Event, format: ExportFormat) -> String {
     match format {
-        Format::Jsonl => super::json_line(event),
-        Format::Csv => {
+        ExportFormat::Jsonl => super::json_line(event),
+        ExportFormat::Csv => {
             let attempt = event.attempt.to_string();
             let text = |value: &Option<String>| value.clone().unwrap_or_default();
             let payload = event.payload.as_ref().map(|payload| payload.get().to_owned()).unwrap_or_default();
