@@ -16,9 +16,9 @@ mod shell;
 mod spec_file;
 mod status;
 
-use crate::args::Args;
 use crate::exit::Code;
 use crate::failure::CommandError;
+use crate::flags::GlobalFlags;
 use crate::notify::Notices;
 use crate::observe::recovered;
 use crate::printer::Printer;
@@ -99,8 +99,8 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
         Command::Plugins(command) => plugins::run(command, settings, printer),
         Command::Runs(command) => runs::run(command, settings, &mut notices, printer),
         Command::Report(command) => report::run(command, settings, &mut notices, printer),
-        Command::Completions(command) => shell::completions(command, printer),
-        Command::Man(command) => shell::man(command, printer),
+        // Handled before the settings are read.
+        Command::Completions(_) | Command::Man(_) => Ok(Code::Success),
         Command::Config(command) => config::run(command, settings, printer),
         Command::Doctor(command) => doctor::run(command, settings, &mut notices, printer),
         Command::Status(command) => status::run(command, settings, &mut notices, printer),
@@ -113,32 +113,37 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
     code
 }
 
+/// Runs a command that needs no settings, and works however broken the configuration is. `definition` is the whole command line.
+pub(crate) fn before_settings(
+    command: &Command,
+    definition: fn() -> clap::Command,
+    printer: &mut Printer,
+) -> Option<Result<Code, CommandError>> {
+    match command {
+        Command::Completions(command) => Some(shell::completions(command, printer)),
+        Command::Man(command) => Some(shell::man(command, definition, printer)),
+        _ => None,
+    }
+}
+
 /// Handles a command when the configuration cannot be read: some commands work without settings, and a refused run is recorded.
-pub(crate) fn without_settings(args: &Args, failure: &CommandError, printer: &mut Printer) -> Code {
-    match &args.command {
+pub(crate) fn without_settings(command: &Command, global: &GlobalFlags, failure: &CommandError, printer: &mut Printer) -> Code {
+    match command {
         Command::Doctor(command) => return doctor::without_settings(command, failure, printer),
         Command::Config(config::ConfigCommand::Keys) => return config::keys(printer),
-        Command::Completions(_) | Command::Man(_) => {
-            let done = match &args.command {
-                Command::Completions(command) => shell::completions(command, printer),
-                Command::Man(command) => shell::man(command, printer),
-                _ => Ok(Code::Success),
-            };
-            return printer.ended(done);
-        }
         _ => {}
     }
     printer.failure(failure);
-    refused_without_settings(args, failure, printer);
+    refused_without_settings(command, global, failure, printer);
     failure.code
 }
 
 /// Records a run that cannot start because the configuration cannot be read. Only an existing history is used; it is located by the keys of
 /// the file that can be read.
-fn refused_without_settings(args: &Args, failure: &CommandError, printer: &mut Printer) {
-    let Command::RunJob(command) = &args.command else { return };
+fn refused_without_settings(command: &Command, global: &GlobalFlags, failure: &CommandError, printer: &mut Printer) {
+    let Command::RunJob(command) = command else { return };
     let Some(refusal) = Asked::of(command).unchecked(failure) else { return };
-    let Some(Rescued { state_dir, on_failure }) = Rescued::read(&args.global) else { return };
+    let Some(Rescued { state_dir, on_failure }) = Rescued::read(global) else { return };
     let recorded = StateDir::existing(&state_dir).ok().flatten().filter(|state| state.store().exists()).and_then(|state| {
         let mut store = Store::open(&state).ok()?;
         record_refusal(&mut store, &refusal, env!("CARGO_PKG_VERSION")).ok()

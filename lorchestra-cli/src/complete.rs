@@ -1,11 +1,9 @@
 //! Completion of command lines: the shell asks this binary (variable `COMPLETE`), which answers from the plugin directory and the store, so that
 //! packages, jobs, their flags and runs are those that exist now. Reads manifests and never runs plugin code; prints nothing but candidates.
 
-use crate::args::Args;
 use crate::flags::{self, GlobalFlags};
 use crate::settings::Settings;
 use crate::show;
-use clap::CommandFactory;
 use clap_complete::CompleteEnv;
 use clap_complete::engine::CompletionCandidate;
 use lorchestra_core::host::clock::now_micros;
@@ -17,14 +15,13 @@ use std::ffi::{OsStr, OsString};
 /// Maximum number of runs offered as candidates.
 const RUNS: u64 = 20;
 
-/// If the shell requests completions, prints them and exits.
-pub(crate) fn answer() {
-    CompleteEnv::with_factory(command).complete();
+/// If the shell requests completions, prints them and exits. `definition` is the whole command line.
+pub(crate) fn answer(definition: fn() -> clap::Command) {
+    CompleteEnv::with_factory(|| command(definition())).complete();
 }
 
 /// Returns the command line definition, including the flags of the job on the command line.
-fn command() -> clap::Command {
-    let command = Args::command();
+fn command(command: clap::Command) -> clap::Command {
     let words: Vec<OsString> = std::env::args_os().collect();
     let Some((package, job)) = named_job(&words) else { return command };
     let Some(catalog) = catalog() else { return command };

@@ -46,7 +46,7 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == lorchestra_core::run::worker::ARGUMENT) {
         return lorchestra_core::run::worker::main();
     }
-    complete::answer();
+    complete::answer(<args::Args as clap::CommandFactory>::command);
     stream::report_panics();
     let code = command();
     // Waits for pending output, within limits.
@@ -69,12 +69,18 @@ fn command() -> ExitCode {
     diagnostics(args.global.verbose);
     // A panic here is a bug in lorchestra, with its own exit code; the hook has printed its location. The next command closes a run that
     // was in progress.
-    let result = catch_unwind(AssertUnwindSafe(|| match help::requested(&args) {
-        Some(package) => help::print(package, &args, &mut printer),
-        None => match Settings::read(&args.global) {
-            Ok(settings) => Ok(commands::run(&args.command, args.global.verbose, &settings, &mut printer)),
-            Err(failure) => Ok(commands::without_settings(&args, &failure, &mut printer)),
-        },
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let definition = <args::Args as clap::CommandFactory>::command;
+        if let Some(package) = help::requested(&args) {
+            return help::print(package, &args, &mut printer);
+        }
+        if let Some(result) = commands::before_settings(&args.command, definition, &mut printer) {
+            return result;
+        }
+        Ok(match Settings::read(&args.global) {
+            Ok(settings) => commands::run(&args.command, args.global.verbose, &settings, &mut printer),
+            Err(failure) => commands::without_settings(&args.command, &args.global, &failure, &mut printer),
+        })
     }));
     let fault = |_| {
         Err(CommandError::new(exit::Code::Internal, "internal error in lorchestra; see the lines above")

@@ -6,7 +6,7 @@
 //! macros use them, and their Rust API may change in any release. They are part of this crate, and not of a second one, for
 //! two reasons: the macros expand to paths into them, and `abi_stable` compares one crate version at the plugin boundary. Data flows
 //! through them in this order: `def` (constants that the macros generate) → `manifest` (the ELF section that a host reads without
-//! running code) and `abi` (the root module that it loads) → `invoke` (one call, with panics caught) → [`JobContext`] and [`Event`].
+//! running code) and `abi` (the root module that it loads) → `invoke` (one call, with panics caught) → [`JobContext`] and [`Event`](struct@Event).
 
 #[cfg(not(panic = "unwind"))]
 compile_error!("lorchestra plugins need panic = \"unwind\" to report a job's panic: remove `panic = \"abort\"` from the profile");

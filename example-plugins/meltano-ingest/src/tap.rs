@@ -125,8 +125,9 @@ impl Call {
         if mode & 0o044 != 0 {
             let config = config.display();
             let mode = mode & 0o777;
-            let warning =
-                format!("{config} contains secrets, and other users can read it (mode {mode:04o}); run `chmod 600 {config}`");
+            let warning = format!(
+                "{config} contains secrets, and other users can read it (mode {mode:04o}); let only its owner read it (mode 600)"
+            );
             tracing::warn!("{warning}");
             let _ = writeln!(io::stderr().lock(), "meltano-ingest: warning: {warning}");
         }

@@ -94,9 +94,8 @@ fn deliver_all(store: &mut Outbox, server: &Rc<RefCell<Server>>, streams: bool, 
         }
         let server = server.borrow();
         // A refused event may stay suspect as long as nothing lands after it.
-        if pending.is_empty()
-            || server.script.is_empty() && pending.iter().all(|out| server.poison.contains_key(&out.row.event_id))
-        {
+        let refused = |id: &String| server.poison.contains_key(id) || server.bad.contains(id);
+        if pending.is_empty() || server.script.is_empty() && pending.iter().all(|out| refused(&out.row.event_id)) {
             return;
         }
     }

@@ -3,6 +3,7 @@
 use super::Finding;
 use crate::commands::{catalog, jobs};
 use crate::settings::Settings;
+use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::packages::catalog::{Catalog, Lookup};
 use lorchestra_core::plan::source::Source;
 use lorchestra_core::text::path_text;
@@ -77,7 +78,12 @@ fn secret_file(key: &str, path: &Path) -> Option<Finding> {
         Ok(meta) if meta.mode() & 0o077 != 0 => Some(Finding::error(
             "secrets",
             format!("{key}: other users may read {shown}"),
-            format!("chmod go= {}", lorchestra_core::text::shell(path)),
+            rights::command(
+                Target { path, owner: meta.uid(), kind: Kind::File },
+                Change::Private,
+                rustix::process::geteuid().as_raw(),
+            )
+            .unwrap_or_else(|| format!("see ls -l {}", lorchestra_core::text::shell(path))),
         )),
         Ok(_) => None,
     }

@@ -7,6 +7,7 @@ use crate::notify::Notices;
 use crate::settings::Settings;
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::clock::now_micros;
+use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::{COUNTED, RunFilter, RunQuery, Store, short_id};
 use lorchestra_core::text::{chain, path_text, shell};
@@ -31,7 +32,12 @@ pub(super) fn configuration(settings: &Settings, findings: &mut Vec<Finding>) {
         Ok(meta) if meta.mode() & 0o022 != 0 => findings.push(Finding::error(
             "configuration",
             format!("other users may change {path}, which names commands that run as this user"),
-            format!("chmod go-w {}", shell(&settings.config_path)),
+            rights::command(
+                Target { path: &settings.config_path, owner: meta.uid(), kind: Kind::File },
+                Change::NotWritableBy("go"),
+                rustix::process::geteuid().as_raw(),
+            )
+            .unwrap_or_else(|| format!("see ls -l {}", shell(&settings.config_path))),
         )),
         Ok(_) => findings.push(Finding::ok("configuration", path)),
     }

@@ -148,7 +148,7 @@ const FAULTS: &[Fault] = &[
             mode(&token, 0o644);
         },
         finds: "other users may read",
-        fix: "chmod go=",
+        fix: "chmod 600",
     },
     Fault {
         name: "a file in the place of the state directory",

@@ -328,7 +328,7 @@ fn a_config_with_secrets_that_others_can_read_is_warned_of() {
         fs::set_permissions(taps.sandbox.path("config.json"), fs::Permissions::from_mode(mode)).unwrap();
         taps.sandbox.lorchestra(&strs(&args)).exits(0);
         let log = taps.sandbox.lorchestra(&["runs", "logs", taps.sandbox.runs()[0].id()]).exits(0);
-        let warning = format!("other users can read it (mode {mode:04o}); run `chmod 600 ");
+        let warning = format!("other users can read it (mode {mode:04o}); let only its owner read it");
         assert_eq!(log.out().contains(&warning), is_warned, "{mode:o} {key}: {}", log.shown());
         assert!(!log.out().contains("hunter2"), "{}", log.shown());
     }
