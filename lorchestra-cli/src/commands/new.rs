@@ -125,6 +125,9 @@ pub(crate) enum NewError {
         /// What is wrong.
         why: String,
     },
+    /// The sources of this binary are not on this machine.
+    #[error("the sources of {API} are not on this machine, and no registry has it")]
+    NoSources,
     /// A system call failed.
     #[error("{path}", path = .path.display())]
     Io {
@@ -143,6 +146,7 @@ impl From<NewError> for CommandError {
             NewError::Taken(name) => Self::new(Code::Usage, message).hint(format!("for example: lorchestra new {name}_jobs")),
             NewError::There(_) => Self::new(Code::Usage, message).hint("choose another directory with --dir DIR"),
             NewError::NoParent(path) => Self::new(Code::Usage, message).hint(format!("mkdir -p {}", shell(&path))),
+            NewError::NoSources => Self::new(Code::Usage, message).hint("pass the directory of a lorchestra checkout: --api DIR"),
             NewError::Api { .. } => {
                 Self::new(Code::Usage, message).hint("pass the directory of a lorchestra checkout, or omit --api")
             }
@@ -159,8 +163,7 @@ pub(crate) struct New {
     /// Directory to create (may exist if empty) [default: NAME]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Path of lorchestra-plugin-api, or of a checkout of lorchestra [default: the sources that this binary was built from, if they
-    /// still exist, else the registry]
+    /// Path of lorchestra-plugin-api, or of a checkout of lorchestra [default: the sources that this binary was built from]
     #[arg(long, value_name = "PATH")]
     api: Option<PathBuf>,
 }
@@ -174,7 +177,7 @@ pub(super) fn run(command: &New, printer: &mut Printer) -> Result<Code, CommandE
     let above = workspace::above(&real);
     let member_of = above.as_ref().filter(|above| above.takes_in.is_some()).map(|above| &*above.root);
     let library = library(name, &real, member_of);
-    make(name, dir, &dependency(api.as_deref()), &library, member_of.is_some())?;
+    make(name, dir, &dependency(&api), &library, member_of.is_some())?;
     printer.good(format_args!("created the job package {name} in {}", shell(dir)));
     if let Some(Workspace { root, takes_in }) = &above {
         let root = path_text(root);
@@ -187,7 +190,7 @@ pub(super) fn run(command: &New, printer: &mut Printer) -> Result<Code, CommandE
     }
     // Only members share the workspace's dependencies.
     let member_of = above.filter(|above| above.takes_in.is_some());
-    if let (Some(workspace), Some(api)) = (member_of, api)
+    if let Some(workspace) = member_of
         && let Some(inner) = workspace.to_exclude(Path::new(&api))
     {
         let inner = path_text(&inner);
@@ -228,25 +231,19 @@ fn crate_name(package: &str) -> String {
     package.replace('-', "_")
 }
 
-/// Returns the crate to depend on: the given one, or that of the source tree from which this program was built, if it still exists.
-fn api_dir(named: Option<&Path>) -> Result<Option<String>, NewError> {
+/// Returns the crate to depend on: the given one, or that of the source tree from which this program was built.
+fn api_dir(named: Option<&Path>) -> Result<String, NewError> {
     let own = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../lorchestra-plugin-api"));
     match named {
-        Some(path) => api_crate(path).map(Some),
-        None => Ok(api_crate(own).ok()),
+        Some(path) => api_crate(path),
+        // Not by a version: the name belongs to nobody in the public registry, and anyone could claim it there.
+        None => api_crate(own).map_err(|_| NewError::NoSources),
     }
 }
 
-/// The value of `lorchestra-plugin-api =`: a crate's directory, or the registry's version.
-fn dependency(api: Option<&str>) -> String {
-    match api {
-        Some(path) => format!("{{ path = {} }}", toml::Value::from(path)),
-        None => {
-            let version = lorchestra_plugin_api::VERSION;
-            let minor = version.rsplit_once('.').map_or(version, |(minor, _)| minor);
-            toml::Value::from(minor).to_string()
-        }
-    }
+/// The value of `lorchestra-plugin-api =`.
+fn dependency(api: &str) -> String {
+    format!("{{ path = {} }}", toml::Value::from(api))
 }
 
 /// Returns the absolute path of the plugin API, given its directory or that of a checkout.
@@ -403,11 +400,10 @@ mod tests {
     }
 
     #[test]
-    fn the_dependency_is_a_path_as_long_as_there_is_one() {
+    fn the_dependency_is_always_a_path() {
         let own = api_dir(None).unwrap();
-        let written = dependency(own.as_deref());
+        let written = dependency(&own);
         assert!(written.starts_with("{ path = \"/") && written.ends_with("/lorchestra-plugin-api\" }"), "{written}");
-        assert!(dependency(None).starts_with("\"1."));
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         assert_eq!(api_dir(Some(&root)).unwrap(), own);
         let core = api_dir(Some(&root.join("lorchestra-core"))).unwrap_err().to_string();

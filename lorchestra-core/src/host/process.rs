@@ -263,6 +263,23 @@ mod tests {
         assert!(Identity { boot_id: "another".into(), ..own }.open().unwrap().is_none(), "another boot");
     }
 
+    /// What another thread started is its own (a program that prints credentials); an orphan goes to the main thread.
+    #[test]
+    fn orphans_are_distinguished_from_children_of_other_threads() {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+        let mut own = std::process::Command::new("sleep").arg("20").spawn().unwrap();
+        let output = std::process::Command::new("sh").args(["-c", "sleep 20 >/dev/null & echo $!"]).output().unwrap();
+        let orphan: i32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+        let found = children_of_main_thread();
+        let pid = |raw: i32| Pid::from_raw(raw).unwrap();
+        assert!(found.contains(&pid(orphan)), "{found:?} has the orphan {orphan}");
+        assert!(!found.contains(&pid(own.id().cast_signed())), "{found:?} has the child of this thread");
+        for pid in [pid(orphan), pid(own.id().cast_signed())] {
+            rustix::process::kill_process(pid, Signal::KILL).unwrap();
+        }
+        own.wait().unwrap();
+    }
+
     #[test]
     fn a_command_name_with_parentheses_does_not_shift_the_fields() {
         let text = "42 (a) b (c)) S 1 42 42 0 -1 4194560 1 2 3 4 50 60 7 8 20 0 1 0 12345 1 2";

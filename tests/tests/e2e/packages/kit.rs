@@ -72,7 +72,7 @@ fn invalid_values_are_refused_before_the_job() {
         (["--format", "xml"], "is not one of its values; write json or nd-json"),
         (["--format", "NDJSON"], "is not one of its values"),
         (["--format", "Json"], "write json"),
-        (["--every", "90"], "its unit is missing; write 90s"),
+        (["--every", "90x"], "is not a duration"),
         (["--days", "yesteday"], "--days"),
     ] {
         let args: Vec<&str> = ["run-job", "kit", "kinds"].iter().chain(&flags).copied().collect();
