@@ -138,19 +138,27 @@ impl Call {
 const SECRET_KEYS: [&str; 12] =
     ["pass", "pwd", "secret", "token", "key", "credential", "auth", "private", "cert", "dsn", "connection", "session"];
 
+/// Whole names of such keys, which are parts of too many other words.
+const SECRET_NAMES: [&str; 3] = ["api", "pin", "pw"];
+
 /// Returns the secrets of a config: values below such keys, multi-line texts, and URLs with a password. An
 /// unreadable config is left to the tap to report.
 fn secrets(config: &Path) -> Vec<String> {
     use lorchestra_plugin_api::serde_json::{Value, from_slice};
     fn gather(value: &Value, secret: bool, texts: &mut Vec<String>) {
         match value {
-            Value::String(text) if secret || text.trim_end().contains('\n') || has_password(text) => texts.push(text.clone()),
+            Value::String(text) if secret || text.trim_end().contains('\n') || password(text).is_some() => {
+                texts.push(text.clone());
+                // A driver's error may have it without its URL.
+                texts.extend(password(text).filter(|password| password.len() > 3).map(str::to_owned));
+            }
             Value::Number(number) if secret => texts.push(number.to_string()),
             Value::Array(values) => values.iter().for_each(|value| gather(value, secret, texts)),
             Value::Object(map) => {
                 for (name, value) in map {
                     let name = name.to_lowercase();
-                    gather(value, secret || SECRET_KEYS.iter().any(|part| name.contains(part)), texts);
+                    let is_secret = SECRET_NAMES.contains(&&*name) || SECRET_KEYS.iter().any(|part| name.contains(part));
+                    gather(value, secret || is_secret, texts);
                 }
             }
             _ => {}
@@ -165,10 +173,11 @@ fn secrets(config: &Path) -> Vec<String> {
     found
 }
 
-/// `https://user:password@host/`
-fn has_password(text: &str) -> bool {
-    let authority = text.split_once("://").and_then(|(_, rest)| rest.split('/').next());
-    authority.and_then(|authority| authority.rsplit_once('@')).is_some_and(|(user, _)| user.contains(':'))
+/// Returns the password of `https://user:password@host/`.
+fn password(url: &str) -> Option<&str> {
+    let authority = url.split_once("://").and_then(|(_, rest)| rest.split('/').next())?;
+    let (user, _) = authority.rsplit_once('@')?;
+    user.split_once(':').map(|(_, password)| password)
 }
 
 /// Checks that a file contains a JSON object. Anything but a regular file is left to the tap.
@@ -300,7 +309,7 @@ mod tests {
     fn secrets_of_a_config_are_masked_and_its_other_texts_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
-        let config = r#"{"api_token": "t0k3n-t0k3n", "auth": {"user": "robot-7", "pin": 12345678}, "start_date": "2026-01-01",
+        let config = r#"{"api_token": "t0k3n-t0k3n", "auth": {"user": "robot-7", "pin": 12345678}, "start_date": "2026-01-01", "pw": "hunter33", "mapping": "plain",
             "url": "https://me:hunter22@example.com/api", "pem": "-----BEGIN KEY-----\nMIIabcdef/+=\n-----END KEY-----\n"}"#;
         std::fs::write(&path, config).unwrap();
         let secrets = secrets(&path);
@@ -312,6 +321,7 @@ mod tests {
             ("key=MIIabcdef%2F%2B%3D", "key=***"),
             (r"'-----BEGIN KEY-----\nMIIabcdef/+=\n-----END KEY-----\n'", "'***'"),
             ("GET https://me:hunter22@example.com/api", "GET ***"),
+            ("login of me with hunter22 or hunter33 failed, mapping plain", "login of me with *** or *** failed, mapping plain"),
         ] {
             assert_eq!(mask.text(text), masked);
         }

@@ -194,6 +194,9 @@ fn cause_of(evidence: &Evidence) -> Outcome {
     }
 }
 
+/// The exit code of a worker of lorchestra that failed, and could not report why.
+const OWN_FAILURE: i32 = 70;
+
 fn without_final(evidence: &Evidence) -> Failure {
     if let Some(fault) = &evidence.fault {
         let cause = if fault.spool { Cause::Spool } else { Cause::Load };
@@ -236,6 +239,11 @@ fn without_final(evidence: &Evidence) -> Failure {
     };
     if evidence.entered {
         Failure { signal, exit_code, ..failure(cause, format!("the job {how}")) }
+    } else if exit_code == Some(OWN_FAILURE) {
+        // lorchestra's own code for an internal error, and one that a library may use as well.
+        let message = "the worker ended with exit code 70 before the job began: the plugin ended it while it was being loaded, or this \
+                       host refuses something that lorchestra needs";
+        Failure { exit_code, permanent: true, ..failure(Cause::Load, message.into()) }
     } else {
         Failure {
             signal,
