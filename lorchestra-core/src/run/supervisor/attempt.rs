@@ -13,7 +13,7 @@ use crate::host::state::{StateError, make_dir};
 use crate::outcome::Outcome;
 use crate::packages::library::Library;
 use crate::plan::RunSpec;
-use crate::run::decision::{Evidence, Memory, WorkerFault, decide};
+use crate::run::decision::{Death, Evidence, Memory, WorkerFault, decide};
 use crate::run::ending::Facts;
 use crate::run::error::RunError;
 use crate::run::intake::{Idle, IntakeError, Work};
@@ -173,7 +173,7 @@ impl AttemptRunner<'_> {
                 damaged: ingested.damaged,
                 fault: seen.fault.or_else(|| removed(&spool)),
                 printed: has_content(&output),
-                processor_limit: processor_limit(seen.time),
+                processor_limit: processor_limit(seen.time, seen.death),
                 memory: spec.memory_max.map(|max| Memory { max, refused: allocation_failed(&output) }),
             })
         });
@@ -190,10 +190,13 @@ impl AttemptRunner<'_> {
 }
 
 /// Returns the worker's processor time limit in seconds if the worker used it up. The worker inherits the limit from this process.
-fn processor_limit(used: process::ProcessorTime) -> Option<u64> {
+fn processor_limit(used: process::ProcessorTime, death: Death) -> Option<u64> {
+    const SIGXCPU: i32 = 24;
     let seconds = getrlimit(Resource::Cpu).current?;
-    // The kernel counts in ticks of 10 ms and enforces the limit at the next tick.
-    (used.user_ms + used.system_ms + 50 >= seconds.saturating_mul(1000)).then_some(seconds)
+    let is_named = matches!(death, Death::Killed { signal: SIGXCPU, .. });
+    // For the limit the kernel counts timer ticks, but it reports precise times: on a busy virtual machine they differ by up to a quarter.
+    let is_used_up = (used.user_ms + used.system_ms).saturating_mul(4) >= seconds.saturating_mul(3000);
+    (is_named || is_used_up).then_some(seconds)
 }
 
 /// The fault that the worker could not report: without a spool its progress is unknown, and events in it are lost.
