@@ -172,7 +172,12 @@ pub mod prelude {
 pub mod __private {
     pub use crate::abi::{ABI_REVISION, Enter, Entry, header};
     pub use crate::def::{JobDef, PackageDef, ParamDef, ParamKind, ValueDef};
-    pub use crate::error::{AnyResult, ClassifiedResult};
+
+    /// The traits that choose the conversion of a job's result.
+    pub mod conversion {
+        pub use crate::error::{AnyResult, ClassifiedResult};
+    }
+
     pub use crate::job::{Job, Plugin};
     pub use crate::manifest::{section, section_len};
     pub use crate::param::{

@@ -52,7 +52,8 @@ pub(crate) fn expand(attributes: TokenStream, mut function: ItemFn) -> TokenStre
     let described = describe(&function, &policy, &params);
     // On errors the function and the type are still generated, so that uses of them cause no further errors.
     match crate::combined(errors) {
-        // Each parameter is a flag; no Rust code passes them all positionally.
+        // Each parameter is a flag; no Rust code passes them all positionally. Not `expect`: how many are too many is set in the author's
+        // clippy.toml.
         None => quote! {
             #[allow(clippy::too_many_arguments, reason = "each is a flag")]
             #function
@@ -76,13 +77,15 @@ fn placeholder(function: &ItemFn) -> TokenStream {
     let policy = Policy::default().fields();
     quote! {
         #[doc(hidden)]
-        #[allow(non_camel_case_types, reason = "named like the job, so that one path names both")]
+        #[expect(non_camel_case_types, reason = "named like the job, so that one path names both")]
         #vis struct #ident {}
 
-        #[allow(dead_code, reason = "a job with errors may be listed or not")]
         impl #ident {
             pub(crate) const THIS_JOB_IS_NOT_LISTED_IN_PLUGIN: () = ();
         }
+
+        // A job with errors causes no warning as well, listed or not.
+        const _: () = #ident::THIS_JOB_IS_NOT_LISTED_IN_PLUGIN;
 
         impl #api::Job for #ident {
             const DEF: #api::JobDef =
@@ -280,8 +283,8 @@ fn describe(function: &ItemFn, policy: &Policy, params: &[Param]) -> TokenStream
             ReturnType::Default => Span::call_site(),
         };
         quote_spanned!(span=> {
-            #[allow(unused_imports, reason = "one of the two applies")]
-            use #api::{AnyResult as _, ClassifiedResult as _};
+            // Both traits: one of them applies.
+            use #api::conversion::*;
             let result = #result;
             let conversion = (&result).conversion();
             conversion.apply(result)
@@ -306,7 +309,7 @@ fn describe(function: &ItemFn, policy: &Policy, params: &[Param]) -> TokenStream
     };
     quote! {
         #[doc(hidden)]
-        #[allow(non_camel_case_types, reason = "named like the job, so that one path names both")]
+        #[expect(non_camel_case_types, reason = "named like the job, so that one path names both")]
         #vis struct #ident {}
 
         impl #ident {

@@ -93,6 +93,7 @@ pub(crate) fn expand(input: &PluginInput) -> TokenStream {
 
         const _: &[()] = &[#(<#jobs>::THIS_JOB_IS_NOT_LISTED_IN_PLUGIN),*];
 
+        // Not `expect`: a short manifest takes few steps.
         #[allow(long_running_const_eval, reason = "writing a long manifest takes many steps")]
         const _: () = {
             const PACKAGE: &#api::PackageDef = &<LorchestraPlugin as #api::Plugin>::DEF;
