@@ -126,7 +126,7 @@ fn async_jobs() -> Result {
     Ok(())
 }
 
-/// The tests that `cargo xtask soak` repeats: those that use LORCHESTRA_TEST_ROUNDS, and one that takes minutes.
+/// The tests that `cargo xtask soak` repeats: those that use LORCHESTRA_TEST_ROUNDS, and the one that waits longest.
 const SOAKED: [&str; 5] = [
     "crash::killed::nothing_acknowledged",
     "delivery::sending::a_kill_during_delivery",
@@ -135,11 +135,10 @@ const SOAKED: [&str; 5] = [
     "crash::trouble::a_store_that_is_locked_for_longer",
 ];
 
-/// Kills workers and supervisors at random moments, and swaps libraries while they run, in more rounds than a normal test run; and runs the
-/// test that takes minutes.
+/// Kills workers and supervisors at random moments, and swaps libraries while they run, in more rounds than a normal test run.
 pub(crate) fn soak(rounds: u32) -> Result {
     cargo::build(&TESTED)?;
-    let mut test = test(&["--test", "e2e", "--", "--nocapture", "--include-ignored"])?;
+    let mut test = test(&["--test", "e2e", "--", "--nocapture"])?;
     cargo::run(test.args(SOAKED).env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
 }
 

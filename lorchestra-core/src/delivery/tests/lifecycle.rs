@@ -235,21 +235,27 @@ fn rows_that_are_all_refused_after_others_have_landed_stay_pending() {
     }
 }
 
-/// A batch of unknown fate was sent to one table, its stream is gone, and another table is configured now: that one is not asked.
-#[test]
-fn a_batch_for_another_table_whose_stream_is_gone_is_uncertain() {
-    let site = site();
-    let (mut store, ids) = filled(&site, 4);
+/// A server where a batch has landed whose sender was killed before the answer, and that has forgotten the stream since.
+fn landed_unknown_and_stream_gone(store: &mut Outbox, count: usize) -> Rc<RefCell<Server>> {
     let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Silent { done: true }]);
     server.borrow_mut().depth = 1;
     let mut session = Session::new(table(&server, true));
     let mut progress = Progress::default();
     let sent = runtime().block_on(async {
-        let mut deliverer = Deliverer::new(&mut store, &mut session, policy(10), &mut progress);
+        let mut deliverer = Deliverer::new(store, &mut session, policy(10), &mut progress);
         tokio::time::timeout(Duration::from_secs(1), deliverer.drain(false)).await
     });
-    assert!(sent.is_err() && server.borrow().rows.len() == ids.len(), "it landed, and nobody knows");
+    assert!(sent.is_err() && server.borrow().rows.len() == count, "it landed, and no answer came");
     server.borrow_mut().streams.clear();
+    server
+}
+
+/// A batch of unknown fate was sent to one table, its stream is gone, and another table is configured now: that one is not asked.
+#[test]
+fn a_batch_for_another_table_whose_stream_is_gone_is_uncertain() {
+    let site = site();
+    let (mut store, ids) = filled(&site, 4);
+    let server = landed_unknown_and_stream_gone(&mut store, ids.len());
     let mut session = Session::new(Table { name: "p.d.other".into(), ..table(&server, true) });
     let stopped = runtime()
         .block_on(async { Deliverer::new(&mut store, &mut session, policy(10), &mut Progress::default()).drain(false).await });
@@ -263,16 +269,7 @@ fn a_batch_for_another_table_whose_stream_is_gone_is_uncertain() {
 fn a_stream_that_cannot_be_closed_costs_one_drain() {
     let site = site();
     let (mut store, ids) = filled(&site, 4);
-    let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Silent { done: true }]);
-    server.borrow_mut().depth = 1;
-    let mut session = Session::new(table(&server, true));
-    let mut progress = Progress::default();
-    let sent = runtime().block_on(async {
-        let mut deliverer = Deliverer::new(&mut store, &mut session, policy(10), &mut progress);
-        tokio::time::timeout(Duration::from_secs(1), deliverer.drain(false)).await
-    });
-    assert!(sent.is_err());
-    server.borrow_mut().streams.clear();
+    let server = landed_unknown_and_stream_gone(&mut store, ids.len());
     server.borrow_mut().unclosable = true;
     let (stopped, _) = drained(&mut store, &server, 10);
     assert!(stopped.is_ok(), "{stopped:?}");

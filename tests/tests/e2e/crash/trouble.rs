@@ -209,7 +209,6 @@ fn a_run_waits_for_a_store_that_is_locked_for_a_while() {
 /// The same for longer than a writer waits for its turn: a starting run fails with an error, an ending one keeps its end in the spool, and
 /// both say what to do.
 #[test]
-#[ignore = "some minutes, as a writer waits for one: cargo xtask soak"]
 fn a_store_that_is_locked_for_longer_than_writers_wait_loses_nothing() {
     let sandbox = sandbox();
     let ends = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
