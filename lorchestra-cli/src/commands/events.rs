@@ -125,6 +125,18 @@ pub(super) fn run(
     }
 }
 
+/// Returns the filter for the events of a run, of a type, since a time.
+fn filter(
+    run: Option<&str>,
+    event_type: Option<&str>,
+    since: Option<i64>,
+    store: Option<&Store>,
+    settings: &Settings,
+) -> Result<EventFilter, CommandError> {
+    let run_id = run.map(|run| find_run(store, settings, run)).transpose()?.map(|run| run.run_id);
+    Ok(EventFilter { run_id, event_type: event_type.map(str::to_owned), since, delivery: None })
+}
+
 fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<Code, CommandError> {
     let delivery = match (wanted.pending, wanted.failed, wanted.uncertain) {
         (true, ..) => Some(Undelivered::Pending),
@@ -135,15 +147,11 @@ fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, prin
     let since = values::time("--since", wanted.since.as_deref())?;
     let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
-    let run_id = match &wanted.run {
-        None => None,
-        Some(run) => Some(find_run(store, settings, run)?.run_id),
-    };
+    let filter = filter(wanted.run.as_deref(), wanted.event_type.as_deref(), since, store, settings)?;
     let Some(store) = store else {
         printer.note("No events yet.");
         return Ok(Code::Success);
     };
-    let filter = EventFilter { run_id, event_type: wanted.event_type.clone(), since, delivery: None };
     let names = listed(wanted, settings, store)?;
     let several = names.len() > 1;
     let mut any = false;

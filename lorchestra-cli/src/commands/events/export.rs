@@ -1,6 +1,6 @@
 //! `events export`: events with their payloads as JSON Lines or CSV, on standard output or into a file.
 
-use crate::commands::{find_run, history};
+use crate::commands::history;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::Notices;
@@ -8,7 +8,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::values;
 use clap::{Args, ValueEnum};
-use lorchestra_core::store::{Event, EventFilter};
+use lorchestra_core::store::Event;
 use lorchestra_core::text::path_text;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -64,11 +64,7 @@ pub(super) fn export(
     let since = values::time("--since", wanted.since.as_deref())?;
     let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
-    let run_id = match &wanted.run {
-        None => None,
-        Some(run) => Some(find_run(store, settings, run)?.run_id),
-    };
-    let filter = EventFilter { run_id, event_type: wanted.event_type.clone(), since, delivery: None };
+    let filter = super::filter(wanted.run.as_deref(), wanted.event_type.as_deref(), since, store, settings)?;
     let mut lines = 0_u64;
     let mut each = |write: &mut LineSink<'_>| -> Result<(), CommandError> {
         if wanted.format == ExportFormat::Csv && write(&COLUMNS.join(",")).is_err() {
