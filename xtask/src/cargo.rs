@@ -24,8 +24,16 @@ pub(crate) fn built(profile: &str) -> Result<PathBuf> {
 }
 
 /// A cargo command in the workspace's root, with `--locked`.
+///
+/// Without the variables that describe xtask, which `cargo run` has set for this program: build scripts of dependencies (ring) watch some of
+/// them. With them, ring and everything above it would be compiled again after each `cargo build`, and again after each `cargo xtask`.
+#[expect(clippy::disallowed_methods, reason = "only the names of the caller's variables are read")]
 pub(crate) fn cargo(subcommand: &str) -> Result<Command> {
     let mut command = Command::new(env!("CARGO"));
+    let is_own = |name: &OsStr| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| name.to_string_lossy().starts_with(own));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_own(name)) {
+        command.env_remove(name);
+    }
     command.current_dir(root()?).args([subcommand, "--locked"]);
     Ok(command)
 }
@@ -34,6 +42,23 @@ pub(crate) fn cargo(subcommand: &str) -> Result<Command> {
 pub(crate) fn build(args: &[&str]) -> Result {
     let mut command = cargo("build")?;
     run(command.args(args))
+}
+
+/// Everything except packages that only benches use. This needs no additional features, so nothing is compiled twice.
+pub(crate) const WORKSPACE: [&str; 5] = ["--workspace", "--exclude", "bench-parts", "--exclude", "bench-plugin"];
+
+/// Builds the command line and packages, and prints the command.
+///
+/// With `-p`, cargo compiles only what they need: quick with an empty target directory. But it then compiles some dependencies, and all that
+/// depends on them, with fewer features than the whole workspace needs. So after the tests, whose build has these packages too, it builds
+/// the whole workspace, which has nothing to do.
+pub(crate) fn build_command_line(packages: &[&str]) -> Result {
+    // A fixture that only tests use.
+    let tested = built("debug")?.join("libconstructor.so").exists();
+    let chosen = ["lorchestra-cli"].iter().chain(packages).flat_map(|package| ["-p", package]).collect::<Vec<_>>();
+    let args: &[&str] = if tested { &WORKSPACE } else { &chosen };
+    println!("$ cargo build --locked {}", args.join(" "));
+    build(args)
 }
 
 /// Runs a command with its output on the terminal.

@@ -3,6 +3,7 @@
 mod list;
 mod logs;
 mod prune;
+mod results;
 mod show;
 mod stop;
 

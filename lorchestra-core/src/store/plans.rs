@@ -131,7 +131,7 @@ fn history(store: &mut Store) {
     let process = &crate::host::process::Identity { pid: 1, start: 2, boot_id: "boot".into() };
     let at = refusal::RefusedAt { run_id: "refused", at: 1, host: "host", process, lorchestra_version: "0" };
     store.refuse_run(&refusal, &at).unwrap();
-    let over = AttemptEnd { attempt: 1, cause: Cause::Error, message: "no".into(), ended_at: 1 };
+    let over = AttemptEnd { attempt: 1, cause: Cause::Error, message: "no".into(), ended_at: 1, results: Default::default() };
     store.end_attempt("r1", &over).unwrap();
     store.begin_attempt("r1", 2, 1, 8).unwrap();
     let lines = lines(3);

@@ -49,7 +49,7 @@ pub(crate) fn terminal() -> Terminal {
 }
 
 pub(crate) fn end() -> RunEnd {
-    RunEnd { ended_at: 1_700_000_001_000_000, bookmark: None, terminal: terminal() }
+    RunEnd { ended_at: 1_700_000_001_000_000, bookmark: None, results: Default::default(), terminal: terminal() }
 }
 
 #[test]
@@ -57,7 +57,13 @@ fn attempts_end_one_after_the_other() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
     store.begin_run(&new_run("r1"), &started()).unwrap();
-    let over = AttemptEnd { attempt: 1, cause: Cause::Error, message: "no".into(), ended_at: 1_700_000_000_500_000 };
+    let over = AttemptEnd {
+        attempt: 1,
+        cause: Cause::Error,
+        message: "no".into(),
+        ended_at: 1_700_000_000_500_000,
+        results: Default::default(),
+    };
     assert!(store.end_attempt("r1", &over).unwrap());
     assert!(store.begin_attempt("r1", 2, 1_700_000_000_600_000, 8).unwrap());
     assert!(store.end_run("r1", &RunEnd { terminal: Terminal { attempt: 2, ..terminal() }, ..end() }).unwrap());

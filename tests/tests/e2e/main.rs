@@ -54,6 +54,7 @@ mod packages {
     mod kit;
     mod mail;
     mod new;
+    mod pages;
     mod python;
     mod slack;
     mod taps;
@@ -70,6 +71,7 @@ mod run {
     mod output;
     mod overlap;
     mod parameters;
+    mod results;
     mod retries;
     mod secrets;
     mod settings;
