@@ -5,6 +5,9 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Everything that tests and fuzzing use. Packages of benches need additional features, with which dependencies would be compiled twice.
+pub(crate) const TESTED: [&str; 5] = ["--workspace", "--exclude", "bench-parts", "--exclude", "bench-plugin"];
+
 /// The workspace's root.
 pub(crate) fn root() -> Result<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -25,9 +28,15 @@ pub(crate) fn built(profile: &str) -> Result<PathBuf> {
 
 /// A cargo command in the workspace's root, with `--locked`.
 pub(crate) fn cargo(subcommand: &str) -> Result<Command> {
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = Command::new(program());
     command.current_dir(root()?).args([subcommand, "--locked"]);
     Ok(command)
+}
+
+/// The cargo that started this program. Not the one that built it, whose toolchain may have been removed since.
+#[expect(clippy::disallowed_methods, reason = "cargo sets CARGO for the programs that it runs")]
+pub(crate) fn program() -> std::ffi::OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 /// Builds packages of the workspace.
