@@ -30,7 +30,18 @@ pub(crate) fn built(profile: &str) -> Result<PathBuf> {
 pub(crate) fn cargo(subcommand: &str) -> Result<Command> {
     let mut command = Command::new(program());
     command.current_dir(root()?).args([subcommand, "--locked"]);
+    // `cargo run` sets these for this program. A build script that reads them (ring's) would run again, and everything that depends on
+    // it would be compiled again, after each change between `cargo xtask …` and `cargo …`.
+    for name in variables_of_this_package() {
+        command.env_remove(name);
+    }
     Ok(command)
+}
+
+#[expect(clippy::disallowed_methods, reason = "cargo sets them for the programs that it runs")]
+fn variables_of_this_package() -> impl Iterator<Item = std::ffi::OsString> {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    names.filter(|name| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)))
 }
 
 /// The cargo that started this program. Not the one that built it, whose toolchain may have been removed since.
