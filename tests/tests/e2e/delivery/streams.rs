@@ -70,6 +70,14 @@ fn leaves(leave: &[Fault], (method, fault): &(Method, Fault)) {
     assert_eq!(site.fake.faults().left(Method::AppendRows), 0, "{told}: the stream had to be left");
     site.all_is_delivered(Write::Storage, &told);
     assert_eq!(site.flushed(), 0, "{told}");
+    assert_eq!(not_delivered(&site), "", "{told}");
+}
+
+/// The events that are uncertain or set aside, as listed.
+fn not_delivered(site: &Site) -> String {
+    let listed =
+        ["--uncertain", "--failed"].map(|which| site.sandbox.lorchestra(&["events", "list", which]).exits(0).out().to_owned());
+    listed.concat()
 }
 
 /// The look-up of a batch in doubt is restricted to its times, which a table with a required partition filter demands, and finds all its
@@ -86,6 +94,7 @@ fn a_batch_in_doubt_is_found_in_a_table_that_requires_a_partition_filter() {
     site.flushed();
     assert!(site.fake.requests(Method::Query) > 0, "the table was asked");
     site.all_is_delivered(Write::Storage, "with a partition filter");
+    assert_eq!(not_delivered(&site), "");
 }
 
 /// Google may take longer to create a stream than for any other request: it is waited for, not requested again.
@@ -120,6 +129,7 @@ fn a_restored_state_directory_loses_and_duplicates_nothing() {
     let mut delivered = site.delivered();
     delivered.sort();
     assert_eq!(delivered, written, "each event of both histories is there once");
+    assert_eq!(not_delivered(&site), "");
 }
 
 /// Two hosts were made from one image, so they have the same stream: each event of both arrives once.
