@@ -20,7 +20,6 @@ use regex_lite::Regex;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// One command of a block, and what the page shows after it.
@@ -159,8 +158,7 @@ impl Page {
         let shown = shell.output().expect("bash runs");
         assert!(shown.status.success(), "{}: the shell: {}", self.path, String::from_utf8_lossy(&shown.stderr));
         let steps = self.steps.iter().enumerate();
-        let differences: Vec<Difference> =
-            steps.filter_map(|(n, step)| self.difference(step, &out, n, &sandbox, &checkout)).collect();
+        let differences: Vec<Difference> = steps.filter_map(|(n, step)| self.difference(n, step, &sandbox)).collect();
         #[expect(clippy::disallowed_methods, reason = "a setting of the test")]
         if std::env::var_os("LORCHESTRA_TEST_UPDATE_PAGES").is_some() {
             self.update(&differences);
@@ -181,9 +179,11 @@ impl Page {
         fs::write(&path, lines.join("\n") + "\n").expect("a page");
     }
 
-    fn difference(&self, step: &Step, out: &Path, n: usize, sandbox: &Sandbox, checkout: &Path) -> Option<Difference> {
-        let output = String::from_utf8_lossy(&fs::read(out.join(format!("{n}.out"))).unwrap_or_default()).into_owned();
-        let code = fs::read_to_string(out.join(format!("{n}.code"))).unwrap_or_default();
+    /// Compares what the step with this number printed to the sandbox's files.
+    fn difference(&self, n: usize, step: &Step, sandbox: &Sandbox) -> Option<Difference> {
+        let output = String::from_utf8_lossy(&fs::read(sandbox.path(&format!("out/{n}.out"))).unwrap_or_default()).into_owned();
+        let code = sandbox.read(&format!("out/{n}.code"));
+        let checkout = sandbox.path("checkout");
         let output =
             output.replace(&format!("{}/", checkout.display()), "").replace(&sandbox.home().display().to_string(), "/home/anna");
         let at = format!("{}:{}: {}", self.path, step.line, step.script);

@@ -5,6 +5,9 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Everything that tests and fuzzing use. Packages of benches need additional features, with which dependencies would be compiled twice.
+pub(crate) const TESTED: [&str; 5] = ["--workspace", "--exclude", "bench-parts", "--exclude", "bench-plugin"];
+
 /// The workspace's root.
 pub(crate) fn root() -> Result<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -24,18 +27,27 @@ pub(crate) fn built(profile: &str) -> Result<PathBuf> {
 }
 
 /// A cargo command in the workspace's root, with `--locked`.
-///
-/// Without the variables that describe xtask, which `cargo run` has set for this program: build scripts of dependencies (ring) watch some of
-/// them. With them, ring and everything above it would be compiled again after each `cargo build`, and again after each `cargo xtask`.
-#[expect(clippy::disallowed_methods, reason = "only the names of the caller's variables are read")]
 pub(crate) fn cargo(subcommand: &str) -> Result<Command> {
-    let mut command = Command::new(env!("CARGO"));
-    let is_own = |name: &OsStr| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| name.to_string_lossy().starts_with(own));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| is_own(name)) {
+    let mut command = Command::new(program());
+    command.current_dir(root()?).args([subcommand, "--locked"]);
+    // `cargo run` sets these for this program. A build script that reads them (ring's) would run again, and everything that depends on
+    // it would be compiled again, after each change between `cargo xtask …` and `cargo …`.
+    for name in variables_of_this_package() {
         command.env_remove(name);
     }
-    command.current_dir(root()?).args([subcommand, "--locked"]);
     Ok(command)
+}
+
+#[expect(clippy::disallowed_methods, reason = "cargo sets them for the programs that it runs")]
+fn variables_of_this_package() -> impl Iterator<Item = std::ffi::OsString> {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    names.filter(|name| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)))
+}
+
+/// The cargo that started this program. Not the one that built it, whose toolchain may have been removed since.
+#[expect(clippy::disallowed_methods, reason = "cargo sets CARGO for the programs that it runs")]
+pub(crate) fn program() -> std::ffi::OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 /// Builds packages of the workspace.
@@ -43,9 +55,6 @@ pub(crate) fn build(args: &[&str]) -> Result {
     let mut command = cargo("build")?;
     run(command.args(args))
 }
-
-/// Everything except packages that only benches use. This needs no additional features, so nothing is compiled twice.
-pub(crate) const WORKSPACE: [&str; 5] = ["--workspace", "--exclude", "bench-parts", "--exclude", "bench-plugin"];
 
 /// Builds the command line and packages, and prints the command.
 ///
@@ -56,7 +65,7 @@ pub(crate) fn build_command_line(packages: &[&str]) -> Result {
     // A fixture that only tests use.
     let tested = built("debug")?.join("libconstructor.so").exists();
     let chosen = ["lorchestra-cli"].iter().chain(packages).flat_map(|package| ["-p", package]).collect::<Vec<_>>();
-    let args: &[&str] = if tested { &WORKSPACE } else { &chosen };
+    let args: &[&str] = if tested { &TESTED } else { &chosen };
     println!("$ cargo build --locked {}", args.join(" "));
     build(args)
 }

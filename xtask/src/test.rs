@@ -47,7 +47,7 @@ pub(crate) fn run(options: &Options) -> Result {
     let fetched = downloads.clone();
     steps.add("build", what, if built { 60 } else { 480 }, || {
         fetching.set(Some(std::thread::spawn(move || needs::set_up(&fetched))));
-        cargo::build(&cargo::WORKSPACE)
+        cargo::build(&cargo::TESTED)
     });
     for need in builds {
         steps.add("build", need.name, need.seconds, || Ok(need.set_up(&cargo::target()?)?));
@@ -88,7 +88,7 @@ pub(crate) fn run(options: &Options) -> Result {
 /// `cargo test` for the workspace.
 fn test(args: &[&str]) -> Result<std::process::Command> {
     let mut test = cargo::cargo("test")?;
-    test.args(cargo::WORKSPACE).arg("--no-fail-fast").args(args);
+    test.args(cargo::TESTED).arg("--no-fail-fast").args(args);
     // In CI a changed snapshot is a failure; for a person it becomes a `.snap.new` to review.
     if is_ci() {
         test.env("INSTA_UPDATE", "no");
@@ -121,7 +121,7 @@ const SOAKED: [&str; 5] = [
 
 /// Kills workers and supervisors at random moments, and swaps libraries while they run, in more rounds than a normal test run.
 pub(crate) fn soak(rounds: u32) -> Result {
-    cargo::build(&cargo::WORKSPACE)?;
+    cargo::build(&cargo::TESTED)?;
     let mut test = test(&["--test", "e2e", "--", "--nocapture"])?;
     cargo::run(test.args(SOAKED).env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
 }

@@ -289,8 +289,11 @@ fn a_kill_during_delivery_loses_and_duplicates_nothing() {
         let write = BOTH[round as usize % 2];
         let told = format!("round {round}, {write:?}");
         let site = Site::new(write);
-        // Some requests are slow, so that a kill finds them in flight; some are lost after their work was done.
-        for _ in 0..30 {
+        // Some requests are slow, so that a kill finds them in flight; some are lost after their work was done. With a delay on each answer,
+        // several batches are in flight on one stream.
+        let pipelined = write == Write::Storage && random(2) == 0;
+        let count = if pipelined { "20000" } else { "2500" };
+        for _ in 0..if pipelined { 0 } else { 30 } {
             let fault = match random(4) {
                 0 => Fault::CommitThenDrop,
                 1 => Fault::CloseHalfWay,
@@ -298,11 +301,14 @@ fn a_kill_during_delivery_loses_and_duplicates_nothing() {
             };
             site.fake.faults().next(carrier(write), fault);
         }
+        if pipelined {
+            site.fake.faults().forever(carrier(write), Fault::Latency(Duration::from_millis(50)));
+        }
         for _ in 0..3 {
             let running: Running = if random(3) == 0 {
                 site.sandbox.start(&["events", "flush"])
             } else {
-                site.sandbox.start(&["run-job", "misbehave", "numbered", "--count", "2500", "--then", "return"])
+                site.sandbox.start(&["run-job", "misbehave", "numbered", "--count", count, "--then", "return"])
             };
             let before = site.fake.requests(carrier(write));
             let enough = before + random(4);
@@ -394,6 +400,43 @@ fn required_delivery_without_credentials_starts_no_job() {
     std::fs::write(site.sandbox.path("key.json"), site.fake.service_account_key().to_string()).unwrap();
     site.sandbox.lorchestra_with(&[("GOOGLE_APPLICATION_CREDENTIALS", &key)], &["events", "flush"]).exits(0);
     site.all_is_delivered(Write::Storage, "with credentials");
+}
+
+/// Somebody replaces credentials that are refused, while a run with many attempts left delivers: the next attempt reads the new file.
+#[test]
+fn replaced_credentials_are_used_by_the_next_attempt() {
+    use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, CredentialSources, WriteMethod};
+    use lorchestra_core::delivery::{DeliveryError, Destination};
+    let site = Site::new(Write::Storage);
+    site.fake.require_auth(true);
+    let file = site.sandbox.path("google.json");
+    let mut revoked = site.fake.authorized_user();
+    revoked["refresh_token"] = "revoked".into();
+    std::fs::write(&file, revoked.to_string()).unwrap();
+    let mut bigquery = BigQuery::new(BigQueryConfig {
+        project: Some(site.table.project.clone()),
+        dataset: site.table.dataset.clone(),
+        table: site.table.table.clone(),
+        location: None,
+        write: WriteMethod::StorageWrite,
+        endpoint: Some(site.fake.rest_endpoint()),
+        storage_endpoint: Some(site.fake.grpc_endpoint()),
+        credentials: CredentialSources { file: Some(file.clone()), ..CredentialSources::default() },
+        proxy: None,
+        no_proxy: None,
+        timeout: Duration::from_secs(5),
+    })
+    .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for _ in 0..2 {
+            let refused = bigquery.connect().await.unwrap_err();
+            assert!(matches!(&refused, DeliveryError::Unauthenticated(reason) if reason.contains("invalid_grant")), "{refused}");
+        }
+        std::fs::write(&file, site.fake.authorized_user().to_string()).unwrap();
+        bigquery.connect().await.unwrap();
+    });
+    assert_eq!(site.fake.grants(), ["authorized_user"]);
 }
 
 /// Workload identity federation, from the file to the rows; and every request names the project to bill.
