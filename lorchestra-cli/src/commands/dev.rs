@@ -1,7 +1,7 @@
 //! `dev`: the inner loop of an author in one command. Builds a package in cargo's dev profile and runs one of its jobs, without installing
 //! the library.
 //!
-//! cargo reports which library it built. A copy of it is put into a directory of its own in the target directory, and [`run_job`] searches
+//! cargo reports which library it built. It is copied to a directory of its own in the target directory, and [`run_job`] searches
 //! only there: the other libraries that cargo builds are not packages.
 
 use super::run_job::{self, RunJob};

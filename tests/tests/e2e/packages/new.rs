@@ -134,7 +134,7 @@ fn dev_builds_and_runs_an_async_job_and_explains_what_is_missing() {
     // Nothing is installed.
     assert!(!shell.run("lorchestra jobs list").contains("fetcher"));
 
-    let mut fails = |line: &str, code: i32, says: &[&str]| {
+    let fails = |line: &str, code: i32, says: &[&str]| {
         let output = shell.command(line).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{line}\n{text}");
