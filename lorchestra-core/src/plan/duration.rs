@@ -90,7 +90,7 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
         let before = &text[..text.len() - tail.len()];
         let unit = unit(word, last, before, after)?;
         if !decimals.is_empty() && (unit != Unit::Second || decimals.len() > 3 || !after.is_empty()) {
-            let fine = if unit == Unit::Second { DurationError::TooFine } else { DurationError::Unknown };
+            let fine = if unit == Unit::Second && after.is_empty() { DurationError::TooFine } else { DurationError::Unknown };
             return Err(fraction(text).unwrap_or(fine));
         }
         in_order &= last.is_none_or(|last| unit < last);

@@ -112,6 +112,16 @@ pub(super) fn lines(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(line).collect()
 }
 
+/// A record of results, with one artifact.
+pub(super) fn results_line() -> Vec<u8> {
+    let artifact = json!({"path": "/no/such/file", "bytes": 1, "version": [1, 2]});
+    let json = json!({"seq": 9, "results": {"counters": {"rows": 3}, "artifacts": [artifact]}});
+    let mut out = Vec::new();
+    record::frame(&mut out, |out| out.extend_from_slice(json.to_string().as_bytes()));
+    out.pop();
+    out
+}
+
 pub(super) fn parsed(lines: &[Vec<u8>]) -> Vec<Record<'_>> {
     lines.iter().map(|line| record::parse(line).unwrap()).collect()
 }
