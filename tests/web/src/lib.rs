@@ -40,7 +40,7 @@ async fn fetch(
     Ok(())
 }
 
-/// Ends while a blocking task of its runtime goes on for ever.
+/// Ends while a blocking task of its runtime keeps running.
 #[job]
 async fn linger(cx: &JobContext) -> JobResult {
     let blocking = tokio::task::spawn_blocking(|| {

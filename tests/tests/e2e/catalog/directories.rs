@@ -15,7 +15,7 @@ fn an_unreadable_file_is_reported() {
     assert_eq!(ended.out(), "ingester:\n  extract_gmail\n  extract_slack\n");
     assert!(ended.err().contains("(unreadable)"), "{}", ended.shown());
     let fix = if processes::is_root() {
-        format!("fix: ask user 0 for the right to read {} as user {NOBODY}\n", path.display())
+        format!("fix: ask user 0 to let user {NOBODY} read {}\n", path.display())
     } else {
         format!("fix: chmod u+r {}\n", path.display())
     };
@@ -43,7 +43,7 @@ fn an_unreadable_directory_is_reported() {
         dir = theirs.display(),
         // Only this user can change it, but it is not lorchestra's alone: no hint changes it.
         fix = if processes::is_root() {
-            format!("ask user 0 for the right to read {} as user {NOBODY}", theirs.display())
+            format!("ask user 0 to let user {NOBODY} read {}", theirs.display())
         } else {
             format!("ls -ld {} shows who may read it", theirs.display())
         },
