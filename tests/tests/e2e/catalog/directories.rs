@@ -194,7 +194,7 @@ fn a_wrong_manifest_is_a_failure_to_load() {
     let marker = sandbox.arg("marker");
     let lies = [
         // The name of the root module's symbol includes the package's name.
-        ("\"misbehave\"", "\"misbehavf\"", "misbehavf", "it has a manifest and no root module"),
+        ("\"misbehave\"", "\"misbehavf\"", "misbehavf", "it has a manifest but no root module"),
         ("\"version\":\"0.3.0\"", "\"version\":\"0.4.0\"", "misbehave", "its manifest and its root module differ"),
     ];
     for (from, to, package, what) in lies {
