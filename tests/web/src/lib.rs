@@ -7,16 +7,16 @@ use tokio::task::JoinSet;
 
 plugin! { package = "web", jobs = [fetch, linger] }
 
-/// Requests on their way at the same time.
+/// Maximum number of requests in flight.
 const AT_ONCE: usize = 4;
 
-/// Fetches pages.
+/// Fetch pages
 #[job]
 async fn fetch(
     cx: &JobContext,
-    /// The server; each request gets its number behind it.
+    /// URL of the server; the number of the request is appended
     url: String,
-    /// How many requests.
+    /// Number of requests
     count: u64,
 ) -> JobResult {
     let client = reqwest::Client::builder().no_proxy().build()?;
