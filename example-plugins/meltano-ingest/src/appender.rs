@@ -64,7 +64,7 @@ impl Appender {
     /// Syncs all lines to disk.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         if self.is_lost {
-            return Err(io::Error::other("it could not be brought to the disk before"));
+            return Err(io::Error::other("an earlier sync to disk failed"));
         }
         self.write_out()?;
         if self.unsynced {

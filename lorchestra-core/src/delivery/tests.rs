@@ -276,7 +276,7 @@ fn events_refused_again_after_a_manual_resend_are_kept() {
     assert_eq!(progress.delivered, 4);
 }
 
-/// Reading the table is not permitted, and the server loses every stream: each batch is retried once per call, not for ever.
+/// Reading the table is not permitted, and the server loses every stream: each batch is retried once per call, not forever.
 #[test]
 fn uncertain_batches_are_resent_once_per_call() {
     let site = site();

@@ -65,7 +65,7 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
         let words: Vec<&str> = text.split_whitespace().collect();
         // `5 5` is not 55.
         let apart = words.windows(2).any(|w| w[0].ends_with(is_digit) && w[1].starts_with(is_digit));
-        return Err(if apart { DurationError::Unknown } else { instead("has spaces in it", words.concat()) });
+        return Err(if apart { DurationError::Unknown } else { instead("contains spaces", words.concat()) });
     }
     if let Some(unsigned) = text.strip_prefix(['-', '+', '\u{2212}', '\u{2013}']) {
         return Err(instead("a duration has no sign", unsigned.to_owned()));

@@ -138,7 +138,7 @@ fn follow(store: &mut Store, mut ingest: Ingest, dead: &Receiver<()>, final_seen
         wait = match ingest.all(store, Writing::Alive) {
             Ok(()) => {
                 if std::mem::take(&mut refused) {
-                    tracing::warn!("the store takes events again");
+                    tracing::warn!("the store accepts events again");
                 }
                 INTERVAL
             }

@@ -200,13 +200,13 @@ fn listings_report_how_to_fix_a_lock_file() {
             );
         }
         assert_eq!(
-            listed.out().contains("not-locked: plugins.lock cannot be relied on: any user may"),
+            listed.out().contains("not-locked: plugins.lock cannot be trusted: any user may"),
             locked,
             "{}",
             listed.shown()
         );
         assert_eq!(listed.out().contains(&format!("fix: {hint}\n")), locked, "{}", listed.shown());
-        assert_eq!(checked.out().contains("locked:     no: plugins.lock cannot be relied on"), locked, "{}", checked.shown());
+        assert_eq!(checked.out().contains("locked:     no: plugins.lock cannot be trusted"), locked, "{}", checked.shown());
     }
     // A lock file that is written where others may replace it is reported immediately.
     let dir = path.parent().unwrap();

@@ -164,7 +164,7 @@ fn a_library_that_dies_or_hangs_while_loading_is_reported() {
         let json = checked.json("lorchestra.plugins-check/1");
         assert_eq!((&json["ok"], &json["load"]["state"]), (&json!(false), &json!("died")));
     }
-    // Opening a FIFO for writing waits for a reader, so the constructor blocks for ever.
+    // Opening a FIFO for writing waits for a reader, so the constructor blocks forever.
     let fifo = sandbox.path("fifo");
     rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
     let mut command = sandbox.command(&["plugins", "check", "--timeout", "1s", &file]);

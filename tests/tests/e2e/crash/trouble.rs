@@ -1,5 +1,5 @@
 //! External problems: disks that are full or read-only, stores that are locked, damaged or belong to another program, clocks that were set
-//! back, thousands of leftovers. Each has an outcome that says what happened, and nothing acknowledged is lost.
+//! back, thousands of leftovers. Each has an outcome that reports what happened, and nothing acknowledged is lost.
 
 use lorchestra_tests::small_disk::SmallDisks;
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox, eventually};
@@ -58,7 +58,7 @@ fn a_full_spool_ends_the_job_and_keeps_acknowledged_events() {
     let ended = run(&disks, &sandbox, &args).exits(1);
     assert!(ended.err().contains("No space left on device"), "{}", ended.shown());
     let (state, cause, message, events) = only_run(&disks, &sandbox, "number");
-    // The job's own end, if there was space for it.
+    // The job's own final record, if there was space for it.
     assert!(state == "failed" && (cause == "error" || cause == "spool"), "{cause}: {message}");
     assert!(message.contains("No space left on device"), "{message}");
     let safe = acknowledged(&sandbox);

@@ -66,7 +66,7 @@ fn refused_events_are_resent_on_request() {
     }
 }
 
-/// A job continues while the server is down and comes back, and does not keep others from delivering.
+/// A job continues while the server is down and comes back, and does not prevent other processes from delivering.
 #[test]
 fn a_flush_delivers_during_a_job_that_found_the_server_down() {
     let site = Site::new(Write::Storage);
@@ -245,7 +245,7 @@ fn rows_that_are_refused_are_set_aside_and_block_nothing() {
         let delivered = site.delivered();
         assert_eq!(delivered.len(), 10, "{write:?}: all the others");
         assert!(failed.iter().all(|event| !delivered.iter().any(|id| event["event_id"] == **id)));
-        assert_eq!(site.flushed(), 0, "{write:?}: not tried for ever");
+        assert_eq!(site.flushed(), 0, "{write:?}: not tried forever");
         let shown = site.sandbox.lorchestra(&["runs", "show", site.sandbox.run().id()]).exits(0);
         assert!(shown.out().contains("delivery   2 failed"), "{}", shown.shown());
     }
@@ -402,7 +402,7 @@ fn required_delivery_without_credentials_starts_no_job() {
     site.all_is_delivered(Write::Storage, "with credentials");
 }
 
-/// Somebody replaces credentials that are refused, while a run with many attempts left delivers: the next attempt reads the new file.
+/// Refused credentials are replaced while a run still has many attempts to deliver: the next attempt reads the new file.
 #[test]
 fn replaced_credentials_are_used_by_the_next_attempt() {
     use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, CredentialSources, WriteMethod};
@@ -566,7 +566,7 @@ fn the_python_tools_table_keeps_working() {
     }
 }
 
-/// Tables that cannot be written to are refused in one sentence that says what to change; nothing is lost, and a suitable table gets
+/// Tables that cannot be written to are refused in one sentence that names the change to make; nothing is lost, and a suitable table gets
 /// everything.
 #[test]
 fn unsuitable_tables_are_refused_in_one_sentence() {

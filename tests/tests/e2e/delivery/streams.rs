@@ -80,7 +80,7 @@ fn not_delivered(site: &Site) -> String {
     listed.concat()
 }
 
-/// The look-up of a batch in doubt is restricted to its times, which a table with a required partition filter demands, and finds all its
+/// The query for an unconfirmed batch is restricted to its times, as a table with a required partition filter demands, and finds all its
 /// rows.
 #[test]
 fn an_unconfirmed_batch_is_found_in_a_table_that_requires_a_partition_filter() {
@@ -97,7 +97,7 @@ fn an_unconfirmed_batch_is_found_in_a_table_that_requires_a_partition_filter() {
     assert_eq!(not_delivered(&site), "");
 }
 
-/// Google may take longer to create a stream than for any other request: it is waited for, not requested again.
+/// Google may take longer to create a stream than to answer any other request: lorchestra waits, and does not send the request again.
 #[test]
 fn delivery_waits_for_a_stream_that_is_created_slowly() {
     let site = Site::new(Write::Storage);

@@ -214,7 +214,7 @@ const FAULTS: &[Fault] = &[
             running.signal(Signal::KILL);
             drop(running);
         },
-        finds: "warning state: 1 run had no supervisor any more and was closed now",
+        finds: "warning state: 1 run no longer had a supervisor and was closed now",
         fix: "--cause abandoned",
     },
     Fault {

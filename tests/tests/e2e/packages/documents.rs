@@ -256,7 +256,7 @@ fn messages_of_a_chat_are_found_together_with_mail() {
     assert_eq!((&counts["added"], &counts["set_aside"]), (&json!(14 + 3), &json!({})));
     let text = fs::read_to_string(sandbox.data().join("canonizer/message.jsonl")).unwrap();
     for message in text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
-        // Words that a person would remember.
+        // Some words of the message.
         let words: Vec<&str> = message["text"].as_str().unwrap().split_whitespace().take(6).collect();
         if words.len() < 3 {
             continue;

@@ -91,7 +91,7 @@ fn all(count: usize) -> Vec<String> {
     (0..count).flat_map(|n| std::iter::once(format!("number {n}")).chain(answers(n))).collect()
 }
 
-/// The disk is full in the middle: the message says so, what is there are whole lines, and the next run completes them, nothing twice.
+/// The disk becomes full during a run: the message reports it, the file has only whole lines, and the next run adds the rest once.
 #[test]
 fn a_full_disk_is_reported_and_the_next_run_completes() {
     let slack = Slack::start();
@@ -168,7 +168,7 @@ fn all_pages_and_threads_and_then_new_messages() {
     assert!(found.contains(&"number 44".into()) && found.contains(&"number 44, changed".into()), "both are kept");
 }
 
-/// `canonizer` reads the results of both ways.
+/// `canonizer` reads the results of both sources.
 #[test]
 fn an_export_and_the_web_api_pass_both_jobs() {
     let slack = workspace(5);

@@ -190,7 +190,7 @@ fn each_failure_is_reported_with_its_cause_and_nothing_is_half_stored() {
     assert!(!processes::is_alive(pid));
     assert_eq!(taps.state(), json!({"n": 40}));
 
-    // A second attempt would not help: there is none.
+    // A retry would not help, so there is none.
     let run = ["run-job", "--retries", "2", "meltano-ingest", "run_tap", "--tap"];
     page("not on PATH", &[&run[..], &["tap-of-nobody"]].concat());
     page("no such program", &[&run[..], &["./tap-of-nobody"]].concat());
@@ -515,7 +515,7 @@ fn a_full_disk_keeps_records_up_to_the_last_state() {
     assert_eq!(numbers, (1..=1000).collect::<Vec<_>>());
 }
 
-/// What the system calls "not found", and what an answer really has in it. Each error that points to the log has something there.
+/// The system's "not found" errors, and the real contents of an answer. Each error that mentions the log has a message there.
 #[test]
 fn errors_of_a_tap_are_diagnosed_from_its_output() {
     use std::os::unix::fs::PermissionsExt;

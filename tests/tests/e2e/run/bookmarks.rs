@@ -313,7 +313,7 @@ fn an_unobserved_success_moves_the_bookmark() {
     }
 }
 
-/// There was no bookmark before: a run that is to start at it is not refused.
+/// There was no bookmark before: a run that starts at the bookmark is not refused.
 #[test]
 fn an_unobserved_first_success_sets_the_bookmark() {
     let sandbox = sandbox();
@@ -439,7 +439,7 @@ fn the_bookmarks_of_one_account_are_shown() {
         let lines = shown.out().lines().map(|line| line.strip_prefix("misbehave/windowed  ").unwrap());
         lines.map(|line| line.split_once("2024-01-10T").unwrap().0.trim_end().to_owned()).collect()
     };
-    // An account with invisible characters, and one that looks like none.
+    // An account with invisible characters, and one that looks like an empty one.
     assert_eq!(accounts(&[]), ["-", "\" anna \"", "\"-\"", "anna"]);
     assert_eq!(accounts(&["--account", "anna"]), ["anna"]);
     assert_eq!(accounts(&["misbehave", "windowed", "--account", " anna "]), ["\" anna \""]);

@@ -22,7 +22,7 @@ fn fails(sandbox: &Sandbox, args: &[&str], code: i32, cause: &str) -> Run {
 }
 
 /// A dying worker closes its descriptors shortly before it can be waited for: whichever the supervisor notices first, it must notice the
-/// other one too. Without a timeout it would wait for ever for a death that it missed.
+/// other one too. Without a timeout it would wait forever for a death that it missed.
 #[test]
 fn a_death_is_detected_at_any_moment() {
     let sandbox = sandbox();

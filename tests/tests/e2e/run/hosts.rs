@@ -189,7 +189,7 @@ fn a_run_of_another_container_is_not_considered_dead() {
     let other = "exec unshare --pid --fork --kill-child --mount-proc -- \"$0\" \"$@\"";
     let elsewhere = |args: &[&str]| Running::start(disks.command_by(&sandbox, other, args)).wait();
     let ended = elsewhere(&["runs", "stop", &id]).exits(1);
-    assert!(ended.err().contains("its supervisor lives in another PID namespace (a container)"), "{}", ended.shown());
+    assert!(ended.err().contains("its supervisor runs in another PID namespace (a container)"), "{}", ended.shown());
     assert!(ended.err().contains("its lock is held") && !ended.err().contains("dead"), "{}", ended.shown());
     // Listing does not close it, and it is not run a second time.
     let listed = elsewhere(&["runs", "list"]).exits(0);
