@@ -313,7 +313,9 @@ impl Supervision<'_> {
         let end = RunEnd { ended_at: now_micros(), bookmark, terminal };
         let ended = recorded_with_retries(|| store.end_run(&self.run_id, &end)).map_err(|e| self.not_recorded(e.into()))?;
         traces::remove_spool(self.env.state, &self.run_id);
-        drop(locks);
+        let [lives, overlap] = locks;
+        overlap::release(self.env.state, &self.spec, overlap);
+        drop(lives);
         if !ended {
             return Err(self.closed_elsewhere());
         }
@@ -408,7 +410,7 @@ impl Supervision<'_> {
             host: process::host(),
             supervisor: Identity::own().map_err(identity)?,
             worker_pid,
-            keeps_bookmark: job.has_since(),
+            keeps_bookmark: job.has_since() && self.spec.moves_bookmark,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use super::event::{OwnEvent, insert_own};
 use super::own::{Started, Terminal};
-use super::{Moved, Store, StoreError, bookmark};
+use super::{Moved, Store, StoreError, bookmark, group};
 use crate::host::process::Identity;
 use crate::outcome::{Cause, Outcome};
 use crate::plan::{RunSpec, SpecError};
@@ -342,7 +342,9 @@ fn insert_run(tx: &Transaction<'_>, run: &NewRun, state: RunState) -> rusqlite::
             run.keeps_bookmark,
         ],
     )?;
-    Ok(tx.last_insert_rowid())
+    let n = tx.last_insert_rowid();
+    group::follow_run(tx, &run.run_id, state)?;
+    Ok(n)
 }
 
 fn insert_attempt(tx: &Transaction<'_>, run: i64, attempt: u32, started_at: i64, worker: Option<u32>) -> rusqlite::Result<()> {
@@ -378,6 +380,7 @@ fn end_one(tx: &Transaction<'_>, run_id: &str, end: &RunEnd) -> rusqlite::Result
         "UPDATE attempts SET ended_at = ?3, cause = ?4, message = ?5 WHERE run = ?1 AND attempt = ?2 AND ended_at IS NULL",
     )?
     .execute(params![n, terminal.attempt, ended_at, cause, message])?;
+    group::follow_run(tx, run_id, state)?;
     if state == RunState::Completed {
         bookmark::advance(tx, n, *bookmark, *ended_at)?;
     }

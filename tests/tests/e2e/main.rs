@@ -70,6 +70,7 @@ mod run {
     mod output;
     mod overlap;
     mod parameters;
+    mod rerun;
     mod retries;
     mod secrets;
     mod settings;
