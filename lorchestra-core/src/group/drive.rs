@@ -293,7 +293,7 @@ impl Driver<'_> {
                 self.count(&member, (cause, message.as_deref()), progress);
             }
             LaneEvent::Lost { run_id, status } => {
-                tracing::warn!(run_id, ?status, "the supervisor of a run died");
+                tracing::info!(run_id, ?status, "the supervisor of a run died");
                 let Some(member) = progress.given.remove(&run_id) else { return Ok(()) };
                 progress.lost += 1;
                 if progress.lost >= LOST {

@@ -61,6 +61,7 @@ mod packages {
 }
 
 mod run {
+    mod backfill;
     mod bookmarks;
     mod concurrency;
     mod endings;

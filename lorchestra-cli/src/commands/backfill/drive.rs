@@ -19,7 +19,7 @@ use lorchestra_core::host::signals::{Signals, signal_name};
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::plan::RunSpec;
-use lorchestra_core::run::event::Observers;
+use lorchestra_core::run::event::{Observer, Observers, RunEvent};
 use lorchestra_core::run::launch::{self, Delivery, Host};
 use lorchestra_core::run::supervisor::WorkerEnv;
 use lorchestra_core::store::group::{Group, GroupCounts, Member, MemberState, Retry};
@@ -31,7 +31,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Maximum number of failures to print as they happen; the summary names the command that shows all.
-const SHOWN: u64 = 10;
+const SHOWN: u64 = 3;
 /// Interval between two lines of progress if stderr is not a terminal.
 const LINES: Duration = Duration::from_secs(30);
 
@@ -100,7 +100,7 @@ pub(in crate::commands) fn drive(
     let done = {
         let printer = RefCell::new(&mut *printer);
         let verbosity = Verbosity { verbose: 0, quiet: flags.quiet, json: true, progress: false };
-        let mut terminal = TerminalObserver::new(&printer, &settings.state_dir, verbosity);
+        let mut terminal = DeliveryOnly(TerminalObserver::new(&printer, &settings.state_dir, verbosity));
         let mut diagnostics = DiagnosticObserver;
         let mut observers = Observers(vec![&mut diagnostics, notices, &mut terminal]);
         launch::around(&host, &mut signals, &mut observers, |state, store, signals, observer| {
@@ -111,6 +111,17 @@ pub(in crate::commands) fn drive(
     let (driven, undelivered) = done?;
     let driven = driven?;
     Ok(summary((group, &driven, started.elapsed(), undelivered), flags, printer))
+}
+
+/// What the terminal shows besides the members: delivery and retention. Runs of this group that recovery closes are reported as members.
+struct DeliveryOnly<'a>(TerminalObserver<'a>);
+
+impl Observer for DeliveryOnly<'_> {
+    fn observe(&mut self, event: &RunEvent<'_>) {
+        if !matches!(event, RunEvent::Recovered(_)) {
+            self.0.observe(event);
+        }
+    }
 }
 
 /// One drive of a group, with what it needs besides the store.
@@ -127,7 +138,7 @@ impl Work<'_, '_> {
         &mut self,
         (state, store): (&StateDir, &mut Store),
         signals: &mut Signals,
-        observer: &mut dyn lorchestra_core::run::event::Observer,
+        observer: &mut dyn Observer,
     ) -> Result<Driven, CommandError> {
         let group = self.group;
         let lock = Driver::lock(state, &group.group_id)?;

@@ -34,10 +34,10 @@ pub(crate) struct Rerun {
     #[arg(long, conflicts_with = "run")]
     pub(crate) failed: bool,
     /// With --failed: only runs that started at or after this time [default: -1d]
-    #[arg(long, value_name = "TIME", requires = "failed")]
+    #[arg(long, value_name = "TIME", requires = "failed", conflicts_with = "run")]
     pub(crate) since: Option<String>,
     /// With --failed: only runs of this job
-    #[arg(long, value_name = "PACKAGE/JOB", requires = "failed")]
+    #[arg(long, value_name = "PACKAGE/JOB", requires = "failed", conflicts_with = "run")]
     pub(crate) job: Option<String>,
     /// Refuse to run if the library has changed since the earlier run
     #[arg(long)]

@@ -70,7 +70,7 @@ fn only_failures_that_no_later_run_covers_are_run_again() {
     assert_eq!(runs.len(), 6);
     let mut again: Vec<String> = runs[..2].iter().map(|run| format!("{} {}", run.0["account"], run.0["until"])).collect();
     again.sort();
-    assert_eq!(again, ["\"anna\" \"2024-01-03T00:00:00Z\"", "\"bert\" \"2024-01-02T00:00:00Z\""]);
+    assert_eq!(again, ["\"anna\" \"2024-01-03T00:00:00.000000Z\"", "\"bert\" \"2024-01-02T00:00:00.000000Z\""]);
     for args in [&["--job", "misbehave/noop"][..], &["--since", "2100-01-01"]] {
         let none = sandbox.lorchestra(&[&["runs", "rerun", "--failed"], args].concat()).exits(0);
         assert!(none.err().contains("No failed run"), "{}", none.shown());
