@@ -11,6 +11,8 @@ mod lane;
 pub(crate) mod new;
 mod plugins;
 mod report;
+mod resolve;
+mod run_group;
 pub(crate) mod run_job;
 pub(crate) mod runs;
 mod setup;
@@ -48,6 +50,9 @@ pub(crate) enum Command {
     /// Run a job for every window of a time range, on all processors
     #[command(before_help = backfill::EXAMPLES)]
     Backfill(Box<backfill::Backfill>),
+    /// Run the jobs of a file in stages, and print one summary
+    #[command(before_help = run_group::EXAMPLES, after_help = run_group::FILE_FORMAT)]
+    RunGroup(run_group::RunGroup),
     /// Run the specs of a group that arrive on stdin
     #[command(hide = true)]
     Lane(lane::LaneFlags),
@@ -105,6 +110,7 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
         Command::Jobs(command) => jobs::run(command, settings, printer),
         Command::RunJob(command) => return run_job::run(command, verbose, settings, notices, printer),
         Command::Backfill(command) => backfill::run(command, settings, &mut notices, printer),
+        Command::RunGroup(command) => run_group::run(command, settings, &mut notices, printer),
         Command::Lane(flags) => lane::run(flags, settings, printer),
         Command::Plugins(command) => plugins::run(command, settings, printer),
         Command::Runs(command) => runs::run(command, verbose, settings, &mut notices, printer),

@@ -66,6 +66,9 @@ impl fmt::Display for Every {
     }
 }
 
+/// A range of time, `[since, until)`.
+pub type TimeRange = (DateTime<Utc>, DateTime<Utc>);
+
 /// Why a range has no windows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TileError {
@@ -84,7 +87,7 @@ pub enum TileError {
 ///
 /// # Errors
 /// If the range is empty or has too many windows.
-pub fn tile(from: DateTime<Utc>, to: DateTime<Utc>, every: Every) -> Result<Vec<(DateTime<Utc>, DateTime<Utc>)>, TileError> {
+pub fn tile(from: DateTime<Utc>, to: DateTime<Utc>, every: Every) -> Result<Vec<TimeRange>, TileError> {
     if from >= to {
         return Err(TileError::Empty);
     }

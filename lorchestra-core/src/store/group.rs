@@ -13,6 +13,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+/// Minimum number of characters of an id that name a group, as for a run. The index for the end of ids has the same number.
+const NAMED: usize = super::history::NAMED;
+/// Maximum number of groups to read that share a beginning or end.
+const CANDIDATES: i64 = 6;
+/// Maximum number of old groups that one call removes.
+const REMOVED: usize = 5;
+
 /// How a group is run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupSettings {
@@ -204,15 +211,23 @@ impl Store {
     /// Returns the group that a person named by its id, or the beginning or end of it; `last` is the newest one. Returns `Err` with the
     /// candidates if no group or several match.
     pub fn find_group(&self, text: &str) -> Result<Result<Group, Vec<Group>>, StoreError> {
-        // The number of groups is small: each is a command that a person or a schedule has given.
-        let mut all = self.select_groups("ORDER BY n DESC LIMIT ?1", params![i64::MAX])?;
-        if text != "last" {
-            let fits = |group: &Group| group.group_id.ends_with(text) || group.group_id.starts_with(text);
-            all.retain(|group| text.len() >= super::history::NAMED && fits(group));
-        } else {
-            all.truncate(1);
+        if text == "last" {
+            let newest = self.select_groups("ORDER BY n DESC LIMIT ?1", params![1])?.pop();
+            return Ok(newest.ok_or_else(Vec::new));
         }
-        Ok(if all.len() == 1 { Ok(all.remove(0)) } else { Err(all) })
+        if text.len() < NAMED || !text.is_ascii() {
+            return Ok(Err(Vec::new()));
+        }
+        let mut found = self.select_groups(
+            "WHERE substr(group_id, -4) = substr(?1, -4) AND substr(group_id, -length(?1)) = ?1 ORDER BY n DESC LIMIT ?2",
+            params![text, CANDIDATES],
+        )?;
+        found.extend(self.select_groups(
+            "WHERE group_id BETWEEN ?1 AND ?1 || char(127) ORDER BY group_id DESC LIMIT ?2",
+            params![text, CANDIDATES],
+        )?);
+        found.dedup_by(|a, b| a.n == b.n);
+        Ok(if found.len() == 1 { Ok(found.remove(0)) } else { Err(found) })
     }
 
     /// Returns the number of a group's members in each state.
@@ -336,6 +351,29 @@ impl Store {
         })
     }
 
+    /// Removes some groups that were created before a time and of which nothing runs.
+    pub(super) fn prune_groups(&mut self, before: i64) -> Result<(), StoreError> {
+        for _ in 0..REMOVED {
+            let removed = self.write("removing an old group", |tx| {
+                let old: Option<i64> = tx
+                    .prepare_cached(
+                        "SELECT n FROM run_groups WHERE created_at < ?1
+                            AND NOT EXISTS (SELECT 1 FROM members WHERE run_group = run_groups.n AND state = 'running')
+                         ORDER BY created_at LIMIT 1",
+                    )?
+                    .query_row([before], |row| row.get(0))
+                    .optional()?;
+                let Some(old) = old else { return Ok(false) };
+                tx.execute("DELETE FROM run_groups WHERE n = ?1", [old])?;
+                Ok(true)
+            })?;
+            if !removed {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn select_groups(&self, clause: &str, values: impl rusqlite::Params) -> Result<Vec<Group>, StoreError> {
         self.read("reading groups", |db| {
             let mut statement = db.prepare(&format!("SELECT * FROM run_groups {clause}"))?;
@@ -389,4 +427,101 @@ fn group(row: &Row<'_>) -> rusqlite::Result<Group> {
         settings,
         cancelled_at: row.get("cancelled_at")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{end, new_run, site, spec, started};
+    use super::super::{NewRun, RunEnd, Terminal};
+    use super::*;
+    use crate::outcome::{Cause, Failure};
+
+    pub(crate) fn new_group(group_id: &str, members: usize) -> NewGroup {
+        let settings =
+            GroupSettings { parallel: 2, newest_first: false, max_failures: None, keep_going: true, moves_bookmark: None };
+        let member = |n: usize| NewMember { stage: 0, label: format!("window {n}"), spec: spec().to_json() };
+        NewGroup {
+            group_id: group_id.into(),
+            kind: "backfill".into(),
+            name: "pkg/job".into(),
+            created_at: 7,
+            settings,
+            members: (0..members).map(member).collect(),
+        }
+    }
+
+    fn run_to_end(store: &mut Store, run_id: &str, cause: Option<Cause>) {
+        store.begin_run(&NewRun { ..new_run(run_id) }, &started()).unwrap();
+        let failure = cause.map(|cause| Failure {
+            cause,
+            message: "no".into(),
+            permanent: false,
+            job_result: None,
+            signal: None,
+            exit_code: None,
+        });
+        let over = end();
+        store.end_run(run_id, &RunEnd { terminal: Terminal { failure, ..over.terminal }, ..over }).unwrap();
+    }
+
+    #[test]
+    fn a_member_follows_its_run_and_a_completed_one_never_runs_again() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.create_group(&new_group("0193a000-0000-7000-8000-00000000abcd", 4)).unwrap();
+        let group = store.find_group("0000abcd").unwrap().unwrap();
+        let member = |store: &Store, place| store.member(group.n, place).unwrap().unwrap();
+        let first: Vec<Member> = (0..4).map(|place| member(&store, place)).collect();
+        assert!(first.iter().all(|member| member.state == MemberState::Pending && member.attempt == 1));
+        store.begin_run(&new_run(&first[0].run_id), &started()).unwrap();
+        assert_eq!(member(&store, 0).state, MemberState::Running);
+        store.end_run(&first[0].run_id, &end()).unwrap();
+        run_to_end(&mut store, &first[1].run_id, Some(Cause::Error));
+        store.refuse_member(&first[2].run_id).unwrap();
+        // A run that has ended is not refused.
+        store.refuse_member(&first[0].run_id).unwrap();
+        let counts = store.group_counts(group.n).unwrap();
+        assert_eq!((counts.of(MemberState::Completed), counts.failed(), counts.of(MemberState::Pending)), (1, 2, 1));
+        for (retry, again) in [(Retry::Nothing, 0), (Retry::Failed, 2), (Retry::Failed, 0)] {
+            assert_eq!(store.resume_group(&group, retry).unwrap(), again);
+        }
+        let attempts: Vec<u32> = (0..4).map(|place| member(&store, place).attempt).collect();
+        assert_eq!(attempts, [1, 2, 2, 1]);
+        assert_ne!(member(&store, 1).run_id, first[1].run_id);
+        assert_eq!(member(&store, 0), Member { state: MemberState::Completed, ..first[0].clone() });
+        // The end of an earlier attempt, recorded late, does not touch the new one.
+        run_to_end(&mut store, "another-run", None);
+        assert_eq!(member(&store, 1).state, MemberState::Pending);
+    }
+
+    #[test]
+    fn run_ids_differ_by_group_place_and_attempt_and_in_nothing_else() {
+        let mut seen = std::collections::HashSet::new();
+        for group in ["a", "b"] {
+            for place in 0..20 {
+                for attempt in ["1", "2", "12"] {
+                    let id = member_run_id(group, place, attempt);
+                    assert_eq!(id, member_run_id(group, place, attempt));
+                    assert_eq!((id.get_version_num(), id.get_variant()), (8, uuid::Variant::RFC4122));
+                    assert!(seen.insert(id));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn members_use_a_new_library_unless_they_have_completed() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.create_group(&new_group("0193a000-0000-7000-8000-00000000abcd", 3)).unwrap();
+        let group = store.find_group("last").unwrap().unwrap();
+        let done = store.member(group.n, 0).unwrap().unwrap();
+        run_to_end(&mut store, &done.run_id, None);
+        assert_eq!(store.pin_library(group.n, "other", "2.0.0", "ff").unwrap(), 0);
+        assert_eq!(store.pin_library(group.n, "pkg", "2.0.0", "ff").unwrap(), 2);
+        assert_eq!(store.pin_library(group.n, "pkg", "2.0.0", "ff").unwrap(), 0, "it is already set");
+        let read =
+            |place| crate::plan::RunSpec::from_json(store.member_spec(group.n, place).unwrap().unwrap().as_bytes()).unwrap();
+        assert_eq!((read(0).sha256, read(1).sha256.as_deref(), read(2).version.as_str()), (None, Some("ff"), "2.0.0"));
+    }
 }

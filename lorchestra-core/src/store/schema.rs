@@ -179,6 +179,7 @@ CREATE TABLE run_groups (
     cancelled_at INTEGER
 ) STRICT;
 CREATE INDEX groups_by_kind ON run_groups (kind);
+CREATE INDEX groups_by_id_end ON run_groups (substr(group_id, -4));
 CREATE INDEX groups_by_time ON run_groups (created_at);
 
 CREATE TABLE members (

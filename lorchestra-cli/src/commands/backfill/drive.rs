@@ -32,6 +32,8 @@ use std::time::{Duration, Instant};
 
 /// Maximum number of failures to print as they happen; the summary names the command that shows all.
 const SHOWN: u64 = 3;
+/// Maximum number of characters of the names of failed jobs.
+const NAMES: usize = 400;
 /// Interval between two lines of progress if stderr is not a terminal.
 const LINES: Duration = Duration::from_secs(30);
 
@@ -109,8 +111,8 @@ pub(in crate::commands) fn drive(
         })
     };
     let (driven, undelivered) = done?;
-    let driven = driven?;
-    Ok(summary((group, &driven, started.elapsed(), undelivered), flags, printer))
+    let (driven, failed) = driven?;
+    Ok(summary((group, &driven, started.elapsed(), undelivered), &failed, flags, printer))
 }
 
 /// What the terminal shows besides the members: delivery and retention. Runs of this group that recovery closes are reported as members.
@@ -139,7 +141,7 @@ impl Work<'_, '_> {
         (state, store): (&StateDir, &mut Store),
         signals: &mut Signals,
         observer: &mut dyn Observer,
-    ) -> Result<Driven, CommandError> {
+    ) -> Result<(Driven, Vec<String>), CommandError> {
         let group = self.group;
         let lock = Driver::lock(state, &group.group_id)?;
         // Those that only failed are to be run again: what has not run stays away.
@@ -164,7 +166,13 @@ impl Work<'_, '_> {
             store.move_group_bookmarks(group, now_micros())?;
         }
         Driver::unlock(state, &group.group_id, lock);
-        Ok(driven)
+        let mut failed = Vec::new();
+        if group.kind != KIND {
+            for state in MemberState::ALL.into_iter().filter(|state| state.is_failure()) {
+                failed.extend(store.members(group.n, state, u64::MAX)?.into_iter().map(|member| member.label));
+            }
+        }
+        Ok((driven, failed))
     }
 
     fn begin(&self, counts: GroupCounts, left_out: usize) {
@@ -302,6 +310,7 @@ impl Shown {
 /// Prints the result and returns the exit code.
 fn summary(
     (group, driven, took, undelivered): (&Group, &Driven, Duration, bool),
+    failed_names: &[String],
     flags: &DriveFlags,
     printer: &mut Printer,
 ) -> Code {
@@ -325,9 +334,16 @@ fn summary(
         let rest = all - completed - failed;
         let open = if rest > 0 { format!(", {rest} not run") } else { String::new() };
         printer.bad(format_args!("{name}: {completed} of {all} {what} completed, {failed} failed{open} (group {id})"));
-        let command = if group.kind == KIND { "backfill" } else { "run-group" };
-        printer.note(format_args!("  lorchestra {command} show {id}"));
-        printer.note(format_args!("  lorchestra {command} resume {id}"));
+        if group.kind == KIND {
+            printer.note(format_args!("  lorchestra backfill show {id}"));
+            printer.note(format_args!("  lorchestra backfill resume {id}"));
+        } else {
+            if !failed_names.is_empty() {
+                printer.note(format_args!("  failed: {}", text::shortened(&failed_names.join(", "), NAMES)));
+            }
+            printer.note(format_args!("  lorchestra runs list --group {}", group.group_id));
+            printer.note("  run it again with --rerun-failed to run what failed or did not run");
+        }
     }
     code
 }

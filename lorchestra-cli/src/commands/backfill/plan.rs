@@ -3,24 +3,20 @@
 
 use super::{Backfill, BackfillFlags};
 use crate::commands::jobs::unknown_policies;
-use crate::commands::run_job;
+use crate::commands::resolve::{SpecRequest, resolve};
 use crate::commands::{find_job, history, locked_to};
-use crate::config::JobConfig;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::flags;
 use crate::notify::Notices;
-use crate::params;
 use crate::printer::Printer;
 use crate::secrets::{self, Configured};
 use crate::settings::Settings;
 use chrono::{DateTime, NaiveTime, Utc};
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::packages::library::Library;
-use lorchestra_core::plan::every::tile;
-use lorchestra_core::plan::{
-    self, Context, OnOverlap, OverlapKey, ParamArg, PlanRequest, RequestedBy, RunPolicy, RunSpec, last, time,
-};
+use lorchestra_core::plan::every::{TimeRange, tile};
+use lorchestra_core::plan::{OnOverlap, OverlapKey, ParamArg, RunPolicy, RunSpec, last, time};
 use lorchestra_core::run::launch;
 use lorchestra_core::store::group::NewMember;
 use lorchestra_core::store::{RunQuery, RunState, Store};
@@ -29,9 +25,6 @@ use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
 use serde_json::json;
 use uuid::Uuid;
-
-/// A range of time, `[since, until)`.
-type Range = (DateTime<Utc>, DateTime<Utc>);
 
 /// What `backfill` is about to do.
 pub(super) struct PlannedBackfill {
@@ -89,7 +82,7 @@ pub(super) fn plan(
     let resolver = Resolver { package: package_name, version: &manifest.version, job, given: &given, own: &own, now, settings };
     let store = if own.merge { history(settings, notices, printer)?.map(|(_, store)| store) } else { None };
     let mut members = Vec::new();
-    let mut by_combination: Vec<Vec<Range>> = Vec::new();
+    let mut by_combination: Vec<Vec<TimeRange>> = Vec::new();
     for combination in &combinations {
         let remaining = if own.merge {
             let first = resolver.spec(combination, windows[0], &group)?;
@@ -148,7 +141,7 @@ fn missing(flag: &str, example: &str) -> CommandError {
     CommandError::new(Code::Usage, format!("{flag} is missing")).hint(format!("for example: {example}"))
 }
 
-fn range(own: &BackfillFlags, now: DateTime<Utc>) -> Result<Range, CommandError> {
+fn range(own: &BackfillFlags, now: DateTime<Utc>) -> Result<TimeRange, CommandError> {
     let read = |flag: &str, text: &Option<String>, example: &str| {
         let text = text.as_deref().ok_or_else(|| missing(flag, example))?;
         time::parse(text, now).map_err(|error| CommandError::new(Code::Usage, format!("{flag} {text:?}: {error}")))
@@ -233,16 +226,13 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    fn spec(&self, combination: &[ParamArg], window: Range, group: &str) -> Result<RunSpec, CommandError> {
+    fn spec(&self, combination: &[ParamArg], window: TimeRange, group: &str) -> Result<RunSpec, CommandError> {
         let Self { package, version, job, given, own, now, settings } = *self;
         let end = |name: &str, flag: &str, at| ParamArg { name: name.into(), text: time::show(at), typed_as: flag.into() };
         let mut values = given.to_vec();
         values.extend(combination.iter().cloned());
         values.extend([end("since", "--from", window.0), end("until", "--to", window.1)]);
-        values.extend(params::configured(package, job, &values, settings)?);
-        let configured = Configured::of(package, job, &values, settings)?;
-        values.extend(configured.values());
-        let flags = RunPolicy {
+        let policy = RunPolicy {
             timeout: own.timeout,
             grace: own.grace,
             on_overlap: Some(OnOverlap::Fail),
@@ -250,17 +240,8 @@ impl Resolver<'_> {
             memory_max: own.memory_max,
             ..RunPolicy::default()
         };
-        let config = settings.jobs.get(&format!("{package}/{}", job.name)).map(JobConfig::policy).unwrap_or_default();
-        let context = Context {
-            directory: settings.directory.clone(),
-            group: Some(group.to_owned()),
-            trace_parent: settings.trace_parent.clone(),
-            requested_by: RequestedBy::CommandLine,
-        };
-        let limits = plan::policy::limits(flags, config, job);
-        let request = PlanRequest { package, version, job, values, now, bookmark: None, limits, context };
-        let mut spec = plan::resolve(request).map_err(|error| run_job::bad_parameters(package, job, &error))?;
-        configured.place(&mut spec, settings);
+        let request = SpecRequest { package, version, job, values, policy, group, now, bookmark: None };
+        let mut spec = resolve(request, settings)?;
         spec.overlap_key = OverlapKey::Window;
         spec.moves_bookmark = false;
         Ok(spec)
@@ -268,7 +249,7 @@ impl Resolver<'_> {
 }
 
 /// Returns what completed runs with the parameters of `first` do not cover, with adjacent windows joined.
-fn missing_ranges(windows: &[Range], first: &RunSpec, store: Option<&Store>) -> Result<Vec<Range>, CommandError> {
+fn missing_ranges(windows: &[TimeRange], first: &RunSpec, store: Option<&Store>) -> Result<Vec<TimeRange>, CommandError> {
     let query = RunQuery {
         package: Some(first.package.clone()),
         job: Some(first.job.clone()),
@@ -280,7 +261,7 @@ fn missing_ranges(windows: &[Range], first: &RunSpec, store: Option<&Store>) -> 
         Some(store) => store.find_runs(&query, u64::MAX)?,
         None => Vec::new(),
     };
-    let mut done: Vec<Range> = Vec::new();
+    let mut done: Vec<TimeRange> = Vec::new();
     for run in runs {
         let Ok(spec) = run.spec() else { continue };
         let Some(window) = spec.window else { continue };
@@ -294,17 +275,17 @@ fn missing_ranges(windows: &[Range], first: &RunSpec, store: Option<&Store>) -> 
 }
 
 /// Returns the windows that the union of `done` does not cover, with adjacent ones joined.
-fn joined(windows: &[Range], done: &[Range]) -> Vec<Range> {
+fn joined(windows: &[TimeRange], done: &[TimeRange]) -> Vec<TimeRange> {
     let mut done = done.to_vec();
     done.sort_unstable();
-    let mut covered: Vec<Range> = Vec::new();
+    let mut covered: Vec<TimeRange> = Vec::new();
     for (since, until) in done {
         match covered.last_mut() {
             Some(last) if since <= last.1 => last.1 = last.1.max(until),
             _ => covered.push((since, until)),
         }
     }
-    let mut remaining: Vec<Range> = Vec::new();
+    let mut remaining: Vec<TimeRange> = Vec::new();
     for window in windows {
         if covered.iter().any(|done| done.0 <= window.0 && window.1 <= done.1) {
             continue;
@@ -318,7 +299,7 @@ fn joined(windows: &[Range], done: &[Range]) -> Vec<Range> {
 }
 
 /// Names a member: its window, then its account and other values.
-fn label((since, until): Range, combination: &[ParamArg]) -> String {
+fn label((since, until): TimeRange, combination: &[ParamArg]) -> String {
     let mut label = format!("{}..{}", shown(since), shown(until));
     for value in combination {
         label = format!("{label} {}", value.text);
@@ -339,7 +320,7 @@ mod tests {
         DateTime::from_timestamp(day * 86_400, 0).unwrap()
     }
 
-    fn ranges(days: &[(i64, i64)]) -> Vec<Range> {
+    fn ranges(days: &[(i64, i64)]) -> Vec<TimeRange> {
         days.iter().map(|(since, until)| (at(*since), at(*until))).collect()
     }
 
