@@ -14,6 +14,7 @@ mod report;
 mod resolve;
 mod run_group;
 pub(crate) mod run_job;
+mod run_window;
 pub(crate) mod runs;
 mod setup;
 mod shell;
@@ -53,6 +54,9 @@ pub(crate) enum Command {
     /// Run the jobs of a file in stages, and print one summary
     #[command(before_help = run_group::EXAMPLES, after_help = run_group::FILE_FORMAT)]
     RunGroup(run_group::RunGroup),
+    /// Run one window of a plan file: what an engine calls on each node
+    #[command(before_help = run_window::EXAMPLES, after_help = run_window::EXIT_CODES)]
+    RunWindow(run_window::RunWindow),
     /// Run the specs of a group that arrive on stdin
     #[command(hide = true)]
     Lane(lane::LaneFlags),
@@ -111,6 +115,7 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
         Command::RunJob(command) => return run_job::run(command, verbose, settings, notices, printer),
         Command::Backfill(command) => backfill::run(command, settings, &mut notices, printer),
         Command::RunGroup(command) => run_group::run(command, settings, &mut notices, printer),
+        Command::RunWindow(command) => run_window::run(command, verbose, settings, &mut notices, printer),
         Command::Lane(flags) => lane::run(flags, settings, printer),
         Command::Plugins(command) => plugins::run(command, settings, printer),
         Command::Runs(command) => runs::run(command, verbose, settings, &mut notices, printer),

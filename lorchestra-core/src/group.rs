@@ -19,4 +19,5 @@
 
 pub mod drive;
 pub mod order;
+pub mod plan_file;
 pub mod pool;

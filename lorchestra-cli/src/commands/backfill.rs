@@ -14,6 +14,7 @@ use crate::settings::Settings;
 use crate::values;
 use clap::{Args, Subcommand};
 use drive::DriveFlags;
+use lorchestra_core::group::plan_file;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::plan::every::Every;
@@ -150,6 +151,9 @@ pub(crate) struct BackfillFlags {
     pub(crate) param: Vec<String>,
     #[command(flatten)]
     pub(crate) drive: DriveFlags,
+    /// Write the windows as a plan file for `run-window`, and start nothing
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    pub(crate) plan: Option<std::path::PathBuf>,
     /// Print the windows and start nothing (with --json: one object per window, schema lorchestra.backfill-window/1)
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -209,6 +213,14 @@ fn start(
     }
     if members.is_empty() {
         printer.note("Nothing to do: completed runs cover every window.");
+        return Ok(Code::Success);
+    }
+    if let Some(path) = &flags.plan {
+        let group_id = members[0].spec.group.clone().unwrap_or_default();
+        let planned: Vec<_> = members.into_iter().map(plan::BackfillMember::planned).collect();
+        plan_file::write(path, &group_id, &name, &planned)?;
+        let id = lorchestra_core::store::short_id(&group_id);
+        printer.note(format_args!("{}: {} windows (group {id})", path.display(), planned.len()));
         return Ok(Code::Success);
     }
     let parallel = flags.jobs.unwrap_or_else(processors);

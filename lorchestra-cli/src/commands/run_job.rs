@@ -416,6 +416,8 @@ fn code(launched: &Launched) -> Code {
 fn of_failure(cause: Cause, signal: Option<i32>) -> Code {
     match cause {
         Cause::Load => Code::Plugin,
+        // The window is complete.
+        Cause::Superseded => Code::Success,
         Cause::Timeout => Code::Timeout,
         Cause::Cancelled => Code::Interrupted(signal.unwrap_or(15)),
         _ => Code::Failed,

@@ -133,7 +133,7 @@ pub struct Driver<'a> {
 
 /// The members, while they are run.
 #[derive(Debug, Default)]
-struct Progress {
+struct GroupProgress {
     /// Not started yet, in the order in which they start.
     waiting: VecDeque<Member>,
     /// In lanes, by run id.
@@ -213,7 +213,7 @@ impl Driver<'_> {
         Ok(Driven { counts: self.store.group_counts(self.group.n)?, stopped: progress.stopped })
     }
 
-    fn plan(&self) -> Result<Progress, GroupError> {
+    fn plan(&self) -> Result<GroupProgress, GroupError> {
         let pending = self.store.members(self.group.n, MemberState::Pending, u64::MAX)?;
         let running = self.store.members(self.group.n, MemberState::Running, u64::MAX)?;
         let left_out: HashSet<u32> = self.leave_out.iter().map(|member| member.place).collect();
@@ -225,11 +225,11 @@ impl Driver<'_> {
         waiting.sort_by_key(|member| member.stage);
         // Of a killed process of this group: its lanes finish what they have begun.
         let elsewhere = running.into_iter().map(|member| (member, Instant::now())).collect();
-        Ok(Progress { waiting: waiting.into(), elsewhere, ..Progress::default() })
+        Ok(GroupProgress { waiting: waiting.into(), elsewhere, ..GroupProgress::default() })
     }
 
     /// Gives members to lanes while there is room.
-    fn start_members(&mut self, pool: &mut Pool, progress: &mut Progress) -> Result<(), GroupError> {
+    fn start_members(&mut self, pool: &mut Pool, progress: &mut GroupProgress) -> Result<(), GroupError> {
         while progress.stopped.is_none() && pool.has_room() {
             let Some(next) = progress.waiting.front() else { return Ok(()) };
             let earlier = |member: &Member| member.stage < next.stage;
@@ -260,7 +260,7 @@ impl Driver<'_> {
         Ok(false)
     }
 
-    fn stop(&mut self, reason: StopReason, progress: &mut Progress) {
+    fn stop(&mut self, reason: StopReason, progress: &mut GroupProgress) {
         if progress.stopped.is_none() {
             progress.stopped = Some(reason);
             (self.report)(&GroupEvent::Stopping(reason));
@@ -271,7 +271,7 @@ impl Driver<'_> {
         }
     }
 
-    fn ended(&mut self, event: LaneEvent, progress: &mut Progress) -> Result<(), GroupError> {
+    fn ended(&mut self, event: LaneEvent, progress: &mut GroupProgress) -> Result<(), GroupError> {
         match event {
             LaneEvent::Ended(report) => {
                 progress.lost = 0;
@@ -307,7 +307,7 @@ impl Driver<'_> {
     }
 
     /// Reads the state of a member whose run this process did not see end.
-    fn settle(&mut self, member: Member, progress: &mut Progress, again: Instant) -> Result<(), GroupError> {
+    fn settle(&mut self, member: Member, progress: &mut GroupProgress, again: Instant) -> Result<(), GroupError> {
         let Some(now) = self.store.member(self.group.n, member.place)? else { return Ok(()) };
         match now.state {
             MemberState::Pending if Instant::now() >= again => progress.waiting.push_front(now),
@@ -321,7 +321,7 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn look_elsewhere(&mut self, progress: &mut Progress) -> Result<(), GroupError> {
+    fn look_elsewhere(&mut self, progress: &mut GroupProgress) -> Result<(), GroupError> {
         if progress.elsewhere.is_empty() {
             return Ok(());
         }
@@ -341,7 +341,7 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn count(&mut self, member: &Member, (cause, message): (Option<Cause>, Option<&str>), progress: &mut Progress) {
+    fn count(&mut self, member: &Member, (cause, message): (Option<Cause>, Option<&str>), progress: &mut GroupProgress) {
         (self.report)(&GroupEvent::Ended { member, cause, message });
         if member.state.is_failure() && cause != Some(Cause::Cancelled) {
             progress.failures += 1;

@@ -12,7 +12,7 @@
 //!  "timeout": 90 or null, "grace": 10, "on_overlap": "fail", "overlap_key": "account" or "window", "moves_bookmark": true,
 //!  "retries": {"limit": 0, "on": ["error", …], "wait": 1}, "memory_max": null,
 //!  "directory": "/home/anna" or null (the directory in which lorchestra is started),
-//!  "group": null, "trace_parent": null, "requested_by": "command-line",
+//!  "claim": "/shared/claims/7" or null, "group": null, "trace_parent": null, "requested_by": "command-line",
 //!  "resolved_at": "2026-01-02T03:04:05Z"}
 //! ```
 //!
@@ -83,6 +83,8 @@ pub struct RunSpec {
     pub memory_max: Option<u64>,
     /// Working directory of the job; `None` for that of the process that runs it.
     pub directory: Option<String>,
+    /// The file that decides which of several runs of one window counts ([`crate::run::claim`]); `None` if there is one run.
+    pub claim: Option<String>,
     /// The group of runs to which this one belongs.
     pub group: Option<String>,
     /// W3C trace context (`traceparent`) of the requester.
@@ -255,6 +257,7 @@ impl RunSpec {
             retries,
             memory_max,
             directory,
+            claim: None,
             group,
             trace_parent,
             requested_by,
@@ -379,6 +382,9 @@ impl RunSpec {
         }
         if self.directory.as_ref().is_some_and(|directory| !Path::new(directory).is_absolute()) {
             wrong("directory".into(), "is not an absolute path".into());
+        }
+        if self.claim.as_ref().is_some_and(|claim| !Path::new(claim).is_absolute()) {
+            wrong("claim".into(), "is not an absolute path".into());
         }
         if faults.is_empty() { Ok(()) } else { Err(PlanError { faults }) }
     }

@@ -172,7 +172,8 @@ pub fn launch(
     let state = StateDir::open(host.state_dir)?;
     recover(&state, observer)?;
     let closing = Closing::begin(host, state)?;
-    let env = RunEnv { state: &closing.state, worker: host.worker, secrets, progress };
+    let deliver_first = host.delivery.required.then_some((host.delivery.to, host.delivery.timeout));
+    let env = RunEnv { state: &closing.state, worker: host.worker, secrets, progress, deliver_first };
     let may_exist = run_id.is_some();
     let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
     let order = RunOrder { run_id, may_exist, spec, library: &library };
@@ -260,7 +261,7 @@ impl<'a> Lane<'a> {
         let (_, library) = self.sealed.iter().find(|(path, _)| path == library).ok_or_else(unsealed)?;
         fit(&spec, library)?;
         spec.sha256 = Some(library.sha256().to_owned());
-        let env = RunEnv { state: &self.state, worker: self.host.worker, secrets, progress };
+        let env = RunEnv { state: &self.state, worker: self.host.worker, secrets, progress, deliver_first: None };
         let may_exist = run_id.is_some();
         let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
         let order = RunOrder { run_id, may_exist, spec, library };

@@ -25,6 +25,7 @@ use crate::host::process;
 use crate::host::state::StateDir;
 use crate::outcome::Outcome;
 use crate::plan::{OnOverlap, OverlapKey, RunSpec};
+use crate::run::claim;
 use crate::run::decision::Death;
 use crate::run::ending::{DeadRun, earlier, reconstruct_end};
 use crate::run::intake::{Ingest, IntakeError};
@@ -333,7 +334,27 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
         earlier: earlier(store, run_id, attempt)?,
         lived: Duration::from_micros(lived),
     };
-    Ok(reconstruct_end(dead))
+    let (outcome, mut end) = reconstruct_end(dead);
+    let outcome = claimed(state, store, run, outcome)?;
+    end.terminal.failure = match &outcome {
+        Outcome::Completed => None,
+        Outcome::Failed(failure) => Some(failure.clone()),
+    };
+    Ok((outcome, end))
+}
+
+/// Decides whether a run counts whose job has succeeded, if its spec has a claim: what the supervisor would have done ([`claim`]).
+fn claimed(state: &StateDir, store: &Store, run: &Run, outcome: Outcome) -> Result<Outcome, RecoveryError> {
+    let claim = run.spec().ok().and_then(|spec| spec.claim).filter(|_| outcome == Outcome::Completed);
+    let Some(path) = claim.map(PathBuf::from) else { return Ok(outcome) };
+    let token = store.first_event(&run.run_id)?.unwrap_or_default();
+    let claimant = claim::Claimant { run_id: &run.run_id, token: &token, host: &run.host };
+    let is_marked = claim::is_marked(state, &run.run_id);
+    let verdict = if is_marked { claim::commit(&path, claimant).map(Some) } else { claim::read(&path, claimant) };
+    match verdict.map_err(|source| RecoveryError::Io { path, source })? {
+        Some(verdict) => Ok(verdict.outcome()),
+        None => Ok(claim::not_asked("its supervisor died before that")),
+    }
 }
 
 fn wait_for_worker(state: &StateDir, run_id: &str, attempt: u32) -> Result<(), RecoveryError> {

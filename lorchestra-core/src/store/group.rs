@@ -171,7 +171,7 @@ pub enum Retry {
 
 /// Returns the id of the run of a member's attempt: a UUIDv8 of a hash, the same whoever computes it.
 pub fn member_run_id(group_id: &str, place: u32, attempt: &str) -> Uuid {
-    let hash = Sha256::digest(format!("lorchestra.member/1 {group_id} {place} {attempt}"));
+    let hash = Sha256::digest(format!("lorchestra member 1 {group_id} {place} {attempt}"));
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash[..16]);
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
@@ -384,6 +384,8 @@ impl Store {
 
 /// Sets the state of the member to which a run belongs, if it belongs to one.
 pub(super) fn follow_run(tx: &Transaction<'_>, run_id: &str, state: super::RunState) -> rusqlite::Result<()> {
+    // The window is complete, by another run.
+    let state = if state == super::RunState::Superseded { super::RunState::Completed } else { state };
     tx.prepare_cached("UPDATE members SET state = ?2 WHERE run_id = ?1")?.execute(params![run_id, state.as_str()]).map(drop)
 }
 

@@ -157,6 +157,7 @@ fn history(store: &mut Store) {
     }
     store.attempts("r1").unwrap();
     store.terminal("r1").unwrap();
+    store.first_event("r1").unwrap().unwrap();
     store.held_by("r1").unwrap();
     store.event_counts("r1").unwrap();
     store.has_run_of("pkg", None).unwrap();

@@ -20,6 +20,8 @@ pub enum RunState {
     Skipped,
     /// It was requested but could not start; nothing ran.
     Refused,
+    /// Its job succeeded, but another run of the same window counts.
+    Superseded,
 }
 
 impl RunState {
@@ -31,11 +33,12 @@ impl RunState {
             Self::Failed => "failed",
             Self::Skipped => "skipped",
             Self::Refused => "refused",
+            Self::Superseded => "superseded",
         }
     }
 
     /// Every state.
-    pub const ALL: [Self; 5] = [Self::Running, Self::Completed, Self::Failed, Self::Skipped, Self::Refused];
+    pub const ALL: [Self; 6] = [Self::Running, Self::Completed, Self::Failed, Self::Skipped, Self::Refused, Self::Superseded];
 
     /// Parses a stored state. The store has only states that this version knows: a newer lorchestra would have written a newer store.
     pub(super) fn from_name(name: &str) -> Self {
@@ -291,6 +294,14 @@ impl Store {
         Ok(self.last_payload(run_id)?.and_then(|json| serde_json::from_str(&json).ok()))
     }
 
+    /// Returns the id of a run's first event, its `job.started`.
+    pub(crate) fn first_event(&self, run_id: &str) -> Result<Option<String>, StoreError> {
+        self.read("reading the first event of a run", |db| {
+            let sql = "SELECT event_id FROM events WHERE run = (SELECT n FROM runs WHERE run_id = ?1) ORDER BY n LIMIT 1";
+            db.query_row(sql, [run_id], |row| row.get(0)).optional()
+        })
+    }
+
     /// Returns the run that was in the way of this skipped one, if known.
     pub fn held_by(&self, run_id: &str) -> Result<Option<String>, StoreError> {
         let skipped = self.last_payload(run_id)?.and_then(|json| serde_json::from_str::<Started>(&json).ok());
@@ -368,6 +379,7 @@ fn end_one(tx: &Transaction<'_>, run_id: &str, end: &RunEnd) -> rusqlite::Result
     let outcome = terminal.outcome();
     let (state, event_type, failure) = match &outcome {
         Outcome::Completed => (RunState::Completed, "job.completed", None),
+        Outcome::Failed(failure) if failure.cause == Cause::Superseded => (RunState::Superseded, "job.superseded", Some(failure)),
         Outcome::Failed(failure) => (RunState::Failed, "job.failed", Some(failure)),
     };
     let cause = failure.map(|failure| failure.cause.as_str());

@@ -106,7 +106,7 @@ pub(in crate::commands) fn drive(
         let mut diagnostics = DiagnosticObserver;
         let mut observers = Observers(vec![&mut diagnostics, notices, &mut terminal]);
         launch::around(&host, &mut signals, &mut observers, |state, store, signals, observer| {
-            let mut work = Work { group, plan, flags, settings, printer: &printer };
+            let mut work = GroupWork { group, plan, flags, settings, printer: &printer };
             Ok(work.run((state, store), signals, observer))
         })
     };
@@ -127,7 +127,7 @@ impl Observer for DeliveryOnly<'_> {
 }
 
 /// One drive of a group, with what it needs besides the store.
-struct Work<'a, 'b> {
+struct GroupWork<'a, 'b> {
     group: &'a Group,
     plan: Resume,
     flags: &'a DriveFlags,
@@ -135,7 +135,7 @@ struct Work<'a, 'b> {
     printer: &'a RefCell<&'b mut Printer>,
 }
 
-impl Work<'_, '_> {
+impl GroupWork<'_, '_> {
     fn run(
         &mut self,
         (state, store): (&StateDir, &mut Store),

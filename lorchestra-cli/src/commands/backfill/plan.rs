@@ -13,6 +13,7 @@ use crate::printer::Printer;
 use crate::secrets::{self, Configured};
 use crate::settings::Settings;
 use chrono::{DateTime, NaiveTime, Utc};
+use lorchestra_core::group::plan_file::PlannedMember;
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::packages::library::Library;
 use lorchestra_core::plan::every::{TimeRange, tile};
@@ -47,6 +48,12 @@ pub(super) struct BackfillMember {
 impl BackfillMember {
     pub(super) fn stored(&self) -> NewMember {
         NewMember { stage: 0, label: self.label.clone(), spec: self.spec.to_json() }
+    }
+}
+
+impl BackfillMember {
+    pub(super) fn planned(self) -> PlannedMember {
+        PlannedMember { label: self.label, spec: self.spec }
     }
 }
 
