@@ -116,7 +116,7 @@ pub(super) fn release(state: &StateDir, spec: &RunSpec, lock: FileLock) {
     drop(lock);
 }
 
-/// Returns the live run in the way: the one that the lock names, or one with policy `allow`.
+/// Returns the live run that prevents this one from starting: the one that the lock names, or one with policy `allow`.
 fn holder(state: &StateDir, store: &Store, spec: &RunSpec, named: Option<String>) -> Result<Option<String>, RunError> {
     let name = spec.overlap_name();
     let lives = |run: &Run| {
