@@ -1,5 +1,5 @@
-//! Parameters of a job set in `config.toml`: `[job."package/job".params]`. Passes them to the plan as if they were given on the command line,
-//! before the actual flags. Pure.
+//! Parameters of a job set in `config.toml`: `[job."package/job".params]`. Passes them to the plan as if they were given on the command
+//! line, before the actual flags. Pure functions only.
 
 use crate::failure::CommandError;
 use crate::settings::Settings;
@@ -95,7 +95,7 @@ fn below(text: &str, home: &str) -> String {
 }
 
 /// Formats a value as it is written on the command line.
-fn text(value: &Value) -> Option<String> {
+pub(crate) fn text(value: &Value) -> Option<String> {
     Some(match value {
         Value::String(text) => text.clone(),
         Value::Integer(number) => number.to_string(),

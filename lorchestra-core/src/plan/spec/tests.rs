@@ -107,7 +107,7 @@ fn durations_have_the_same_limit_as_in_flags() {
 
 #[test]
 fn mismatches_with_the_job_are_named() {
-    let cases: [(&str, &str, Value, &str); 21] = [
+    let cases: [(&str, &str, Value, &str); 22] = [
         ("params", "n", json!(256), "params.n is not a whole number from 0 to 255"),
         ("params", "n", json!("3"), "params.n is not a whole number"),
         ("params", "n", json!(3.0), "params.n is not"),
