@@ -6,11 +6,13 @@ mod delivery;
 pub(crate) mod doctor;
 mod events;
 mod jobs;
+mod metrics;
 pub(crate) mod new;
 mod plugins;
 mod report;
 pub(crate) mod run_job;
 pub(crate) mod runs;
+mod schedule;
 mod setup;
 mod shell;
 mod spec_file;
@@ -19,7 +21,7 @@ mod status;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::flags::GlobalFlags;
-use crate::notify::Notices;
+use crate::notify::{Hooks, Notices};
 use crate::observe::recovered;
 use crate::printer::Printer;
 use crate::settings::{Rescued, Settings};
@@ -55,6 +57,12 @@ pub(crate) enum Command {
         after_help = status::RULE
     )]
     Status(status::Status),
+    /// Print the state of jobs and delivery in Prometheus' text format
+    #[command(
+        before_help = "Examples:\n  lorchestra metrics\n  lorchestra metrics -o /var/lib/node_exporter/lorchestra.prom",
+        after_help = metrics::RULE
+    )]
+    Metrics(metrics::Metrics),
     /// Write a report about the last days as one HTML page
     #[command(before_help = "Examples:\n  lorchestra report -o report.html\n  lorchestra report --days 7 -o week.html")]
     Report(report::ReportCommand),
@@ -72,6 +80,9 @@ pub(crate) enum Command {
     /// Find what keeps runs from starting, being recorded or being delivered; exit 1 if there is an error
     #[command(before_help = "Examples:\n  lorchestra doctor\n  lorchestra doctor --network\n  lorchestra doctor --json")]
     Doctor(doctor::Doctor),
+    /// Print systemd units, crontab lines or container jobs that run jobs on a schedule, and list the installed ones
+    #[command(subcommand, before_help = schedule::EXAMPLES)]
+    Schedule(schedule::Schedule),
     /// Check, install, remove and lock plugin libraries
     #[command(
         subcommand,
@@ -91,18 +102,20 @@ pub(crate) enum Command {
 
 /// Runs a command and prints its error.
 pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: &mut Printer) -> Code {
-    // `on_failure` is called last, after the user has seen the outcome.
-    let mut notices = Notices::new(settings.on_failure.as_deref());
+    // Hooks are called last, after the user has seen the outcome.
+    let mut notices = Notices::new(&settings.hooks);
     let result = match command {
         Command::Jobs(command) => jobs::run(command, settings, printer),
         Command::RunJob(command) => return run_job::run(command, verbose, settings, notices, printer),
         Command::Plugins(command) => plugins::run(command, settings, printer),
         Command::Runs(command) => runs::run(command, settings, &mut notices, printer),
+        Command::Metrics(command) => metrics::run(command, settings, &mut notices, printer),
         Command::Report(command) => report::run(command, settings, &mut notices, printer),
         // Handled before the settings are read.
         Command::Completions(_) | Command::Man(_) => Ok(Code::Success),
         Command::Config(command) => config::run(command, settings, printer),
         Command::Doctor(command) => doctor::run(command, settings, &mut notices, printer),
+        Command::Schedule(command) => schedule::run(command, settings, &mut notices, printer),
         Command::Status(command) => status::run(command, settings, &mut notices, printer),
         Command::Bookmarks(command) => bookmarks::run(command, settings, &mut notices, printer),
         Command::Events(command) => events::run(command, settings, &mut notices, printer),
@@ -150,7 +163,8 @@ fn refused_without_settings(command: &Command, global: &GlobalFlags, failure: &C
     });
     let Some(run_id) = recorded else { return };
     printer.note(format_args!("  lorchestra runs show {}", short_id(&run_id)));
-    let mut notices = Notices::new(on_failure.as_deref());
+    let hooks = Hooks::on_failure(on_failure);
+    let mut notices = Notices::new(&hooks);
     notices.add_refused(&run_id, &refusal);
     notices.send(None, printer);
 }
@@ -224,6 +238,12 @@ fn open_quietly(state: &StateDir, notices: &mut Notices<'_>) -> Result<Option<(S
     let closed = close_all_abandoned(state, &mut store)?;
     notices.add_recovered(&closed);
     Ok(Some((store, closed)))
+}
+
+/// Like [`history`] for a command that looks again and again while there is no history: prints nothing.
+fn open_again(settings: &Settings, notices: &mut Notices<'_>) -> Result<Option<(StateDir, Store)>, CommandError> {
+    let Some(state) = StateDir::existing(&settings.state_dir)? else { return Ok(None) };
+    Ok(open_quietly(&state, notices)?.map(|(store, _)| (state, store)))
 }
 
 fn second_store(settings: &Settings, printer: &mut Printer) {

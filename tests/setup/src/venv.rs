@@ -77,6 +77,15 @@ const TARGET: Venv = Venv {
     finish: |_| Ok(()),
     layout: 1,
 };
+/// Kubernetes' schemas, offline, and a parser of Prometheus' text format.
+const FORMATS: Venv = Venv {
+    name: "formats-venv",
+    purpose: "validators of formats",
+    pins: &["kubernetes-validate==1.37.0", "prometheus-client==0.26.0"],
+    is_installed: true,
+    finish: |_| Ok(()),
+    layout: 1,
+};
 /// Not installed: the package has code for one version of Python, and data for everybody.
 const MODEL: Venv = Venv {
     name: "model-venv",
@@ -151,6 +160,14 @@ pub fn with_package(target: &Path, package: &Path, venv: &Path) -> Result<(), St
 /// What is missing, or what pip said.
 pub fn ensure_packaging(target: &Path) -> Result<PathBuf, String> {
     made(target, &PACKAGING)
+}
+
+/// The venv of validators: `bin/kubernetes-validate`, and `prometheus_client` for `bin/python`; as [`ensure`], in some seconds.
+///
+/// # Errors
+/// What is missing, or what pip said.
+pub fn ensure_formats(target: &Path) -> Result<PathBuf, String> {
+    made(target, &FORMATS)
 }
 
 /// The venv of a Singer target, `bin/target-jsonl`; as [`ensure`], in some seconds.

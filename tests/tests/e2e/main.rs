@@ -38,11 +38,15 @@ mod operator {
     mod config;
     mod doctor;
     mod history;
+    mod metrics;
     mod names;
     mod output;
     mod refused;
+    mod runbooks;
+    mod schedule;
     mod shell;
     mod status;
+    mod watch;
 }
 
 mod packages {
@@ -64,6 +68,7 @@ mod run {
     mod bookmarks;
     mod concurrency;
     mod endings;
+    mod hooks;
     mod hosts;
     mod limits;
     mod on_failure;
