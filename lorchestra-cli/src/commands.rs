@@ -13,6 +13,7 @@ mod report;
 pub(crate) mod run_job;
 pub(crate) mod runs;
 mod schedule;
+mod schemas;
 mod setup;
 mod shell;
 mod spec_file;
@@ -74,6 +75,9 @@ pub(crate) enum Command {
     /// Print the manual page, or write a page for each command
     #[command(before_help = "Examples:\n  lorchestra man | man -l -\n  lorchestra man --dir ~/.local/share/man/man1")]
     Man(shell::Man),
+    /// Print the JSON Schema of an output
+    #[command(before_help = "Examples:\n  lorchestra schemas\n  lorchestra schemas status\n  lorchestra schemas --dir schemas")]
+    Schemas(schemas::Schemas),
     /// Show the settings that apply, and every key of config.toml
     #[command(subcommand, before_help = "Examples:\n  lorchestra config show --origin\n  lorchestra config keys")]
     Config(config::ConfigCommand),
@@ -112,7 +116,7 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
         Command::Metrics(command) => metrics::run(command, settings, &mut notices, printer),
         Command::Report(command) => report::run(command, settings, &mut notices, printer),
         // Handled before the settings are read.
-        Command::Completions(_) | Command::Man(_) => Ok(Code::Success),
+        Command::Completions(_) | Command::Man(_) | Command::Schemas(_) => Ok(Code::Success),
         Command::Config(command) => config::run(command, settings, printer),
         Command::Doctor(command) => doctor::run(command, settings, &mut notices, printer),
         Command::Schedule(command) => schedule::run(command, settings, &mut notices, printer),
@@ -134,6 +138,7 @@ pub(crate) fn before_settings(
 ) -> Option<Result<Code, CommandError>> {
     match command {
         Command::Completions(command) => Some(shell::completions(command, printer)),
+        Command::Schemas(command) => Some(schemas::run(command, printer)),
         Command::Man(command) => Some(shell::man(command, definition, printer)),
         _ => None,
     }

@@ -10,6 +10,7 @@ mod ping;
 
 use crate::config::JobConfig;
 use crate::printer::Printer;
+use crate::wire::HookInput;
 use command::HookError;
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Cause, Failure, Outcome};
@@ -18,7 +19,6 @@ use lorchestra_core::run::recovery::{Closed, Recovered};
 use lorchestra_core::store::{Refusal, Run};
 use lorchestra_core::text;
 use ping::{Ping, Signal};
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -90,7 +90,7 @@ impl Hooks {
 #[derive(Debug)]
 pub(crate) struct Notices<'a> {
     hooks: &'a Hooks,
-    reports: Vec<(Hook, Value)>,
+    reports: Vec<(Hook, HookInput)>,
     pings: Vec<Ping>,
     /// The results of hooks that run already.
     begun: Vec<Receiver<Option<String>>>,
@@ -114,13 +114,13 @@ impl<'a> Notices<'a> {
     /// Adds the end of a run. `look` is the command that shows the details of a failure.
     fn ended(&mut self, about: &About<'_>, failure: Option<(Cause, &str)>, look: &str) {
         let hook = if failure.is_some() { Hook::Failure } else { Hook::Success };
-        let mut object = object(hook, about);
-        if let Some((cause, message)) = failure {
-            object["cause"] = json!(cause);
-            object["message"] = json!(text::shortened(message, TEXT));
-        }
-        object["logs"] = json!(format!("lorchestra runs {look} {}", about.run_id));
-        self.report(hook, object);
+        let input = HookInput {
+            cause: failure.map(|(cause, _)| cause),
+            message: failure.map(|(_, message)| text::shortened(message, TEXT)),
+            logs: Some(format!("lorchestra runs {look} {}", about.run_id)),
+            ..object(hook, about)
+        };
+        self.report(hook, input);
         let signal = failure.map_or(Signal::Success, |(cause, _)| Signal::Failure(cause));
         self.pings.extend(self.ping(about, signal));
     }
@@ -130,7 +130,7 @@ impl<'a> Notices<'a> {
         Some(Ping { url: url.clone(), signal, run_id: about.run_id.to_owned() })
     }
 
-    fn report(&mut self, hook: Hook, object: Value) {
+    fn report(&mut self, hook: Hook, object: HookInput) {
         if self.hooks.command(hook).is_some() {
             self.reports.push((hook, object));
         }
@@ -182,13 +182,9 @@ impl<'a> Notices<'a> {
     /// Adds a job that is stale, with its last success.
     pub(crate) fn add_stale(&mut self, [package, job]: [&str; 2], account: Option<&str>, last_success: Option<&str>) {
         let host = lorchestra_core::host::process::host();
-        let mut object = object(Hook::Stale, &About { run_id: "", package, job, account, host: &host });
-        if let Some(object) = object.as_object_mut() {
-            object.remove("run_id");
-            object.insert("last_success".into(), json!(last_success));
-            object.insert("logs".into(), json!(format!("lorchestra runs list --job {package}/{job}")));
-        }
-        self.report(Hook::Stale, object);
+        let stale = object(Hook::Stale, &About { run_id: "", package, job, account, host: &host });
+        let logs = Some(format!("lorchestra runs list --job {package}/{job}"));
+        self.report(Hook::Stale, HookInput { run_id: None, last_success: last_success.map(str::to_owned), logs, ..stale });
     }
 
     /// Runs what is due. Output of commands goes to stderr; errors become warnings. A signal that stops lorchestra also kills the commands.
@@ -238,17 +234,22 @@ impl<'a> About<'a> {
 }
 
 /// No parameters and no payloads, which may be personal data.
-fn object(hook: Hook, about: &About<'_>) -> Value {
+fn object(hook: Hook, about: &About<'_>) -> HookInput {
     let About { run_id, package, job, account, host } = *about;
-    json!({
-        "schema": "lorchestra.hook/1",
-        "event": hook.event(),
-        "run_id": run_id,
-        "package": package,
-        "job": job,
-        "account": account.map(|account| text::shortened(account, TEXT)),
-        "host": host,
-    })
+    HookInput {
+        schema: "lorchestra.hook/1",
+        event: hook.event(),
+        package: package.to_owned(),
+        job: job.to_owned(),
+        account: account.map(|account| text::shortened(account, TEXT)),
+        host: host.to_owned(),
+        run_id: Some(run_id.to_owned()),
+        cause: None,
+        message: None,
+        held_by: None,
+        last_success: None,
+        logs: None,
+    }
 }
 
 impl Observer for Notices<'_> {
@@ -267,11 +268,9 @@ impl Observer for Notices<'_> {
             }
             RunEvent::Skipped { run_id, spec, held_by } => {
                 let (account, host) = (spec.account.as_deref(), host());
-                let mut object =
-                    object(Hook::Skip, &About { run_id, package: &spec.package, job: &spec.job, account, host: &host });
-                object["held_by"] = json!(held_by);
-                object["logs"] = json!(format!("lorchestra runs show {run_id}"));
-                self.report(Hook::Skip, object);
+                let about = About { run_id, package: &spec.package, job: &spec.job, account, host: &host };
+                let (held_by, logs) = (held_by.map(str::to_owned), Some(format!("lorchestra runs show {run_id}")));
+                self.report(Hook::Skip, HookInput { held_by, logs, ..object(Hook::Skip, &about) });
             }
             RunEvent::Refused { run_id, refusal } => self.add_refused(run_id, refusal),
             _ => {}

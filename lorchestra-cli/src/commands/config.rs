@@ -6,10 +6,10 @@ use crate::notify::Hook;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
+use crate::wire::{self, Setting};
 use clap::Subcommand;
 use lorchestra_core::plan::{duration, size};
 use lorchestra_core::text::{escaped, path_text};
-use serde_json::json;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
@@ -76,13 +76,6 @@ pub(super) fn keys(printer: &mut Printer) -> Code {
     Code::Success
 }
 
-/// An effective setting.
-struct Setting {
-    key: String,
-    value: String,
-    origin: String,
-}
-
 pub(super) fn run(command: &ConfigCommand, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
     let (origin, json) = match command {
         ConfigCommand::Keys => return Ok(keys(printer)),
@@ -90,13 +83,8 @@ pub(super) fn run(command: &ConfigCommand, settings: &Settings, printer: &mut Pr
     };
     let shown = shown(settings);
     if json {
-        let list: Vec<_> =
-            shown.iter().map(|setting| json!({"key": setting.key, "value": setting.value, "origin": setting.origin})).collect();
-        printer.json(&json!({
-            "schema": "lorchestra.config/1",
-            "file": settings.config_path.display().to_string(),
-            "settings": list,
-        }));
+        let file = settings.config_path.display().to_string();
+        printer.json(&wire::Config { schema: "lorchestra.config/1", file, settings: shown });
         return Ok(Code::Success);
     }
     for Setting { key, value, origin: from } in &shown {

@@ -12,9 +12,9 @@ use crate::failure::CommandError;
 use crate::notify::Notices;
 use crate::printer::{BAD, GOOD, Printer, WARNING};
 use crate::settings::Settings;
+use crate::wire;
 use clap::Args;
 use lorchestra_core::text;
-use serde_json::json;
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
@@ -110,10 +110,10 @@ fn report(findings: &[Finding], as_json: bool, printer: &mut Printer) -> Code {
             .iter()
             .map(|finding| {
                 let Finding { check, level, cause, fix } = finding;
-                json!({"check": check, "level": level.as_str(), "cause": cause, "fix": fix})
+                wire::Finding { check, level: level.as_str(), cause: cause.clone(), fix: fix.clone() }
             })
             .collect();
-        printer.json(&json!({"schema": "lorchestra.doctor/1", "healthy": errors == 0, "findings": list}));
+        printer.json(&wire::Doctor { schema: "lorchestra.doctor/1", healthy: errors == 0, findings: list });
     } else {
         for Finding { check, level, cause, fix } in findings {
             let (sign, style) = match level {

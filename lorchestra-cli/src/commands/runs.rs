@@ -14,13 +14,11 @@ use crate::failure::CommandError;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use crate::show::exact_time;
 use clap::Subcommand;
 use clap_complete::engine::ArgValueCompleter;
 pub(crate) use list::{RunList, style, why};
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::{Run, Store, short_id};
-use serde_json::{Value, json};
 use std::time::Duration;
 
 #[derive(Debug, Subcommand)]
@@ -136,35 +134,4 @@ fn named(history: Option<(StateDir, Store)>, settings: &Settings, text: &str) ->
 /// Returns the duration of a run, if it has ended.
 pub(crate) fn duration(run: &Run) -> Option<Duration> {
     Some(Duration::from_micros(u64::try_from(run.ended_at? - run.started_at).unwrap_or(0)))
-}
-
-/// Returns `None` for an unknown value: a refused run has no library.
-fn known(text: &str) -> Option<&str> {
-    (!text.is_empty()).then_some(text)
-}
-
-fn object(schema: &str, run: &Run) -> Value {
-    json!({
-        "schema": schema,
-        "run_id": run.run_id,
-        "short_id": short_id(&run.run_id),
-        "package": run.package,
-        "job": run.job,
-        "account": run.account,
-        "state": run.state.as_str(),
-        "cause": run.cause,
-        "message": run.message,
-        "job_result": run.job_result,
-        "started_at": exact_time(run.started_at),
-        "ended_at": run.ended_at.map(exact_time),
-        "since": run.since.map(exact_time),
-        "until": run.until.map(exact_time),
-        "attempts": run.attempts,
-        "plugin_path": known(&run.plugin_path),
-        "plugin_version": known(&run.plugin_version),
-        "plugin_sha256": known(&run.plugin_sha256),
-        "location": known(&run.location),
-        "host": run.host,
-        "supervisor_pid": run.supervisor_pid,
-    })
 }

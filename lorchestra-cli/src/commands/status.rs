@@ -10,13 +10,13 @@ use crate::printer::{BAD, GOOD, Printer, WARNING};
 use crate::settings::Settings;
 use crate::show::{self, exact_time};
 use crate::values;
+use crate::wire::{self, JobStatus, RunSummary};
 use anstyle::Style;
 use clap::Args;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::store::{COUNTED, JobHealth, Run, RunQuery, Store, short_id};
 use lorchestra_core::text::{self, escaped, path_text};
-use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Indentation of the second line of a job, in columns.
@@ -104,12 +104,13 @@ pub(super) fn run(
     };
     let bad = jobs.iter().filter(|job| matches!(job.word, Word::Failing | Word::Stale)).count();
     if command.json {
-        printer.json(&json!({
-            "schema": "lorchestra.status/1",
-            "healthy": bad == 0,
-            "jobs": jobs.iter().map(object).collect::<Vec<_>>(),
-            "delivery": pending.iter().map(|([name, _], n)| json!({"destination": name, "pending": n})).collect::<Vec<_>>(),
-        }));
+        let pending = pending.iter().map(|([name, _], n)| wire::PendingEvents { destination: (*name).to_owned(), pending: *n });
+        printer.json(&wire::Status {
+            schema: "lorchestra.status/1",
+            healthy: bad == 0,
+            jobs: jobs.iter().map(object).collect(),
+            delivery: pending.collect(),
+        });
     } else {
         table(&jobs, printer);
         for ([_, to], n) in pending.iter().filter(|(_, n)| *n > 0) {
@@ -245,37 +246,35 @@ fn table(jobs: &[Judged], printer: &mut Printer) {
     }
 }
 
-fn object(job: &Judged) -> Value {
+fn object(job: &Judged) -> JobStatus {
     let JobHealth { package, job: name, account, last_success, last, running, failure, failures, usual } = &job.health;
     let now = now_micros();
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let run = |run: &Run| {
-        json!({
-            "run_id": run.run_id,
-            "short_id": short_id(&run.run_id),
-            "state": run.state.as_str(),
-            "cause": run.cause,
-            "message": run.message,
-            "started_at": exact_time(run.started_at),
-            "ended_at": run.ended_at.map(exact_time),
-            "duration_ms": super::runs::duration(run).map(millis),
-        })
+    let run = |run: &Run| RunSummary {
+        run_id: run.run_id.clone(),
+        short_id: short_id(&run.run_id).to_owned(),
+        state: run.state.as_str(),
+        cause: run.cause,
+        message: run.message.clone(),
+        started_at: exact_time(run.started_at),
+        ended_at: run.ended_at.map(exact_time),
+        duration_ms: super::runs::duration(run).map(millis),
     };
-    json!({
-        "package": package,
-        "job": name,
-        "account": account,
-        "status": job.word.as_str(),
-        "expected_every_s": job.expected_every.map(|every| every.as_secs()),
-        "last_success": last_success.as_ref().map(run),
-        "last_success_age_s": last_success.as_ref().map(|run| (now - run.ended_at.unwrap_or(run.started_at)) / 1_000_000),
-        "last": last.as_ref().map(run),
-        "running": running.as_ref().map(run),
-        "failure": failure.as_ref().map(run),
-        "failures_in_row": failures,
-        "usual_ms": usual.map(millis),
-        "next_since": job.bookmark.map(exact_time),
-    })
+    JobStatus {
+        package: package.clone(),
+        job: name.clone(),
+        account: account.clone(),
+        status: job.word.as_str(),
+        expected_every_s: job.expected_every.map(|every| every.as_secs()),
+        last_success: last_success.as_ref().map(run),
+        last_success_age_s: last_success.as_ref().map(|run| (now - run.ended_at.unwrap_or(run.started_at)) / 1_000_000),
+        last: last.as_ref().map(run),
+        running: running.as_ref().map(run),
+        failure: failure.as_ref().map(run),
+        failures_in_row: *failures,
+        usual_ms: usual.map(millis),
+        next_since: job.bookmark.map(exact_time),
+    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Runs one hook command: `/bin/sh -c`, JSON on stdin, output to stderr, killed at its deadline.
 
 use super::{Hook, RUNNING, TIME_BOX};
+use crate::wire::HookInput;
 use lorchestra_core::host::signals::Signals;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
-use serde_json::Value;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -29,7 +29,7 @@ impl HookError {
 pub(super) fn run(
     command: &str,
     hook: Hook,
-    report: &Value,
+    report: &HookInput,
     deadline: Instant,
     mut signals: Option<&mut Signals>,
 ) -> Result<(), HookError> {
@@ -45,7 +45,7 @@ pub(super) fn run(
         .spawn()
         .map_err(ended("cannot start /bin/sh"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        let line = format!("{report}\n");
+        let line = format!("{}\n", serde_json::to_string(report).unwrap_or_default());
         // In a separate thread, because a command that does not read must not block us. It may also close its input early.
         let _ = std::thread::Builder::new().spawn(move || drop(stdin.write_all(line.as_bytes())));
     }

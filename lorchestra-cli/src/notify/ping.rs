@@ -1,7 +1,7 @@
 //! Requests to a monitor, as healthchecks.io and its relatives expect them: `URL/start` when a run starts, `URL` when it succeeded,
 //! `URL/fail` when it failed, each with `?rid=` and the id of the run. A failure has its cause as body, and nothing that a job wrote.
 //!
-//! Talks to nobody else. URLs are secrets of a kind: no message repeats them.
+//! Talks to no other service. URLs are secrets of a kind: no message repeats them.
 
 use lorchestra_core::outcome::Cause;
 use std::time::{Duration, Instant};

@@ -44,6 +44,7 @@ mod operator {
     mod refused;
     mod runbooks;
     mod schedule;
+    mod schemas;
     mod shell;
     mod status;
     mod watch;

@@ -10,10 +10,10 @@ use crate::flags::GlobalFlags;
 use crate::printer::{Printer, WARNING};
 use crate::settings::Settings;
 use crate::show;
+use crate::wire;
 use clap::Args;
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::text::{escaped, one_line, path_text, shell};
-use serde_json::json;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -59,15 +59,15 @@ pub(super) fn list(wanted: &List, settings: &Settings, printer: &mut Printer) ->
     }
     if wanted.json {
         for Entry { kind, when, package, job, file, problems } in &entries {
-            printer.json(&json!({
-                "schema": "lorchestra.schedule/1",
-                "kind": kind,
-                "when": when,
-                "package": package,
-                "job": job,
-                "file": file,
-                "problems": problems,
-            }));
+            printer.json(&wire::Schedule {
+                schema: "lorchestra.schedule/1",
+                kind,
+                when: when.clone(),
+                package: package.clone(),
+                job: job.clone(),
+                file: file.clone(),
+                problems: problems.clone(),
+            });
         }
         return Ok(Code::Success);
     }

@@ -1,4 +1,4 @@
-//! What a limit on the number of runs, or on their size, comes to: the age from which runs are too many.
+//! Converts a limit on the number of runs, or on their size, to the age from which runs are too many.
 
 use crate::store::{Store, StoreError};
 use rusqlite::OptionalExtension;

@@ -32,6 +32,7 @@ fn prometheus_reads_the_metrics() {
         "[destinations.jsonl]\ndir = \"{}\"\n[job.\"misbehave/print\"]\nexpect_every = \"1d\"\n[job.\"misbehave/noop\"]\nexpect_every = \"1d\"",
         sandbox.arg("events")
     ));
+    sandbox.lorchestra(&["events", "setup"]).exits(0);
     let file = sandbox.path("lorchestra.prom");
     let write = || sandbox.lorchestra(&["metrics", "-o", file.to_str().unwrap()]).exits(0);
     write();
