@@ -82,9 +82,12 @@ pub(crate) fn resolve(
 }
 
 fn half(set: &str, missing: &str, variable: &str) -> CommandError {
-    CommandError::new(Code::Config, format!("BigQuery's {set} is set and its {missing} is not: events would have nowhere to go"))
-        .hint(format!("set BQ_EVENTS_{variable}, or destinations.bigquery.{missing} in config.toml"))
-        .hint("or unset both, and events stay in the store")
+    CommandError::new(
+        Code::Config,
+        format!("BigQuery's {set} is set but its {missing} is not: both are needed to deliver events"),
+    )
+    .hint(format!("set BQ_EVENTS_{variable}, or destinations.bigquery.{missing} in config.toml"))
+    .hint("or unset both, and events stay in the store")
 }
 
 #[cfg(test)]
@@ -104,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_named_is_the_embedded_default() {
+    fn without_a_table_there_is_no_destination() {
         assert!(with(&[("GOOGLE_CLOUD_PROJECT", "p")], &config::BigQuerySection::default()).unwrap().0.is_none());
     }
 
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn an_emulator_without_a_storage_endpoint_is_written_by_insert_all() {
+    fn an_emulator_without_a_storage_endpoint_uses_insert_all() {
         let emulator = [("BQ_EVENTS_DATASET", "d"), ("BQ_EVENTS_TABLE", "t"), ("BIGQUERY_EMULATOR_HOST", "localhost:9050")];
         assert_eq!(found(&emulator, &config::BigQuerySection::default()).write, WriteMethod::InsertAll);
         let grpc = config::BigQuerySection { storage_endpoint: Some("localhost:9060".into()), ..Default::default() };

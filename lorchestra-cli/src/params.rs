@@ -33,7 +33,7 @@ pub(crate) fn configured(
         };
         if param.kind == ParamKind::Secret {
             let hint = format!("write it under [job.{full_name:?}.secrets], as env:NAME, file:PATH or credential:NAME");
-            return Err(wrong("is a secret, which does not belong here", &hint));
+            return Err(wrong("is a secret, which cannot be set as a parameter", &hint));
         }
         if seen.contains(&param.name.as_str()) {
             return Err(wrong("it is also set under another name", "remove one of the two lines"));
@@ -48,7 +48,7 @@ pub(crate) fn configured(
         };
         for item in items {
             let text =
-                text(item).ok_or_else(|| wrong("is a table or a list in a list", "write a text, a number, true or false"))?;
+                text(item).ok_or_else(|| wrong("is a table or a list in a list", "write a string, a number, true or false"))?;
             given.push(ParamArg { name: param.name.clone(), text, typed_as: format!("config.toml: params.{name} =") });
         }
     }

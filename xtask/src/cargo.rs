@@ -5,6 +5,9 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Everything that tests and fuzzing use. Packages of benches need additional features, with which dependencies would be compiled twice.
+pub(crate) const TESTED: [&str; 5] = ["--workspace", "--exclude", "bench-parts", "--exclude", "bench-plugin"];
+
 /// The workspace's root.
 pub(crate) fn root() -> Result<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -25,9 +28,26 @@ pub(crate) fn built(profile: &str) -> Result<PathBuf> {
 
 /// A cargo command in the workspace's root, with `--locked`.
 pub(crate) fn cargo(subcommand: &str) -> Result<Command> {
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = Command::new(program());
     command.current_dir(root()?).args([subcommand, "--locked"]);
+    // `cargo run` sets these for this program. A build script that reads them (ring's) would run again, and everything that depends on
+    // it would be compiled again, after each change between `cargo xtask …` and `cargo …`.
+    for name in variables_of_this_package() {
+        command.env_remove(name);
+    }
     Ok(command)
+}
+
+#[expect(clippy::disallowed_methods, reason = "cargo sets them for the programs that it runs")]
+fn variables_of_this_package() -> impl Iterator<Item = std::ffi::OsString> {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    names.filter(|name| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)))
+}
+
+/// The cargo that started this program. Not the one that built it, whose toolchain may have been removed since.
+#[expect(clippy::disallowed_methods, reason = "cargo sets CARGO for the programs that it runs")]
+pub(crate) fn program() -> std::ffi::OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 /// Builds packages of the workspace.

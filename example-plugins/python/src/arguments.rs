@@ -22,7 +22,7 @@ pub(crate) enum ArgumentError {
     Form { shown: String },
     #[error("--arg {name}:=…: the value is not JSON; write `{name}=…` for text")]
     NotJson { name: String, source: serde_json::Error },
-    #[error("--arg {0}: given twice, or as --{0} too")]
+    #[error("--arg {0}: given more than once, or also as --{0}")]
     Twice(String),
     #[error("--arg {0}: the job receives this argument from lorchestra")]
     Reserved(String),
@@ -98,19 +98,19 @@ mod tests {
     }
 
     #[test]
-    fn texts_and_json_arrive_as_they_were_given() {
+    fn text_and_json_arrive_unchanged() {
         let all = collected(&["label=a=b", "limit:=10", "id:=12345678901234567890123", "dry_run:=true", "empty="]).unwrap();
         assert_eq!(all, r#"{"dry_run":true,"empty":"","id":12345678901234567890123,"label":"a=b","limit":10,"since":"-7d"}"#);
     }
 
     #[test]
-    fn what_is_no_argument_is_refused_without_its_value() {
+    fn an_invalid_argument_is_refused_without_printing_its_value() {
         for (args, why) in [
             (&["s3cr3t"][..], "--arg (no `=`): expected `name=text` or `name:=JSON`"),
             (&["a b=s3cr3t"], "--arg a b=…: expected `name=text` or `name:=JSON`"),
             (&["limit:=s3cr3t"], "--arg limit:=…: the value is not JSON; write `limit=…` for text"),
-            (&["a=1", "a=2"], "--arg a: given twice, or as --a too"),
-            (&["since=x"], "--arg since: given twice, or as --since too"),
+            (&["a=1", "a=2"], "--arg a: given more than once, or also as --a"),
+            (&["since=x"], "--arg since: given more than once, or also as --since"),
             (&["bq_client=x"], "--arg bq_client: the job receives this argument from lorchestra"),
         ] {
             assert_eq!(collected(args).unwrap_err(), why);

@@ -92,7 +92,7 @@ pub(super) fn run(
         Runs::Show { run, spec: true, .. } => {
             let (_, _, run) = named(history, settings, run)?;
             if run.spec_json.is_empty() {
-                let what = format!("run {} has no spec: it was refused before there was one", short_id(&run.run_id));
+                let what = format!("run {} has no spec: it was refused before one was created", short_id(&run.run_id));
                 return Err(CommandError::new(Code::Failed, what).hint(format!("lorchestra runs show {}", short_id(&run.run_id))));
             }
             printer.line(&run.spec_json);

@@ -172,7 +172,7 @@ impl BigQuery {
     /// # Errors
     /// [`DeliveryError::Unauthenticated`], or [`DeliveryError::Denied`] if nothing names a project.
     pub async fn resolve(&mut self) -> Result<(), DeliveryError> {
-        if self.table.is_some() {
+        if self.table.is_some() && self.tokens.is_some() {
             return Ok(());
         }
         let plain = self.endpoint.is_plain() && self.storage_endpoint.as_ref().is_none_or(Endpoint::is_plain);
@@ -180,7 +180,9 @@ impl BigQuery {
         if let Some(domain) = &found.universe_domain {
             self.move_to(domain)?;
         }
-        let project = self.config.project.clone().or_else(|| found.project.clone());
+        // Credentials that are read again change who writes, not where to.
+        let known = self.table.as_ref().map(|table| table.project.clone());
+        let project = known.or_else(|| self.config.project.clone()).or_else(|| found.project.clone());
         let mut tokens = Tokens::new(found, self.settings.clone());
         let project = match project {
             Some(project) => Some(project),
@@ -246,7 +248,8 @@ impl BigQuery {
     }
 
     /// Maps a timeout to an error. Drops a cached token that was refused: it has expired (a machine that was suspended does not notice),
-    /// and the next attempt gets a new one.
+    /// and the next attempt gets a new one. If a new one is refused too, or none is issued, the next attempt reads the credentials again:
+    /// somebody may have replaced them.
     fn finish_call<T>(
         &mut self,
         outcome: Result<Result<T, DeliveryError>, tokio::time::error::Elapsed>,
@@ -254,9 +257,14 @@ impl BigQuery {
         let outcome = outcome.unwrap_or_else(|_| Err(answer::too_late(&self.name, self.settings.timeout())));
         match (outcome, &mut self.tokens) {
             (Err(DeliveryError::Unauthenticated(reason)), Some(tokens)) => {
-                let kept = tokens.was_kept();
-                tokens.forget();
-                Err(if kept { answer::later(reason) } else { DeliveryError::Unauthenticated(reason) })
+                if tokens.was_kept() {
+                    tokens.forget();
+                    return Err(answer::later(reason));
+                }
+                self.tokens = None;
+                // Its headers name the project to bill, which is the credentials'.
+                self.rest = None;
+                Err(DeliveryError::Unauthenticated(reason))
             }
             (outcome, _) => outcome,
         }

@@ -84,7 +84,7 @@ fn fault(job: &JobManifest, values: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn good_values_of_every_kind() {
+fn valid_values_of_every_kind() {
     let job = all_kinds();
     for (name, text, value) in [
         ("string", "", json!("")),
@@ -179,7 +179,7 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("datetime", "30min", "begins with a minus", "-30min"),
     ("datetime", "7 days ago", "the units are s min h d w mo y", "-7d"),
     ("datetime", "-7days", "the units are s min h d w mo y", "-7d"),
-    ("datetime", "-7 d", "there is a space in it", "-7d"),
+    ("datetime", "-7 d", "it contains a space", "-7d"),
     ("datetime", "-7D", "the units are s min h d w mo y", "-7d"),
     ("datetime", "-3Months", "the units are s min h d w mo y", "-3mo"),
     ("datetime", "-30m", "m may be minutes or months; write -30min or -30mo", "-30min"),
@@ -211,13 +211,13 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("datetime", "+12024-01-01T00:00:00Z", "outside the years 0001 to 9999", ""),
     ("datetime", "0001-01-01T00:00:00+00:01", "outside the years 0001 to 9999", ""),
     ("datetime", "9999-12-31T23:59:59-00:01", "outside the years 0001 to 9999", ""),
-    ("datetime", "99999999999999999", "microseconds since 1970 are not read", "5138-11-16T09:46:39.999999Z"),
-    ("datetime", "-2024-01-31", "a date has no minus before it", "2024-01-31"),
+    ("datetime", "99999999999999999", "microseconds since 1970 are not supported", "5138-11-16T09:46:39.999999Z"),
+    ("datetime", "-2024-01-31", "a date does not begin with a minus", "2024-01-31"),
     ("datetime", "2024-1-5", "a date is year-month-day", "2024-01-05"),
-    ("datetime", "2024-02-30", "the month has no such day as 30; write 2024-02-29", "2024-02-29"),
-    ("datetime", "2023-02-29", "the month has no such day as 29; write 2023-02-28", "2023-02-28"),
-    ("datetime", "2024-04-31T10:00:00Z", "the month has no such day as 31; write 2024-04-30", ""),
-    ("datetime", "2024-04-00", "the month has no such day as 00; write 2024-04-01", ""),
+    ("datetime", "2024-02-30", "the month has no day 30; write 2024-02-29", "2024-02-29"),
+    ("datetime", "2023-02-29", "the month has no day 29; write 2023-02-28", "2023-02-28"),
+    ("datetime", "2024-04-31T10:00:00Z", "the month has no day 31; write 2024-04-30", ""),
+    ("datetime", "2024-04-00", "the month has no day 00; write 2024-04-01", ""),
     ("datetime", "2024-13-01", "there is no month 13", "2024-01-13"),
     ("datetime", "2024-00-01", "there is no month 00", ""),
     ("datetime", "2024-13-13", "there is no month 13: a date is year-month-day; write a month from 01 to 12", ""),
@@ -227,16 +227,16 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("datetime", "01/02/2024", "write 2024-02-01 or 2024-01-02", "2024-02-01"),
     ("datetime", "31.01.2024", "a date is year-month-day", "2024-01-31"),
     ("datetime", "1.2.2024", "a date is year-month-day", "2024-02-01"),
-    ("datetime", "31.1.24", "its year has not four digits; write year-month-day, as in 2024-01-31", ""),
-    ("datetime", "30.02.2024", "the month has no such day as 30", "2024-02-29"),
-    ("datetime", "20240131", "a date has dashes", "2024-01-31"),
+    ("datetime", "31.1.24", "its year does not have four digits; write year-month-day, as in 2024-01-31", ""),
+    ("datetime", "30.02.2024", "the month has no day 30", "2024-02-29"),
+    ("datetime", "20240131", "a date needs dashes", "2024-01-31"),
     ("datetime", "2024", "a year alone is not a time", "2024-01-01"),
     ("datetime", "2024-02", "a month alone is not a time", "2024-02-01"),
-    ("datetime", "1706659200", "seconds since 1970 are not read", "2024-01-31T00:00:00Z"),
-    ("datetime", "1706659200.25", "seconds since 1970 are not read", "2024-01-31T00:00:00.250Z"),
-    ("datetime", "1706659200123", "milliseconds since 1970 are not read", "2024-01-31T00:00:00.123Z"),
-    ("datetime", "1706659200123456", "microseconds since 1970 are not read", "2024-01-31T00:00:00.123456Z"),
-    ("datetime", "1706659200123456789", "nanoseconds since 1970 are not read", "2024-01-31T00:00:00.123456Z"),
+    ("datetime", "1706659200", "seconds since 1970 are not supported", "2024-01-31T00:00:00Z"),
+    ("datetime", "1706659200.25", "seconds since 1970 are not supported", "2024-01-31T00:00:00.250Z"),
+    ("datetime", "1706659200123", "milliseconds since 1970 are not supported", "2024-01-31T00:00:00.123Z"),
+    ("datetime", "1706659200123456", "microseconds since 1970 are not supported", "2024-01-31T00:00:00.123456Z"),
+    ("datetime", "1706659200123456789", "nanoseconds since 1970 are not supported", "2024-01-31T00:00:00.123456Z"),
     ("datetime", "17", "is not a time; write 2024-01-31", ""),
     (
         "datetime",
@@ -251,27 +251,37 @@ const BAD: &[(&str, &str, &str, &str)] = &[
         "2024-01-31T10:00:00+01:00",
     ),
     ("datetime", "2024-01-31T10:00Z", "its seconds are missing", "2024-01-31T10:00:00Z"),
-    ("datetime", "2024-01-31T10:00:00+0100", "an offset is Z or like +01:00", "2024-01-31T10:00:00+01:00"),
-    ("datetime", "2024-01-31T10:00:00+01", "an offset is Z or like +01:00", "2024-01-31T10:00:00+01:00"),
-    ("datetime", "2024-01-31 10:00:00 +0100", "an offset is Z or like +01:00", "2024-01-31T10:00:00+01:00"),
-    ("datetime", "2024-01-31 10:00:00 UTC", "an offset is Z or like +01:00", "2024-01-31T10:00:00Z"),
-    ("datetime", "2024-01-31T10:00:00+01:00[Europe/Berlin]", "an offset is Z or like +01:00", "2024-01-31T10:00:00+01:00"),
-    ("datetime", "2024-01-31T10:00:00 CET", "names of time zones are not read; write Z for UTC or an offset such as +01:00", ""),
-    ("datetime", "2024-01-31T10:00:00[Europe/Berlin]", "names of time zones are not read", ""),
-    ("datetime", "2024-01-31T10:00:00+99:00", "no such offset; write one from -23:59 to +23:59", ""),
+    ("datetime", "2024-01-31T10:00:00+0100", "an offset is Z or has the form +01:00", "2024-01-31T10:00:00+01:00"),
+    ("datetime", "2024-01-31T10:00:00+01", "an offset is Z or has the form +01:00", "2024-01-31T10:00:00+01:00"),
+    ("datetime", "2024-01-31 10:00:00 +0100", "an offset is Z or has the form +01:00", "2024-01-31T10:00:00+01:00"),
+    ("datetime", "2024-01-31 10:00:00 UTC", "an offset is Z or has the form +01:00", "2024-01-31T10:00:00Z"),
+    (
+        "datetime",
+        "2024-01-31T10:00:00+01:00[Europe/Berlin]",
+        "an offset is Z or has the form +01:00",
+        "2024-01-31T10:00:00+01:00",
+    ),
+    ("datetime", "2024-01-31T10:00:00 CET", "time zone names are not supported; write Z for UTC or an offset such as +01:00", ""),
+    ("datetime", "2024-01-31T10:00:00[Europe/Berlin]", "time zone names are not supported", ""),
+    ("datetime", "2024-01-31T10:00:00+99:00", "the offset does not exist; write one from -23:59 to +23:59", ""),
     ("datetime", "2024-01-31T10:00:00\u{2212}01:00", "use a plain -", "2024-01-31T10:00:00-01:00"),
-    ("datetime", "2024-01-31T24:00:00Z", "no such time of day; write hours from 00 to 23", ""),
-    ("datetime", "2024-01-31T10:60:00Z", "no such time of day; write hours from 00 to 23, minutes and seconds from 00 to 59", ""),
-    ("datetime", "2024-01-31T10:00:61Z", "no such time of day", ""),
-    ("datetime", "2024-01-31T10:00:60Z", "no such time of day", ""),
-    ("datetime", "2016-12-31T23:59:60+01:00", "no such time of day", ""),
+    ("datetime", "2024-01-31T24:00:00Z", "the time of day does not exist; write hours from 00 to 23", ""),
+    (
+        "datetime",
+        "2024-01-31T10:60:00Z",
+        "the time of day does not exist; write hours from 00 to 23, minutes and seconds from 00 to 59",
+        "",
+    ),
+    ("datetime", "2024-01-31T10:00:61Z", "the time of day does not exist", ""),
+    ("datetime", "2024-01-31T10:00:60Z", "the time of day does not exist", ""),
+    ("datetime", "2016-12-31T23:59:60+01:00", "the time of day does not exist", ""),
     ("datetime", "2024-01-31T10", "its time of day is incomplete; write hours, minutes and seconds, as in T10:00:00Z", ""),
     ("datetime", "2024-01-31T", "its time of day is incomplete", ""),
     ("datetime", "2024-01-31T1:00:00Z", "its time of day is incomplete", ""),
     ("datetime", "2024-01-31T10:00:00.Z", "its time of day is incomplete", ""),
-    ("datetime", "Wed, 31 Jan 2024 10:00:00 +0100", "the dates of mails are not read", "2024-01-31T09:00:00Z"),
-    ("datetime", "yesteday", "there is no such word", "yesterday"),
-    ("datetime", "NOW", "there is no such word", "now"),
+    ("datetime", "Wed, 31 Jan 2024 10:00:00 +0100", "the date format of email is not supported", "2024-01-31T09:00:00Z"),
+    ("datetime", "yesteday", "it is not a known word", "yesterday"),
+    ("datetime", "NOW", "it is not a known word", "now"),
     ("datetime", "last", "means the job's bookmark, and only its `since` accepts it", ""),
     ("datetime", "last:-30d", "means the job's bookmark", ""),
     ("date", "last", "means the job's bookmark", ""),
@@ -281,12 +291,12 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("datetime", "-7d\u{0}", "write", ""),
     // -- days
     ("date", "", "is empty", ""),
-    ("date", "now", "a day is required, not an instant", "today"),
-    ("date", "Today", "there is no such word", "today"),
-    ("date", "2024-01-31T10:00:00Z", "a day has no time of day", "2024-01-31"),
-    ("date", "2024-02-30", "the month has no such day as 30", "2024-02-29"),
+    ("date", "now", "a day is required, not a time", "today"),
+    ("date", "Today", "it is not a known word", "today"),
+    ("date", "2024-01-31T10:00:00Z", "only a day is expected, without a time", "2024-01-31"),
+    ("date", "2024-02-30", "the month has no day 30", "2024-02-29"),
     ("date", "31.01.2024", "a date is year-month-day", "2024-01-31"),
-    ("date", "1706659200", "seconds since 1970 are not read", "2024-01-31"),
+    ("date", "1706659200", "seconds since 1970 are not supported", "2024-01-31"),
     ("date", "-12h", "a day accepts only the units d, w, mo and y; write -1d, for example", "-1d"),
     ("date", "-1m", "months are written mo", "-1mo"),
     ("date", "7d", "begins with a minus", "-7d"),
@@ -312,8 +322,8 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("i32", "\u{2212}5", "digits and a plain - only", "-5"),
     ("u8", "1_000", "outside the range of u8", ""),
     ("u32", "1,000", "is not a whole number from 0 to 4294967295; write digits only, such as 10", ""),
-    ("u32", "5.0", "without a point or exponent", "5"),
-    ("u32", "1e3", "without a point or exponent", "1000"),
+    ("u32", "5.0", "without a decimal point or exponent", "5"),
+    ("u32", "1e3", "without a decimal point or exponent", "1000"),
     ("u32", "5.5", "is not a whole number", ""),
     ("i32", "0x10", "in decimal", "16"),
     ("i32", "-0x10", "in decimal", "-16"),
@@ -330,7 +340,7 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("f64", "inf", "is not a finite number", ""),
     ("f64", "-Infinity", "is not a finite number", ""),
     ("f64", "1e400", "is not a finite number", ""),
-    ("f64", "1,5", "the decimal sign is a point", "1.5"),
+    ("f64", "1,5", "the decimal separator is a point", "1.5"),
     ("f64", "1,000", "is not a number; write digits with a point, such as 1.5", ""),
     ("f64", "1_000.5", "digits and a plain - only", "1000.5"),
     ("f64", "\u{2212}1.5", "digits and a plain - only", "-1.5"),
@@ -394,7 +404,7 @@ fn long_values_are_cut_and_not_examined_further() {
 }
 
 #[test]
-fn names_of_no_parameter_are_refused() {
+fn unknown_parameter_names_are_refused() {
     let job = job(vec![param("account", "string", true, Value::Null, ""), param("page_size", "u32", false, json!(500), "")]);
     assert_eq!(
         fault(&job, &[("accuont", "me")]),
@@ -406,9 +416,9 @@ fn names_of_no_parameter_are_refused() {
     );
     assert_eq!(
         fault(&job, &[("=\u{1b}[31m", "5")]),
-        r#""--param \u{1b}[31m"="5": ingester/extract has no parameter "\u{1b}[31m"; there are --account, --page-size"#
+        r#""--param \u{1b}[31m"="5": ingester/extract has no parameter "\u{1b}[31m"; its parameters are --account, --page-size"#
     );
-    assert!(fault(&super::tests::job(vec![]), &[("since", "-7d")]).ends_with("it takes none: leave it out"));
+    assert!(fault(&super::tests::job(vec![]), &[("since", "-7d")]).ends_with("the job has no parameters: omit it"));
     let many: Vec<Value> = (0..30).map(|i| param(&format!("q{i}"), "string", true, Value::Null, "")).collect();
     assert!(fault(&super::tests::job(many), &[("=x", "1")]).ends_with("--q8, --q9, …"));
 }

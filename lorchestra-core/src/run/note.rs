@@ -82,7 +82,7 @@ pub(crate) fn read(path: &Path) -> NotedFacts {
     match crate::host::files::regular_file(path).and_then(|file| file.take(SIZE as u64).read_to_end(&mut text)) {
         Ok(_) => parse(&text).unwrap_or_else(|| {
             let path = path.display();
-            tracing::warn!("{path} is damaged, so why its run was stopped and how its worker died may be unknown");
+            tracing::warn!("{path} is damaged: the reason why its run was stopped and how its worker died may be unknown");
             NotedFacts::default()
         }),
         Err(_) => NotedFacts::default(),

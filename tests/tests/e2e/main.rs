@@ -32,6 +32,7 @@ mod delivery {
     mod faults;
     mod jsonl;
     mod sending;
+    mod streams;
 }
 
 mod operator {

@@ -30,7 +30,7 @@ pub(crate) enum ServerError {
     Certificate { place: String, source: rustls::Error },
     #[error("{place}: does not speak TLS; use --tls starttls (port 143), or check --port")]
     NotTls { place: String },
-    #[error("{place}: the TLS handshake failed; run the job again, or check for a proxy or firewall in between")]
+    #[error("{place}: the TLS handshake failed; run the job again, or look for a proxy or firewall in between")]
     Tls { place: String, source: rustls::Error },
     #[error("{place}: does not speak IMAP{}; check --host, --port and --tls", .reply)]
     NotImap { place: String, reply: String },
@@ -54,7 +54,7 @@ pub(crate) enum ServerError {
     Garbled { place: String, doing: &'static str },
     #[error("{place}: sent too much data during {doing}; messages already read are saved")]
     TooMuch { place: String, doing: &'static str },
-    #[error("{place}: the connection broke during {doing}; messages already read are saved, run the job again to continue")]
+    #[error("{place}: the connection was lost during {doing}; messages already read are saved, run the job again to continue")]
     Broken { place: String, doing: &'static str, source: io::Error },
     #[error("{}: {doing} failed; messages already read are saved, run the job again to continue", .path.display())]
     Bookmark { path: PathBuf, doing: &'static str, source: io::Error },

@@ -170,7 +170,7 @@ pub(super) fn inserted(
             Some(index) => refused.push(RefusedRow { index, reason: text }),
             None => {
                 return Some(DeliveryError::Malformed(format!(
-                    "{about}: a row was refused, and the response does not say which one: {text}"
+                    "{about}: a row was refused, and the response does not identify it: {text}"
                 )));
             }
         }

@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(read(&path), None, "the next attempt starts without progress");
     }
 
-    /// Opening it would block for ever.
+    /// Opening it would block forever.
     #[test]
     fn a_fifo_in_its_place_is_ignored() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,34 +1,41 @@
 //! jobs.query, for the only question of a deliverer: which of these ids are in the table.
 //!
-//! Accepts `SELECT [DISTINCT] column FROM table WHERE column IN (…)`, with the values as literals or parameters in any form: all strings in
-//! the query and its parameters count as values. Refuses other queries as unknown.
+//! Accepts `SELECT [DISTINCT] column FROM table WHERE column IN (…) [AND column BETWEEN @first AND @last]`, with the values of `IN` as literals
+//! or parameters in any form: all strings in the query and its parameters count as values. Applies the bounds, and refuses a query without
+//! them if the table requires a filter on that column. Refuses other queries as unknown.
 
 use super::refusal::Refusal;
 use super::state::State;
-use super::tables::TableName;
+use super::tables::{Row, TableName};
+use chrono::{DateTime, FixedOffset};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 
 pub(super) fn query(state: &mut State, project: &str, body: &Value) -> Result<Value, Refusal> {
     let text = body["query"].as_str().ok_or_else(|| Refusal::invalid("Required parameter is missing: query"))?;
     if body["useLegacySql"].as_bool() != Some(false) {
-        return Err(Refusal::new(
-            400,
-            "invalidQuery",
-            "the fake knows no legacy SQL, which is what is spoken unless useLegacySql is false",
-        ));
+        return Err(Refusal::new(400, "invalidQuery", "the fake does not support legacy SQL; set useLegacySql to false"));
     }
     let question = Question::read(text, project, body).ok_or_else(|| {
         let known = "SELECT [DISTINCT] column FROM `[project.]dataset.table` WHERE column IN (...)";
-        Refusal::new(400, "invalidQuery", format!("the fake knows one query only: {known}"))
+        Refusal::new(400, "invalidQuery", format!("the fake supports only one query: {known}"))
     })?;
     let table = state.table(&question.table)?;
     let column = table
         .column(&question.column)
         .cloned()
         .ok_or_else(|| Refusal::new(400, "invalidQuery", format!("Unrecognized name: {}", question.column)))?;
+    if table.resource["requirePartitionFilter"].as_bool() == Some(true) {
+        let by = table.resource["timePartitioning"]["field"].as_str().unwrap_or("_PARTITIONTIME");
+        if question.bounds.as_ref().is_none_or(|bounds| !bounds.column.eq_ignore_ascii_case(by)) {
+            let what = "Cannot query over table without a filter over column(s)";
+            let message = format!("{what} '{by}' that can be used for partition elimination");
+            return Err(Refusal::new(400, "invalidQuery", message));
+        }
+    }
     let mut seen = HashSet::new();
-    let found = table.rows.iter().filter_map(|row| row.values.get(&column.name)?.as_str());
+    let within = |row: &&Row| question.bounds.as_ref().is_none_or(|bounds| bounds.include(row));
+    let found = table.rows.iter().filter(within).filter_map(|row| row.values.get(&column.name)?.as_str());
     let found = found.filter(|value| question.values.contains(*value) && (seen.insert(*value) || !question.distinct));
     let rows: Vec<Value> = found.map(|value| json!({"f": [{"v": value}]})).collect();
     Ok(json!({
@@ -48,6 +55,39 @@ struct Question {
     distinct: bool,
     table: TableName,
     values: HashSet<String>,
+    bounds: Option<Bounds>,
+}
+
+/// `column BETWEEN @first AND @last`, both inclusive.
+struct Bounds {
+    column: String,
+    first: DateTime<FixedOffset>,
+    last: DateTime<FixedOffset>,
+}
+
+impl Bounds {
+    /// Parses the text after `BETWEEN`, using the parameters; `None` if the query has another form.
+    fn read(words: &[&str], body: &Value) -> Option<Self> {
+        let [column, between, first, and, last] = words else { return None };
+        if !is(between, "BETWEEN") || !is(and, "AND") {
+            return None;
+        }
+        let time = |name: &str| {
+            let name = name.strip_prefix('@')?;
+            let parameter = body["queryParameters"].as_array()?.iter().find(|parameter| parameter["name"] == name)?;
+            if parameter["parameterType"]["type"] != "TIMESTAMP" {
+                return None;
+            }
+            DateTime::parse_from_rfc3339(parameter["parameterValue"]["value"].as_str()?).ok()
+        };
+        Some(Self { column: column.replace('`', ""), first: time(first)?, last: time(last)? })
+    }
+
+    fn include(&self, row: &Row) -> bool {
+        let value = row.values.iter().find(|(name, _)| name.eq_ignore_ascii_case(&self.column));
+        let at = value.and_then(|(_, value)| DateTime::parse_from_rfc3339(value.as_str()?).ok());
+        at.is_some_and(|at| self.first <= at && at <= self.last)
+    }
 }
 
 impl Question {
@@ -76,7 +116,11 @@ impl Question {
             [table] => TableName::new(project, body["defaultDataset"]["datasetId"].as_str()?, table),
             _ => return None,
         };
-        Some(Self { column: column.replace('`', ""), distinct, table, values })
+        let bounds = match words.iter().position(|word| is(word, "BETWEEN")) {
+            Some(at) => Some(Bounds::read(&words[at - 1..], body)?),
+            None => None,
+        };
+        Some(Self { column: column.replace('`', ""), distinct, table, values, bounds })
     }
 }
 

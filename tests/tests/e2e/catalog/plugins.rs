@@ -164,7 +164,7 @@ fn a_library_that_dies_or_hangs_while_loading_is_reported() {
         let json = checked.json("lorchestra.plugins-check/1");
         assert_eq!((&json["ok"], &json["load"]["state"]), (&json!(false), &json!("died")));
     }
-    // Opening a FIFO for writing waits for a reader, so the constructor blocks for ever.
+    // Opening a FIFO for writing waits for a reader, so the constructor blocks forever.
     let fifo = sandbox.path("fifo");
     rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
     let mut command = sandbox.command(&["plugins", "check", "--timeout", "1s", &file]);
@@ -202,7 +202,7 @@ fn a_check_does_not_load_an_untrusted_library() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
     let environment = [("CONSTRUCTOR_MARKER", &*sandbox.arg("marker"))];
     let checked = sandbox.lorchestra_with(&environment, &["plugins", "check", &file.display().to_string()]).exits(126);
-    assert!(checked.out().contains("loads:      not tried\n"), "what can be read is told: {}", checked.shown());
+    assert!(checked.out().contains("loads:      not tried\n"), "the readable part is reported: {}", checked.shown());
     assert!(checked.err().contains(&format!("fix: chmod go-w {}", file.display())), "{}", checked.shown());
     assert_eq!(sandbox.read("marker"), "");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
@@ -445,6 +445,12 @@ fn a_large_library_is_read_once_and_one_that_its_header_refuses_not_at_all() {
     let (code, read) = check(&path);
     assert_eq!(code, Some(0));
     assert!((SIZE..SIZE + (64 << 20)).contains(&read), "{read} bytes were read");
+    // A listing needs the manifest and some tables only, whatever the size.
+    fs::File::options().write(true).open(&path).unwrap().set_len(1 << 30).unwrap();
+    let listed = sandbox.lorchestra(&["jobs", "list", "--names"]).exits(0);
+    assert!(listed.out().contains("misbehave"), "{}", listed.shown());
+    let (code, read) = read_by(sandbox.command(&["jobs", "list"]));
+    assert!(code == Some(0) && read < 4 << 20, "{code:?}, {read} bytes were read");
     for (name, change) in [("arm.so", 18), ("other.so", 0)] {
         let other = sandbox.path(name);
         fs::copy(Fixture::Misbehave.built(), &other).unwrap();

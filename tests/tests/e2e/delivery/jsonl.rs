@@ -1,4 +1,5 @@
-//! Files of JSON lines, alone and next to BigQuery: whatever is killed, full, moved away or down, each event is at each destination once.
+//! Files of JSON lines, alone and together with BigQuery: despite kills, full disks, moved files and servers that are down, each event is
+//! at each destination once.
 
 use lorchestra_tests::bigquery::site::{Site, Write};
 use lorchestra_tests::jsonl::{EVENTS, all_is_there, files, lines, table};

@@ -66,7 +66,7 @@ fn refused_events_are_resent_on_request() {
     }
 }
 
-/// A job continues while the server is down and comes back, and does not keep others from delivering.
+/// A job continues while the server is down and comes back, and does not prevent other processes from delivering.
 #[test]
 fn a_flush_delivers_during_a_job_that_found_the_server_down() {
     let site = Site::new(Write::Storage);
@@ -188,28 +188,28 @@ fn the_proxy_of_the_environment_is_used() {
 fn a_silent_server_costs_at_most_the_timeout() {
     for write in BOTH {
         for fault in [Fault::Silent, Fault::CommitThenSilent] {
-            let told = format!("{write:?} {fault:?}");
+            let label = format!("{write:?} {fault:?}");
             let site = Site::new(write);
             site.fake.faults().forever(carrier(write), fault);
             let args = ["run-job", "--delivery-timeout", "1s", "misbehave", "numbered", "--count", "60"];
             let ended = site.sandbox.lorchestra(&args).exits(0);
             assert_eq!(ended.plain_out(), "✓ misbehave/numbered completed (run [SHORT])\n");
-            assert!(ended.err().contains("62 events are not in BigQuery yet"), "{told}: {}", ended.shown());
+            assert!(ended.err().contains("62 events are not in BigQuery yet"), "{label}: {}", ended.shown());
             // The next run does not wait again: the circuit is open.
             let before = site.fake.requests(carrier(write));
             let ended = site.sandbox.lorchestra(&args).exits(0);
-            assert!(ended.err().contains("124 events are not in BigQuery yet"), "{told}: {}", ended.shown());
-            assert_eq!(site.fake.requests(carrier(write)), before, "{told}: left alone");
+            assert!(ended.err().contains("124 events are not in BigQuery yet"), "{label}: {}", ended.shown());
+            assert_eq!(site.fake.requests(carrier(write)), before, "{label}: left alone");
             site.fake.faults().clear(carrier(write));
             site.fake.faults().release();
             site.flushed();
-            site.all_is_delivered(write, &told);
+            site.all_is_delivered(write, &label);
         }
     }
 }
 
 #[test]
-fn a_network_that_is_down_for_a_whole_run_costs_one_line() {
+fn a_network_that_is_down_for_a_whole_run_prints_one_line() {
     for write in BOTH {
         let site = Site::new(write);
         site.fake.go_down();
@@ -245,7 +245,7 @@ fn rows_that_are_refused_are_set_aside_and_block_nothing() {
         let delivered = site.delivered();
         assert_eq!(delivered.len(), 10, "{write:?}: all the others");
         assert!(failed.iter().all(|event| !delivered.iter().any(|id| event["event_id"] == **id)));
-        assert_eq!(site.flushed(), 0, "{write:?}: not tried for ever");
+        assert_eq!(site.flushed(), 0, "{write:?}: not tried forever");
         let shown = site.sandbox.lorchestra(&["runs", "show", site.sandbox.run().id()]).exits(0);
         assert!(shown.out().contains("delivery   2 failed"), "{}", shown.shown());
     }
@@ -287,10 +287,13 @@ fn random(bound: u64) -> u64 {
 fn a_kill_during_delivery_loses_and_duplicates_nothing() {
     for round in 0..rounds() {
         let write = BOTH[round as usize % 2];
-        let told = format!("round {round}, {write:?}");
+        let label = format!("round {round}, {write:?}");
         let site = Site::new(write);
-        // Some requests are slow, so that a kill finds them in flight; some are lost after their work was done.
-        for _ in 0..30 {
+        // Some requests are slow, so that a kill finds them in flight; some are lost after their work was done. With a delay on each answer,
+        // several batches are in flight on one stream.
+        let pipelined = write == Write::Storage && random(2) == 0;
+        let count = if pipelined { "20000" } else { "2500" };
+        for _ in 0..if pipelined { 0 } else { 30 } {
             let fault = match random(4) {
                 0 => Fault::CommitThenDrop,
                 1 => Fault::CloseHalfWay,
@@ -298,11 +301,14 @@ fn a_kill_during_delivery_loses_and_duplicates_nothing() {
             };
             site.fake.faults().next(carrier(write), fault);
         }
+        if pipelined {
+            site.fake.faults().forever(carrier(write), Fault::Latency(Duration::from_millis(50)));
+        }
         for _ in 0..3 {
             let running: Running = if random(3) == 0 {
                 site.sandbox.start(&["events", "flush"])
             } else {
-                site.sandbox.start(&["run-job", "misbehave", "numbered", "--count", "2500", "--then", "return"])
+                site.sandbox.start(&["run-job", "misbehave", "numbered", "--count", count, "--then", "return"])
             };
             let before = site.fake.requests(carrier(write));
             let enough = before + random(4);
@@ -315,20 +321,20 @@ fn a_kill_during_delivery_loses_and_duplicates_nothing() {
             let workers = running.children();
             running.signal(Signal::KILL);
             drop(running);
-            eventually(&told, || workers.iter().all(|pid| !processes::is_alive(*pid)));
+            eventually(&label, || workers.iter().all(|pid| !processes::is_alive(*pid)));
         }
         site.fake.faults().clear(carrier(write));
         site.sandbox.lorchestra(&["runs", "list"]).exits(0);
         site.flushed();
-        assert_eq!(site.flushed(), 0, "{told}");
+        assert_eq!(site.flushed(), 0, "{label}");
         if site.sandbox.state().join("lorchestra.db").exists() {
-            site.all_is_delivered(write, &told);
+            site.all_is_delivered(write, &label);
         }
     }
 }
 
 #[test]
-fn eight_processes_deliver_into_one_table_by_one_stream() {
+fn eight_processes_share_one_stream_to_a_table() {
     let site = Site::new(Write::Storage);
     let running: Vec<Running> = (0..8)
         .map(|i| {
@@ -369,10 +375,10 @@ fn required_delivery_without_credentials_starts_no_job() {
     let marker = site.sandbox.arg("marker");
     let key = site.sandbox.arg("key.json");
     let args = ["run-job", "--require-delivery", "misbehave", "wait", "--seconds", "0", "--marker", &marker];
-    let refused = |told: &str, words: &[&str]| {
+    let refused = |label: &str, words: &[&str]| {
         let ended = site.sandbox.lorchestra_with(&[("GOOGLE_APPLICATION_CREDENTIALS", &key)], &args).exits(69);
-        assert!(words.iter().all(|word| ended.err().contains(word)), "{told}: {}", ended.shown());
-        assert!(!site.sandbox.path("marker").exists() && site.sandbox.runs().is_empty(), "{told}: it was not started");
+        assert!(words.iter().all(|word| ended.err().contains(word)), "{label}: {}", ended.shown());
+        assert!(!site.sandbox.path("marker").exists() && site.sandbox.runs().is_empty(), "{label}: it was not started");
     };
     refused("no file", &["key.json", "GOOGLE_APPLICATION_CREDENTIALS"]);
     std::fs::write(site.sandbox.path("key.json"), "{\"type\": \"external_account\"}").unwrap();
@@ -394,6 +400,43 @@ fn required_delivery_without_credentials_starts_no_job() {
     std::fs::write(site.sandbox.path("key.json"), site.fake.service_account_key().to_string()).unwrap();
     site.sandbox.lorchestra_with(&[("GOOGLE_APPLICATION_CREDENTIALS", &key)], &["events", "flush"]).exits(0);
     site.all_is_delivered(Write::Storage, "with credentials");
+}
+
+/// Refused credentials are replaced while a run still has many attempts to deliver: the next attempt reads the new file.
+#[test]
+fn replaced_credentials_are_used_by_the_next_attempt() {
+    use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, CredentialSources, WriteMethod};
+    use lorchestra_core::delivery::{DeliveryError, Destination};
+    let site = Site::new(Write::Storage);
+    site.fake.require_auth(true);
+    let file = site.sandbox.path("google.json");
+    let mut revoked = site.fake.authorized_user();
+    revoked["refresh_token"] = "revoked".into();
+    std::fs::write(&file, revoked.to_string()).unwrap();
+    let mut bigquery = BigQuery::new(BigQueryConfig {
+        project: Some(site.table.project.clone()),
+        dataset: site.table.dataset.clone(),
+        table: site.table.table.clone(),
+        location: None,
+        write: WriteMethod::StorageWrite,
+        endpoint: Some(site.fake.rest_endpoint()),
+        storage_endpoint: Some(site.fake.grpc_endpoint()),
+        credentials: CredentialSources { file: Some(file.clone()), ..CredentialSources::default() },
+        proxy: None,
+        no_proxy: None,
+        timeout: Duration::from_secs(5),
+    })
+    .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for _ in 0..2 {
+            let refused = bigquery.connect().await.unwrap_err();
+            assert!(matches!(&refused, DeliveryError::Unauthenticated(reason) if reason.contains("invalid_grant")), "{refused}");
+        }
+        std::fs::write(&file, site.fake.authorized_user().to_string()).unwrap();
+        bigquery.connect().await.unwrap();
+    });
+    assert_eq!(site.fake.grants(), ["authorized_user"]);
 }
 
 /// Workload identity federation, from the file to the rows; and every request names the project to bill.
@@ -441,8 +484,8 @@ fn no_secret_is_printed() {
             assert_eq!(failed.out().lines().count(), 1, "{}", failed.shown());
             let secrets = ["client_secret", "refresh_token", "private_key"].iter().filter_map(|name| key[*name].as_str());
             for secret in secrets.chain(["fake-token", "zacharias", "iban-4711"]) {
-                for told in [ended.err(), ended.out(), failed.out()] {
-                    assert!(!told.contains(secret), "{write:?} {form}, {secret}: {told}");
+                for output in [ended.err(), ended.out(), failed.out()] {
+                    assert!(!output.contains(secret), "{write:?} {form}, {secret}: {output}");
                 }
             }
         }
@@ -523,7 +566,7 @@ fn the_python_tools_table_keeps_working() {
     }
 }
 
-/// Tables that cannot be written to are refused in one sentence that says what to change; nothing is lost, and a suitable table gets
+/// Tables that cannot be written to are refused in one sentence that names the change to make; nothing is lost, and a suitable table gets
 /// everything.
 #[test]
 fn unsuitable_tables_are_refused_in_one_sentence() {
@@ -535,7 +578,7 @@ fn unsuitable_tables_are_refused_in_one_sentence() {
     let partition = |by: &str| json!({"schema": {"fields": loaded}, "timePartitioning": {"type": "DAY", "field": by}, "requirePartitionFilter": true});
     let view = json!({"view": {"query": "SELECT 1 AS event_id", "useLegacySql": false}});
     for write in BOTH {
-        for (resource, said) in [
+        for (resource, expected) in [
             (
                 json!({"schema": {"fields": required}}),
                 "column tenant is REQUIRED, but events have no value for it: make it NULLABLE",
@@ -547,11 +590,15 @@ fn unsuitable_tables_are_refused_in_one_sentence() {
             site.fake.create_table(&site.table, &resource);
             let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
             assert_eq!(ended.err().lines().count(), 1, "{}", ended.shown());
-            assert!(ended.err().contains(said) && ended.err().contains("2 events are not in BigQuery yet"), "{}", ended.shown());
+            assert!(
+                ended.err().contains(expected) && ended.err().contains("2 events are not in BigQuery yet"),
+                "{}",
+                ended.shown()
+            );
             site.fake.drop_table(&site.table);
             site.fake.create_table(&site.table, &partition("created_at"));
-            assert_eq!(site.flushed(), 2, "{write:?} {said}");
-            site.all_is_delivered(write, said);
+            assert_eq!(site.flushed(), 2, "{write:?} {expected}");
+            site.all_is_delivered(write, expected);
         }
     }
 }

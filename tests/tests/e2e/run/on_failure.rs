@@ -32,7 +32,7 @@ fn is_called_once_for_a_failed_run_and_not_for_others() {
         assert_eq!(failure[key], run.0[key], "{key}");
         assert!(!failure[key].is_null(), "{key}");
     }
-    // The command that shows more; but no parameters, which may be personal data.
+    // The command that shows more, but no parameters: they may be personal data.
     assert_eq!(failure["logs"], format!("lorchestra runs logs {}", run.id()));
     assert!(failure.get("params").is_none() && failure.get("parameters").is_none());
 }

@@ -39,7 +39,7 @@ fn quiet_prints_nothing_on_success_and_everything_on_failure() {
     assert!(quiet.err().contains("✗ misbehave/fail failed:") && quiet.err().contains("cause: error"), "{}", quiet.shown());
 }
 
-/// As its help says: `-q` silences the summary, not the requested data.
+/// As documented in its help: `-q` silences the summary, not the requested data.
 #[test]
 fn json_is_printed_however_quiet() {
     let sandbox = sandbox();
@@ -113,7 +113,7 @@ fn a_plan_cannot_control_the_terminal() {
 }
 
 #[test]
-fn too_short_an_id_is_reported() {
+fn an_id_that_is_too_short_is_reported() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let id = sandbox.run().id().to_owned();
@@ -137,9 +137,9 @@ fn a_long_parameter_is_cut_on_the_screen_and_complete_in_json() {
     assert_eq!(json["params"]["text"], long);
 }
 
-/// That no escape sequence reaches a pipe is checked for every command of every test: see the harness.
+/// The harness checks for every command that no escape sequence reaches a pipe.
 #[test]
-fn colours_are_neither_for_pipes_nor_for_no_color() {
+fn no_colours_on_pipes_or_with_no_color() {
     let sandbox = sandbox();
     for environment in [&[][..], &[("NO_COLOR", "1")], &[("TERM", "xterm-256color")], &[("TERM", "dumb")]] {
         for args in [&["run-job", "misbehave", "fail"][..], &["run-job", "misbehave", "noop"], &["run-job", "misbehave", "exit"]]

@@ -1,4 +1,4 @@
-//! One run with several attempts: which ends are retried, that there is one terminal event, and that a request to stop is obeyed.
+//! One run with several attempts: which ends are retried, that there is one terminal event, and that a request to stop takes effect.
 
 use lorchestra_tests::{Event, Fixture, Run, Running, Sandbox, eventually, processes};
 use rustix::process::Signal;

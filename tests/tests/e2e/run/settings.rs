@@ -109,7 +109,7 @@ fn an_unreadable_configuration_is_reported() {
     }
 }
 
-/// Opening a FIFO would block for ever.
+/// Opening a FIFO would block forever.
 #[test]
 fn a_configuration_that_is_not_a_file_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
@@ -131,12 +131,12 @@ fn a_configured_job_that_does_not_exist_causes_a_warning() {
         let expected = "warning: config.toml: [job.\"misbehave/nop\"]: misbehave has no job nop; did you mean misbehave/noop?\n";
         assert_eq!(ended.err(), format!("{elsewhere}{expected}"));
     }
-    // A job that only other hosts have must not cause a line in each of cron's mails, nor when other directories are searched.
+    // A job that only other hosts have must not add a line to each mail from cron, nor to runs with other plugin directories.
     sandbox.configure("[job.\"elsewhere/nop\"]\ngrace = \"1s\"");
     assert_eq!(sandbox.lorchestra(&["run-job", "-q", "misbehave", "noop"]).exits(0).err(), "");
     let plugins = sandbox.plugins().display().to_string();
     assert_eq!(sandbox.lorchestra(&["--plugin-dir", &plugins, "jobs", "list"]).exits(0).err(), "");
-    // A misspelt package: the intended timeout would never apply.
+    // A misspelled package: the intended timeout would never apply.
     sandbox.configure("[job.\"misbehav/noop\"]\ntimeout = \"1h\"");
     for args in [&["jobs", "list"][..], &["run-job", "-q", "misbehave", "noop"], &["run-job", "--dry-run", "misbehave", "noop"]] {
         let ended = sandbox.lorchestra(args).exits(0);
@@ -375,8 +375,8 @@ fn a_failed_removal_by_retention_is_reported_with_the_reason() {
     fs::write(&logs, "").unwrap();
     sandbox.configure("[retention]\nlogs = \"0s\"");
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
-    let told = format!("warning: cannot remove old runs: {}: Not a directory", logs.display());
-    assert!(ended.err().starts_with(&told), "{}", ended.shown());
+    let expected = format!("warning: cannot remove old runs: {}: Not a directory", logs.display());
+    assert!(ended.err().starts_with(&expected), "{}", ended.shown());
 }
 
 /// Another program's database is not written to.
@@ -392,7 +392,7 @@ fn an_invalid_store_is_reported() {
     assert_eq!(fs::read(&store).unwrap(), before);
 }
 
-/// Damaged, but lorchestra's own: its history is worth more than a fresh start.
+/// A damaged store of lorchestra's own: the hints explain how to recover the history, not only how to start a new one.
 #[test]
 fn a_damaged_store_is_reported_with_recovery_steps() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);

@@ -10,7 +10,7 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave])
 }
 
-/// A command of the sandbox, executed by Python after these statements, for what no shell can do.
+/// A command of the sandbox, executed by Python after these statements, for setups that no shell can create.
 fn by_python(sandbox: &Sandbox, statements: &str, args: &[&str]) -> Command {
     let plain = sandbox.command(args);
     let mut command = Command::new("python3");
@@ -20,7 +20,7 @@ fn by_python(sandbox: &Sandbox, statements: &str, args: &[&str]) -> Command {
     command
 }
 
-/// `getpass` in a job used to stop it for ever with SIGTTIN. Tested on a real terminal, which is the session's.
+/// `getpass` in a job used to stop it forever with SIGTTIN. Tested on a real controlling terminal.
 #[test]
 fn a_job_that_reads_the_terminal_gets_an_error_and_is_not_stopped() {
     let sandbox = sandbox();
@@ -38,7 +38,7 @@ fn a_job_that_reads_the_terminal_gets_an_error_and_is_not_stopped() {
 }
 
 #[test]
-fn a_blocked_signal_ends_a_run_all_the_same() {
+fn a_blocked_signal_still_ends_a_run() {
     let sandbox = sandbox();
     let block = "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})";
     let marker = sandbox.arg("marker");

@@ -158,7 +158,7 @@ fn a_worker_without_descriptors_does_not_outlive_its_supervisor() {
     before_is_there(&sandbox, &run);
 }
 
-/// No process is left that could wake its supervisor: the next command does.
+/// No process is left to resume its supervisor: the next command does.
 #[test]
 fn a_supervisor_that_was_stopped_still_ends_its_run() {
     for (then, code, end) in [("return", 0, "completed"), ("die", 1, "failed")] {
@@ -183,7 +183,7 @@ fn a_supervisor_that_was_stopped_still_ends_its_run() {
     }
 }
 
-/// It hardly gets to run. Which process ends the job, and so the recorded cause, is a race; that the run ends is not.
+/// The supervisor hardly gets to run. Which process ends the job, and so the recorded cause, is a race; but the run always ends.
 #[test]
 fn a_supervisor_that_is_stopped_again_and_again_keeps_its_deadline() {
     let sandbox = Sandbox::with(&[Fixture::Hostile]);
@@ -200,7 +200,7 @@ fn a_supervisor_that_is_stopped_again_and_again_keeps_its_deadline() {
     sandbox.whole_events_of(&run);
 }
 
-/// Stopping a run also wakes its supervisor while its job is still running.
+/// Stopping a run also resumes its supervisor while its job is still running.
 #[test]
 fn a_run_whose_supervisor_is_stopped_can_be_stopped() {
     let sandbox = Sandbox::with(&[Fixture::Hostile]);

@@ -18,7 +18,7 @@ const SPECIMENS: &[Specimen] = &[
     ("exit",     &[],     126, "load",    1),
     ("leave",    &[],     126, "load",    1),
     ("exec",     &[],     126, "load",    1),
-    // Sleeps for ever; ignores the signals that would end it, and sleeps for ever.
+    // Sleeps forever; ignores the signals that would end it, and sleeps forever.
     ("sleep",    AT_ONCE, 124, "timeout", 1),
     ("deaf",     AT_ONCE, 124, "timeout", 1),
     // Forks: the copy keeps what it inherited and sleeps, or continues as a second worker.

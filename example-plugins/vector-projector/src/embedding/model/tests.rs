@@ -73,7 +73,7 @@ fn every_type_of_number_gives_the_same_direction() {
 }
 
 #[test]
-fn a_name_says_what_is_in_the_files_and_not_where_they_are() {
+fn a_name_depends_on_the_contents_of_the_files_and_not_on_their_path() {
     let (one, two) = (written(), written());
     let name = |dir: &TempDir| Model::load(dir.path()).unwrap().name;
     assert_eq!(name(&one), name(&two));
@@ -128,7 +128,7 @@ fn an_invalid_model_directory_is_an_error() {
     fs::write(empty.path().join("a.safetensors"), table(0.0)).unwrap();
     refused(empty.path(), &["has no tokenizer.json", hint]);
     fs::write(empty.path().join("b.safetensors"), table(0.0)).unwrap();
-    refused(empty.path(), &["cannot choose its model.safetensors: a.safetensors or b.safetensors;", hint]);
+    refused(empty.path(), &["several files could be its model.safetensors: a.safetensors or b.safetensors;", hint]);
     let large = written();
     fs::File::options().write(true).open(large.path().join("model.safetensors")).unwrap().set_len(MAX_BYTES + 1).unwrap();
     refused(large.path(), &["model.safetensors: is larger than 2 GiB", hint]);

@@ -106,7 +106,7 @@ fn against(reply: Option<&'static str>) -> DeliveryError {
 }
 
 #[test]
-fn no_answer_of_the_api() {
+fn responses_that_are_not_from_the_api() {
     let html = "HTTP/1.1 413 Too Large\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>";
     assert_eq!(class(&against(Some(html))), "later");
     assert_eq!(class(&against(Some("HTTP/1.1 429 Slow\r\ncontent-length: 0\r\n\r\n"))), "later");
@@ -170,7 +170,7 @@ fn row_errors_of_insert_all() {
     assert_eq!(of_rows(&[entry(0, &[("backendError", "")]), entry(1, &stopped)]).as_ref().map(class), Some("later"));
     // The column no longer exists.
     assert_eq!(of_rows(&[entry(0, &[("invalid", "no such field: job.")])]).as_ref().map(class), Some("schema"));
-    // An index that was not sent: if it were believed, the same rows would be resent for ever.
+    // An index that was not sent: if it were believed, the same rows would be resent forever.
     assert_eq!(of_rows(&[entry(8, &[("invalid", "bad")])]).as_ref().map(class), Some("malformed"));
     let unnamed = InsertError { index: None, ..entry(0, &[("invalid", "secret")]) };
     let refusal = of_rows(&[unnamed]).unwrap();
@@ -227,7 +227,7 @@ fn storage_errors_by_detail() {
 }
 
 #[test]
-fn storage_errors_by_code_and_words() {
+fn storage_errors_by_code_and_message() {
     for (code, message, expected) in [
         (Code::AlreadyExists, "The offset is within stream", "before"),
         (Code::OutOfRange, "The offset is beyond stream, expected offset 5, received 9", "beyond"),

@@ -197,7 +197,7 @@ fn every_order_has_the_outcome_of_the_design() {
 /// The job gets SIGTERM once. It is killed when its grace period is over, when it lingers after its final record, or when a person insists.
 /// A signal that asked to stop is remembered, so there is no further attempt.
 #[test]
-fn every_order_leaves_the_job_its_grace() {
+fn every_order_leaves_the_job_its_grace_period() {
     each_order(5, &mut |order| {
         let run = run(order, Some(TIMEOUT));
         let tells: Vec<Duration> =
@@ -212,7 +212,7 @@ fn every_order_leaves_the_job_its_grace() {
             let impatient = asked >= 2 || (asked == 1 && run.state.ending().is_some_and(|e| matches!(e, Ending::Timeout { .. })));
             assert!(over || seen || impatient, "{order:?}: {:?}", run.acts);
         }
-        // The dispatcher never waits for ever: until the worker is killed, some action is due.
+        // The dispatcher never waits forever: until the worker is killed, some action is due.
         let killed = run.acts.iter().any(|(_, act)| *act == Action::Kill);
         assert!(run.state.next().is_some() || killed, "{order:?}");
     });
