@@ -1,5 +1,5 @@
-//! Parameters of a job set in `config.toml`: `[job."package/job".params]`. Passes them to the plan as if they were given on the command line,
-//! before the actual flags. Pure.
+//! Parameters of a job set in `config.toml`: `[job."package/job".params]`. Passes them to the plan as if they were given on the command
+//! line, before the actual flags. Pure functions only.
 
 use crate::failure::CommandError;
 use crate::settings::Settings;

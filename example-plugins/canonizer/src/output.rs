@@ -197,7 +197,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = Output::begin(dir.path(), &EMAIL).unwrap();
         assert!(matches!(Output::begin(dir.path(), &EMAIL).err().unwrap(), OutputError::Busy(_)));
-        assert!(Output::begin(dir.path(), &MESSAGE).is_ok(), "the other job is another");
+        assert!(Output::begin(dir.path(), &MESSAGE).is_ok(), "the other job has its own lock");
         first.commit().unwrap();
         assert!(Output::begin(dir.path(), &EMAIL).is_ok());
     }

@@ -195,7 +195,7 @@ mod tests {
         }
         appender.cut(4).unwrap();
         appender.release();
-        assert!(appender.file.is_some(), "the disk may not have that yet");
+        assert!(appender.file.is_some(), "not synced yet");
         appender.sync().unwrap();
         appender.release();
         assert_eq!(fs::read(&path).unwrap(), b"one\n");

@@ -1,4 +1,4 @@
-//! The arguments of a Python function, from the parameters of the job. Pure.
+//! The arguments of a Python function, from the parameters of the job. Pure functions only.
 
 use lorchestra_plugin_api::serde_json::{self, value::RawValue};
 use std::collections::BTreeMap;

@@ -127,7 +127,7 @@ pub(super) fn run(
 /// Returns the run that a user named, with its history.
 fn named(history: Option<(StateDir, Store)>, settings: &Settings, text: &str) -> Result<(StateDir, Store, Run), CommandError> {
     let run = find_run(history.as_ref().map(|(_, store)| store), settings, text)?;
-    let (state, store) = history.ok_or_else(|| CommandError::new(Code::Internal, "a run was found, and no history"))?;
+    let (state, store) = history.ok_or_else(|| CommandError::new(Code::Internal, "a run was found without a history"))?;
     Ok((state, store, run))
 }
 

@@ -243,7 +243,7 @@ mod tests {
         let lives = child.try_wait().unwrap().is_none();
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(lives, "it was there all the time");
+        assert!(lives, "it was held all the time");
         assert!(matches!(held, (None, Ok(()))), "{held:?}");
     }
 

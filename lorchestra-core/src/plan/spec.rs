@@ -2,7 +2,7 @@
 //!
 //! Owns its JSON form. [`super::resolve`] creates one from the user's input. [`RunSpec::from_json`] parses one, and [`RunSpec::check`]
 //! compares it with the job that will run, so that parameters of the wrong type never reach plugin code, even from a spec that was edited.
-//! A spec has no relative times and no secret values. Pure.
+//! A spec has no relative times and no secret values. Pure functions only.
 //!
 //! ```text
 //! {"schema": "lorchestra.run-spec/1",

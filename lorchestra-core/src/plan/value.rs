@@ -1,5 +1,5 @@
 //! Parses one parameter's value: from the text that a person typed, or the default in a manifest, to the value that the job receives. Owns
-//! which values each [`ParamKind`] accepts; called by [`super::resolve`] and, for [`check_default`], by the catalog. Pure.
+//! which values each [`ParamKind`] accepts; called by [`super::resolve`] and, for [`check_default`], by the catalog. Pure functions only.
 //!
 //! The result has exactly the author's type: the job's side never has to refuse it.
 

@@ -93,7 +93,7 @@ pub enum RunError {
     },
 }
 
-/// The run that is in the way of another.
+/// The run that prevents another from starting.
 #[derive(Debug)]
 pub struct Overlap {
     /// Package of the job.

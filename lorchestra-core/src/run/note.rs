@@ -155,6 +155,6 @@ mod tests {
         seen.fault = Some(cut(&WorkerFault { spool: true, message: "\u{1}".repeat(100_000) }));
         note.write(&seen).unwrap();
         assert_eq!(read(&path), seen);
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), SIZE as u64, "no room beyond what was taken at first");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), SIZE as u64, "the file does not grow");
     }
 }

@@ -184,7 +184,7 @@ mod tests {
     fn a_short_id_is_the_random_end() {
         assert_eq!(short_id("01a22706-a31b-74c2-bfd6-aa30d8da6609"), "d8da6609");
         assert_eq!(short_id("r1"), "r1");
-        assert_eq!(short_id("ü1234567"), "ü1234567", "no place between two characters");
+        assert_eq!(short_id("ü1234567"), "ü1234567", "no slice inside a character");
     }
 
     #[test]

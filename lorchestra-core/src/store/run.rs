@@ -291,7 +291,7 @@ impl Store {
         Ok(self.last_payload(run_id)?.and_then(|json| serde_json::from_str(&json).ok()))
     }
 
-    /// Returns the run that was in the way of this skipped one, if known.
+    /// For a skipped run, returns the run that held the overlap lock, if known.
     pub fn held_by(&self, run_id: &str) -> Result<Option<String>, StoreError> {
         let skipped = self.last_payload(run_id)?.and_then(|json| serde_json::from_str::<Started>(&json).ok());
         Ok(skipped.and_then(|skipped| skipped.held_by))

@@ -1,5 +1,5 @@
 //! Measures years of history: the time of commands in stores with a thousand, a hundred thousand and a million runs, and how the file
-//! shrinks. shrinks.
+//! shrinks.
 
 use super::Site;
 use super::timing::{Median, inside, judged, whole};

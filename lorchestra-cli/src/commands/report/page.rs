@@ -1,5 +1,5 @@
 //! The HTML of a report: one file with inline styles and charts (SVG), without scripts or external resources. Supports light and dark mode,
-//! wide and narrow screens. Its size grows with the number of jobs, not with the number of runs. Pure.
+//! wide and narrow screens. Its size grows with the number of jobs, not with the number of runs. Pure functions only.
 
 use super::{JobRuns, STRIPS, Summary, TopRun};
 use crate::show;

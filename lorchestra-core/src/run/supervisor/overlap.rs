@@ -105,7 +105,7 @@ pub(super) fn at_bookmark(store: &Store, spec: &RunSpec) -> Result<Option<RunSpe
     spec.beginning_at(at).ok_or_else(all_done).map(Some)
 }
 
-/// Returns the live run in the way: the one that the lock names, or one with policy `allow`.
+/// Returns the live run that prevents this one from starting: the one that the lock names, or one with policy `allow`.
 fn holder(
     state: &StateDir,
     store: &Store,

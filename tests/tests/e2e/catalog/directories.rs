@@ -204,7 +204,7 @@ fn a_wrong_manifest_is_a_failure_to_load() {
         let run = sandbox.runs().remove(0);
         assert_eq!(run.cause(), "load");
         sandbox.whole_events_of(&run);
-        assert_eq!(sandbox.read("marker"), "", "the job was not entered");
+        assert_eq!(sandbox.read("marker"), "", "the job did not start");
     }
 }
 
@@ -214,7 +214,7 @@ fn a_library_that_is_overwritten_while_it_runs_harms_nothing() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let marker = sandbox.arg("marker");
     let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &marker]);
-    lorchestra_tests::eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    lorchestra_tests::eventually("the job has started", || sandbox.read("marker").ends_with('\n'));
     // In place, as `cp` does: truncated and overwritten.
     fs::write(sandbox.plugins().join("libmisbehave.so"), vec![0xcc; 8 << 20]).unwrap();
     running.signal(rustix::process::Signal::TERM);

@@ -104,7 +104,7 @@ fn no_kill_loses_or_duplicates_an_event() {
         flush.signal(Signal::KILL);
         flush.wait();
     }
-    eventually("no run goes on", || sandbox.runs().iter().all(|run| run.state() != "running"));
+    eventually("no run is still open", || sandbox.runs().iter().all(|run| run.state() != "running"));
     sandbox.lorchestra(&["events", "flush"]).exits(0);
     let files = files(&dir);
     all_is_there(&sandbox, &files, "after the kills");

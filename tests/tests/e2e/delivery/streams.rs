@@ -92,7 +92,7 @@ fn an_unconfirmed_batch_is_found_in_a_table_that_requires_a_partition_filter() {
     site.fake.faults().next(Method::AppendRows, Fault::DropStream);
     site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "60"]).exits(0);
     site.flushed();
-    assert!(site.fake.requests(Method::Query) > 0, "the table was asked");
+    assert!(site.fake.requests(Method::Query) > 0, "the table was queried");
     site.all_is_delivered(Write::Storage, "with a partition filter");
     assert_eq!(not_delivered(&site), "");
 }

@@ -99,7 +99,7 @@ const FAULTS: &[Fault] = &[
         fix: "chmod go-w",
     },
     Fault {
-        name: "a hook that is no command",
+        name: "a hook that is not a command",
         seed: |s| s.configure("on_failure = \"if then\""),
         finds: "error configuration: on_failure is not a shell command",
         fix: "fix on_failure",

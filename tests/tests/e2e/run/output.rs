@@ -288,7 +288,7 @@ fn a_log_is_complete_up_to_its_limit_and_keeps_both_ends_beyond() {
             .unwrap()
             .map(|entry| entry.unwrap().metadata().unwrap().len())
             .sum();
-        assert_eq!(on_disk, ended.stdout.len() as u64, "and nothing beside it");
+        assert_eq!(on_disk, ended.stdout.len() as u64, "and no other file");
         let shown = sandbox.lorchestra(&["runs", "show", &id, "--json"]).exits(0).json("lorchestra.runs-show/1");
         assert_eq!(shown["logs"].as_array().unwrap().len(), 4, "three files of output, and the trace: {shown}");
     }

@@ -226,7 +226,7 @@ fn an_unwritable_state_directory_is_reported() {
     let user = fs::metadata(&local).unwrap().uid();
     let make = format!("\n  as root: install -d -m 700 -o {user} {}\n", sandbox.state().display());
     assert!(ended.err().contains(&make) && ended.err().contains("or set state_dir"), "{}", ended.shown());
-    assert_eq!(sandbox.read("marker"), "", "the job was not entered");
+    assert_eq!(sandbox.read("marker"), "", "the job did not start");
     set_mode(&local, 0o700);
     sandbox.lorchestra(&run).exits(0);
     assert_ne!(sandbox.read("marker"), "");
@@ -238,7 +238,7 @@ fn an_unwritable_state_directory_is_reported() {
         set_mode(&directory, 0o500);
         let ended = sandbox.lorchestra(&run).exits(74);
         assert!(ended.err().contains(&format!("\n  chmod u+rwx {}\n", directory.display())), "{}", ended.shown());
-        assert_eq!(sandbox.read("marker"), "", "the job was not entered");
+        assert_eq!(sandbox.read("marker"), "", "the job did not start");
         set_mode(&directory, 0o700);
     }
     sandbox.lorchestra(&run).exits(0);
@@ -351,7 +351,7 @@ fn retention_removes_old_logs_and_old_runs() {
     assert!(!logs.join(first.id()).exists(), "the logs are gone");
     let ended = sandbox.lorchestra(&["runs", "logs", first.id()]).exits(0);
     assert!(ended.err().contains("removed by retention"), "{}", ended.shown());
-    assert_eq!(sandbox.runs().len(), 2, "the runs are not");
+    assert_eq!(sandbox.runs().len(), 2, "the runs are kept");
 
     // The shortest possible. A run that ended longer ago is removed at the end of a later one.
     sandbox.configure("[retention]\nruns = \"1s\"");

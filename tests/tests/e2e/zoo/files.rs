@@ -236,6 +236,10 @@ fn a_file_replaced_while_it_is_read_harms_nothing() {
         }
         stop.store(true, SeqCst);
     });
-    assert!(sandbox.runs().iter().all(|run| run.state() == "completed"), "what was run was whole: {:?}", sandbox.runs());
+    assert!(
+        sandbox.runs().iter().all(|run| run.state() == "completed"),
+        "the bytes that ran were complete: {:?}",
+        sandbox.runs()
+    );
     another_works(&sandbox, "changing", "constructor", "loaded");
 }

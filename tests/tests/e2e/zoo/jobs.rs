@@ -208,7 +208,7 @@ fn a_run_whose_supervisor_is_stopped_can_be_stopped() {
     let running = sandbox.start(&args);
     eventually("it is stopped", || sandbox.read("marker").ends_with('\n'));
     let id = sandbox.run().id().to_owned();
-    assert!(processes::is_stopped(running.pid()), "looking at a run whose job goes on wakes nobody");
+    assert!(processes::is_stopped(running.pid()), "showing a run whose job continues does not resume its supervisor");
     sandbox.lorchestra(&["runs", "stop", &id]).exits(0);
     running.wait().exits(143);
     assert_eq!(sandbox.run().cause(), "cancelled");
@@ -254,7 +254,7 @@ fn the_second_attempt_ran(sandbox: &Sandbox, run: &Run) {
 
 #[track_caller]
 fn before_is_there(sandbox: &Sandbox, run: &Run) {
-    assert_eq!(sandbox.whole_events_of(run)[1].event_type(), "before", "what was acknowledged before is there");
+    assert_eq!(sandbox.whole_events_of(run)[1].event_type(), "before", "acknowledged events are kept");
 }
 
 /// Obstructions by the job block no one, not even a reader of its logs.

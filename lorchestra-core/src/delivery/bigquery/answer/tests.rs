@@ -347,7 +347,7 @@ fn of_code(code: Code) -> &'static str {
 fn the_documented_table_of_answers_matches_the_code() {
     use StorageErrorCode as S;
     let storage: Vec<S> = (0..100).filter_map(|code| S::try_from(code).ok()).collect();
-    assert!(storage.len() >= 15, "all are looked at: {storage:?}");
+    assert!(storage.len() >= 15, "every code is covered: {storage:?}");
     let head =
         "| answer | AppendRows | FinalizeWriteStream | CreateWriteStream | what to do |\n| --- | --- | --- | --- | --- |\n";
     let mut expected = format!("With a StorageError in the details:\n\n{head}");
