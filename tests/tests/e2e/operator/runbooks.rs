@@ -139,6 +139,7 @@ fn normalized(text: &str) -> String {
 }
 
 /// Executes a page and compares it with its own outputs.
+#[expect(clippy::disallowed_methods, reason = "a variable of the tests, not of lorchestra")]
 fn follow(name: &str, machine: &Machine) {
     let path = lorchestra_tests::built::workspace().join(format!("docs/guides/runbooks/{name}.md"));
     let page = fs::read_to_string(&path).unwrap();
