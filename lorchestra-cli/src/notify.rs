@@ -113,6 +113,10 @@ impl<'a> Notices<'a> {
 
     /// Adds the end of a run. `look` is the command that shows the details of a failure.
     fn ended(&mut self, about: &About<'_>, failure: Option<(Cause, &str)>, look: &str) {
+        // Its window is complete: another run has done it.
+        if failure.is_some_and(|(cause, _)| cause == Cause::Superseded) {
+            return;
+        }
         let hook = if failure.is_some() { Hook::Failure } else { Hook::Success };
         let input = HookInput {
             cause: failure.map(|(cause, _)| cause),

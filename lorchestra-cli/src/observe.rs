@@ -1,6 +1,7 @@
 //! Observers of a run: the terminal output, the output of `--json`, and diagnostics. The failure hook is another one ([`crate::notify`]).
 //! Each reads the one stream of [`RunEvent`]s; none affects a run.
 
+mod output;
 pub(crate) mod recovered;
 pub(crate) mod undelivered;
 
@@ -10,7 +11,7 @@ use crate::printer::Printer;
 use crate::show;
 use crate::wire::RunOutcome;
 use lorchestra_core::host::state::StateDir;
-use lorchestra_core::outcome::Failure;
+use lorchestra_core::outcome::{Cause, Failure};
 use lorchestra_core::plan::{OnOverlap, RunSpec};
 use lorchestra_core::run::event::{AttemptFailed, Observer, RunEvent};
 use lorchestra_core::store::{Terminal, short_id};
@@ -33,6 +34,8 @@ pub(crate) struct TerminalObserver<'a> {
     pub(crate) json: bool,
     /// Whether to show a progress bar.
     pub(crate) progress: bool,
+    /// Whether to print the job's output at the end.
+    pub(crate) show_output: bool,
     follower: Option<Follower>,
     bar: Option<Bar>,
     /// Number of attempts reported so far.
@@ -46,12 +49,13 @@ pub(crate) struct Verbosity {
     pub(crate) quiet: bool,
     pub(crate) json: bool,
     pub(crate) progress: bool,
+    pub(crate) show_output: bool,
 }
 
 impl<'a> TerminalObserver<'a> {
     pub(crate) fn new(printer: &'a RefCell<&'a mut Printer>, state_dir: &'a Path, verbosity: Verbosity) -> Self {
-        let Verbosity { verbose, quiet, json, progress } = verbosity;
-        Self { printer, state_dir, verbose, quiet, json, progress, follower: None, bar: None, reported: 0 }
+        let Verbosity { verbose, quiet, json, progress, show_output } = verbosity;
+        Self { printer, state_dir, verbose, quiet, json, progress, show_output, follower: None, bar: None, reported: 0 }
     }
 
     fn waiting(&self, spec: &RunSpec, holder: &str) {
@@ -109,6 +113,9 @@ impl<'a> TerminalObserver<'a> {
         if let Some(bar) = self.bar.take() {
             bar.finish();
         }
+        if self.show_output {
+            output::print(output, &mut self.printer.borrow_mut());
+        }
         let name = format!("{}/{}", spec.package, spec.job);
         self.outcome(&name, run_id, terminal, std::fs::metadata(output).is_ok_and(|meta| meta.len() > 0));
         let mut printer = self.printer.borrow_mut();
@@ -133,6 +140,12 @@ impl<'a> TerminalObserver<'a> {
             }
             return;
         };
+        if failure.cause == Cause::Superseded {
+            if !self.quiet && !self.json {
+                printer.line(format_args!("- {name} superseded: {} (run {})", failure.message, short_id(run_id)));
+            }
+            return;
+        }
         let took = show::elapsed(Duration::from_millis(terminal.duration_ms));
         printer.bad(format_args!("{name} failed: {}", text::first_line(&failure.message)));
         printer.note(format_args!("  cause: {} after {took}{in_attempt}", failure.cause.as_str()));
@@ -194,6 +207,7 @@ fn outcome(run_id: &str, [package, job]: [&str; 2], state: &'static str, failure
         message: failure.map(|failure| failure.message.clone()),
         attempts: 0,
         duration_ms: 0,
+        result: None,
         held_by: None,
     }
 }
@@ -207,16 +221,21 @@ impl Observer for JsonObserver<'_> {
                 self.printer.borrow_mut().json(&RunOutcome { held_by, ..skipped });
             }
             RunEvent::Ended { run_id, spec, terminal, .. } => {
-                let state = if terminal.failure.is_none() { "completed" } else { "failed" };
+                let state = match terminal.failure.as_ref().map(|failure| failure.cause) {
+                    None => "completed",
+                    Some(Cause::Superseded) => "superseded",
+                    Some(_) => "failed",
+                };
                 let ended = outcome(run_id, [&spec.package, &spec.job], state, terminal.failure.as_ref());
-                let (attempts, duration_ms) = (terminal.attempt, terminal.duration_ms);
-                self.printer.borrow_mut().json(&RunOutcome { attempts, duration_ms, ..ended });
+                let (attempts, duration_ms, result) = (terminal.attempt, terminal.duration_ms, terminal.result.clone());
+                self.printer.borrow_mut().json(&RunOutcome { attempts, duration_ms, result, ..ended });
             }
             RunEvent::Found { run, terminal } => {
                 let failure = terminal.and_then(|terminal| terminal.failure.as_ref());
                 let found = outcome(&run.run_id, [&run.package, &run.job], run.state.as_str(), failure);
                 let duration_ms = terminal.map_or(0, |terminal| terminal.duration_ms);
-                self.printer.borrow_mut().json(&RunOutcome { attempts: run.attempts, duration_ms, ..found });
+                let result = terminal.and_then(|terminal| terminal.result.clone());
+                self.printer.borrow_mut().json(&RunOutcome { attempts: run.attempts, duration_ms, result, ..found });
             }
             _ => {}
         }

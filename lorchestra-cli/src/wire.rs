@@ -8,7 +8,7 @@ mod run;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::RunSpec;
 use lorchestra_core::store::Event;
-pub(crate) use run::{AttemptObject, BookmarkMove, RunDetails, RunLine, RunObject, RunOutcome, RunSummary};
+pub(crate) use run::{ArtifactObject, AttemptObject, BookmarkMove, RunDetails, RunLine, RunObject, RunOutcome, RunSummary};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::Serialize;
 

@@ -1,8 +1,10 @@
-//! `runs list`, `show`, `logs`, `watch`, `prune`, `stop`.
+//! `runs list`, `show`, `logs`, `watch`, `prune`, `rerun`, `stop`.
 
 mod list;
 mod logs;
 mod prune;
+mod rerun;
+mod results;
 mod show;
 mod stop;
 mod watch;
@@ -70,6 +72,12 @@ pub(crate) enum Runs {
         before_help = "Examples:\n  lorchestra runs prune --dry-run\n  lorchestra runs prune --older-than 7d\n  lorchestra runs prune --keep 10000\n  lorchestra runs prune --max-size 2G"
     )]
     Prune(prune::Prune),
+    /// Run the spec of an earlier run again, as a new run
+    #[command(
+        before_help = "Examples:\n  lorchestra runs rerun 7c41d03f\n  lorchestra runs rerun --failed --since -1d",
+        after_help = "The new run has the parameters, window, limits and sources of secrets of the earlier one, and uses the library that is installed now."
+    )]
+    Rerun(rerun::Rerun),
     /// Stop a running job and wait for it to end
     #[command(before_help = "Example:\n  lorchestra runs stop 7c41d03f")]
     Stop {
@@ -81,10 +89,14 @@ pub(crate) enum Runs {
 
 pub(super) fn run(
     command: &Runs,
+    verbose: u8,
     settings: &Settings,
     notices: &mut Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
+    if let Runs::Rerun(wanted) = command {
+        return rerun::rerun(wanted, verbose, settings, notices, printer);
+    }
     let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
     match command {
@@ -117,6 +129,8 @@ pub(super) fn run(
                 Ok(Code::Success)
             }
         },
+        // Handled above.
+        Runs::Rerun(_) => Ok(Code::Success),
         Runs::Stop { run } => {
             let (state, mut store, run) = named(history, settings, run)?;
             stop::stop(notices, &state, &mut store, &run, printer)

@@ -3,6 +3,7 @@
 use crate::values;
 use clap::Args;
 use lorchestra_core::plan::{OnOverlap, RequestedBy, spec};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
@@ -21,6 +22,21 @@ pub(crate) struct GlobalFlags {
     /// Print more to stderr, including the job's trace (repeat for debug, trace)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
+}
+
+impl GlobalFlags {
+    /// Returns them as words of a command line.
+    pub(crate) fn as_words(&self) -> Vec<OsString> {
+        let mut words = Vec::new();
+        for dir in &self.plugin_dir {
+            words.extend(["--plugin-dir".into(), dir.clone().into_os_string()]);
+        }
+        if let Some(config) = &self.config {
+            words.extend(["--config".into(), config.clone().into_os_string()]);
+        }
+        words.extend((0..self.verbose).map(|_| "--verbose".into()));
+        words
+    }
 }
 
 /// Flags of run-job itself, accepted before PACKAGE and after JOB. A later one overrides an earlier one.
@@ -82,6 +98,10 @@ pub(crate) struct OwnFlags {
     #[arg(long, overrides_with = "dry_run")]
     pub(crate) dry_run: bool,
 
+    /// Print the job's output to stderr when the run ends (of the last attempt)
+    #[arg(long, overrides_with = "show_output")]
+    pub(crate) show_output: bool,
+
     /// Print one JSON object about the run (schema lorchestra.run-job/1)
     #[arg(long, overrides_with = "json")]
     pub(crate) json: bool,
@@ -109,6 +129,7 @@ impl OwnFlags {
             requested_by: later.requested_by.or_else(|| self.requested_by.clone()),
             locked: self.locked || later.locked,
             dry_run: self.dry_run || later.dry_run,
+            show_output: self.show_output || later.show_output,
             json: self.json || later.json,
             quiet: self.quiet || later.quiet,
         }

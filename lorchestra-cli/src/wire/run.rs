@@ -28,7 +28,7 @@ pub(crate) struct RunObject {
     pub(crate) package: String,
     pub(crate) job: String,
     pub(crate) account: Option<String>,
-    #[schemars(extend("enum" = ["running", "completed", "failed", "skipped", "refused"]))]
+    #[schemars(extend("enum" = ["running", "completed", "failed", "skipped", "refused", "superseded"]))]
     pub(crate) state: &'static str,
     pub(crate) cause: Option<Cause>,
     /// The cause for people.
@@ -94,6 +94,12 @@ pub(crate) struct RunDetails {
     pub(crate) bookmark: Option<BookmarkMove>,
     pub(crate) cpu_ms: Option<u64>,
     pub(crate) max_rss_kib: Option<u64>,
+    /// What the job reported as its result.
+    pub(crate) result: Option<Value>,
+    pub(crate) counters: Option<BTreeMap<String, u64>>,
+    /// The last progress that the job reported: an object with `done` and `total`, or null.
+    pub(crate) progress: Value,
+    pub(crate) artifacts: Vec<ArtifactObject>,
     /// Paths of its log files.
     pub(crate) logs: Vec<String>,
     /// The run in the way of a skipped one.
@@ -113,6 +119,15 @@ pub(crate) struct AttemptObject {
     pub(crate) message: Option<String>,
 }
 
+/// A file that the job listed as an artifact.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ArtifactObject {
+    pub(crate) path: String,
+    pub(crate) bytes: u64,
+    /// Whether it still exists.
+    pub(crate) exists: bool,
+}
+
 /// The effect of a run on its bookmark.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct BookmarkMove {
@@ -128,12 +143,14 @@ pub(crate) struct RunOutcome {
     pub(crate) run_id: String,
     pub(crate) package: String,
     pub(crate) job: String,
-    #[schemars(extend("enum" = ["completed", "failed", "skipped", "refused", "running"]))]
+    #[schemars(extend("enum" = ["completed", "failed", "skipped", "refused", "running", "superseded"]))]
     pub(crate) state: &'static str,
     pub(crate) cause: Option<Cause>,
     pub(crate) message: Option<String>,
     pub(crate) attempts: u32,
     pub(crate) duration_ms: u64,
+    /// What the job reported as its result.
+    pub(crate) result: Option<Value>,
     /// The run in the way of a skipped one; omitted for others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) held_by: Option<String>,

@@ -134,6 +134,7 @@ impl Store {
         self.deferred(|store| {
             let waiting = store.waiting(&retention.destinations, before(FORGOTTEN))?;
             let runs = store.prune_runs(state, before(retention.runs), &waiting, events)?;
+            store.prune_groups(before(retention.runs))?;
             let logs = store.prune_logs(state, before(retention.logs))?;
             // Delivered data is removed even if no destination is configured any more.
             let waiting = if waiting.is_empty() { store.destinations()? } else { waiting };
@@ -165,6 +166,7 @@ impl Store {
             }
             // If the process is killed after this, the next call finds the run again.
             remove_dir(&state.run_logs(&old.run_id))?;
+            store.remove_artifacts(old.n)?;
             loop {
                 let some = EVENTS.min(left);
                 let removed = store.write("removing an old run", |tx| {

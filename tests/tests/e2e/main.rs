@@ -60,6 +60,7 @@ mod packages {
     mod kit;
     mod mail;
     mod new;
+    mod pages;
     mod python;
     mod slack;
     mod taps;
@@ -67,6 +68,7 @@ mod packages {
 }
 
 mod run {
+    mod backfill;
     mod bookmarks;
     mod concurrency;
     mod endings;
@@ -77,6 +79,8 @@ mod run {
     mod output;
     mod overlap;
     mod parameters;
+    mod rerun;
+    mod results;
     mod retries;
     mod secrets;
     mod settings;

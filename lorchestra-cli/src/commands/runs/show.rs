@@ -1,11 +1,11 @@
 //! `runs show`: everything recorded about one run, from its outcome to its files, for people or as one JSON object.
 
-use super::duration;
+use super::{duration, results};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::show;
-use crate::wire::{AttemptObject, BookmarkMove, RunDetails, RunObject};
+use crate::wire::{ArtifactObject, AttemptObject, BookmarkMove, RunDetails, RunObject};
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
@@ -14,6 +14,7 @@ use lorchestra_core::store::{Attempt, Backlog, Moved, Run, RunState, Store, Term
 use lorchestra_core::text::{self, printable};
 use serde_json::{Value, json};
 use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
 use std::time::Duration;
 
 /// Maximum number of attempts to show: the last ones.
@@ -52,6 +53,12 @@ pub(super) fn show(
     if as_json {
         let terminal = store.terminal(&run.run_id)?;
         let spec: Value = serde_json::from_str(&run.spec_json).unwrap_or_default();
+        let listed = store.artifacts(&run.run_id)?;
+        let artifacts = listed.into_iter().map(|artifact| ArtifactObject {
+            exists: Path::new(&artifact.path).exists(),
+            path: artifact.path,
+            bytes: artifact.bytes,
+        });
         let backlog = |b: Backlog| json!({"pending": b.pending, "failed": b.refused, "uncertain": b.uncertain});
         printer.json(&RunDetails {
             schema: "lorchestra.runs-show/1",
@@ -65,7 +72,11 @@ pub(super) fn show(
                 after: after.map(show::exact_time),
             }),
             cpu_ms: terminal.as_ref().map(|terminal| terminal.user_ms + terminal.system_ms),
-            max_rss_kib: terminal.and_then(|terminal| terminal.max_rss_kib),
+            max_rss_kib: terminal.as_ref().and_then(|terminal| terminal.max_rss_kib),
+            result: terminal.as_ref().and_then(|terminal| terminal.result.clone()),
+            counters: terminal.as_ref().map(|terminal| terminal.counters.clone()),
+            progress: json!(terminal.as_ref().and_then(|terminal| terminal.progress)),
+            artifacts: artifacts.collect(),
             logs: outputs,
             held_by: held_by.flatten(),
             delivery: match delivery.as_slice() {
@@ -126,6 +137,9 @@ pub(super) fn show(
     }
     if let Some(terminal) = store.terminal(&run.run_id)? {
         row("used", &used(&terminal));
+    }
+    for (name, value) in results::rows(store, run)? {
+        row(name, &text::shortened(&printable(&value), LINE - NAME - 3));
     }
     for (event_type, n) in &counts {
         row("events", &format!("{n} {event_type}"));
