@@ -334,6 +334,10 @@ impl From<RunError> for CommandError {
                 Self::not_started(doing, source)
             }
             RunError::Process { doing, ref source } => Self::new(Code::Internal, format!("{doing}: {source}")),
+            RunError::NotClaimed { ref path, ref source, .. } => {
+                Self::refused(Code::NotWritable, &error.to_string(), path, source)
+                    .hint("the next run-job, runs or events command decides whether the run counts")
+            }
             RunError::NotRecorded { run_id, source } => {
                 let mut failure: Self = (*source).into();
                 failure.message = format!("cannot record the end of run {run_id}: {}", failure.message);

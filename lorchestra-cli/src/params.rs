@@ -56,7 +56,7 @@ pub(crate) fn configured(
 }
 
 /// Formats a value as it is written on the command line.
-fn text(value: &Value) -> Option<String> {
+pub(crate) fn text(value: &Value) -> Option<String> {
     Some(match value {
         Value::String(text) => text.clone(),
         Value::Integer(number) => number.to_string(),

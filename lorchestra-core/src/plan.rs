@@ -12,6 +12,7 @@
 //! kind of parameter accepts; [`overlap`] and [`retries`] define what happens if a run cannot start or has failed.
 
 pub mod duration;
+pub mod every;
 pub mod last;
 pub mod overlap;
 pub mod policy;
@@ -39,7 +40,7 @@ pub use fault::{PlanError, PlanFault};
 pub use overlap::OnOverlap;
 pub use policy::{RunLimits, RunPolicy};
 pub use retries::Retries;
-pub use spec::{Context, RequestedBy, RunSpec, SpecError};
+pub use spec::{Context, OverlapKey, RequestedBy, RunSpec, SpecError};
 pub use window::Window;
 
 use crate::text::{nearest, quote, quote_json};

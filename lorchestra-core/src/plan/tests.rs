@@ -585,10 +585,10 @@ fn a_spec_as_json() {
         json!({
             "schema": "lorchestra.run-spec/1",
             "package": "ingester", "version": "1.2.3", "sha256": null, "job": "extract", "account": null,
-            "directory": null, "group": null, "trace_parent": null, "requested_by": "command-line",
+            "directory": null, "claim": null, "group": null, "trace_parent": null, "requested_by": "command-line",
             "params": {"since": "2024-01-31T00:00:00Z", "until": "2024-03-30T12:34:56.789012Z"},
             "window": {"since": "2024-01-31T00:00:00Z", "until": "2024-03-30T12:34:56.789012Z"},
-            "since_last": false, "timeout": 5400, "grace": 1.5, "on_overlap": "wait=5m",
+            "since_last": false, "timeout": 5400, "grace": 1.5, "on_overlap": "wait=5m", "overlap_key": "account", "moves_bookmark": true,
             "retries": {"limit": 2, "on": ["timeout"], "wait": 1}, "secrets": {},
             "memory_max": 536_870_912, "resolved_at": "2024-03-30T12:34:56.789012Z",
         })

@@ -62,6 +62,7 @@ mod packages {
 }
 
 mod run {
+    mod backfill;
     mod bookmarks;
     mod concurrency;
     mod endings;
@@ -71,6 +72,7 @@ mod run {
     mod output;
     mod overlap;
     mod parameters;
+    mod rerun;
     mod retries;
     mod secrets;
     mod settings;

@@ -65,7 +65,8 @@ const KEYS: &[(&str, &[&str])] = &[
     ]),
     ("lorchestra.run-spec/1", &[
         "package", "version", "sha256", "job", "account", "params", "secrets", "window", "since_last", "resolved_at", "timeout", "grace",
-        "on_overlap", "retries.limit", "retries.on", "retries.wait", "memory_max", "directory", "group", "trace_parent", "requested_by",
+        "on_overlap", "overlap_key", "moves_bookmark", "retries.limit", "retries.on", "retries.wait", "memory_max", "directory", "claim", "group", "trace_parent",
+        "requested_by",
     ]),
     ("lorchestra.run-job/1", &["run_id", "package", "job", "state", "cause", "message", "duration_ms"]),
     ("lorchestra.run/1", &[

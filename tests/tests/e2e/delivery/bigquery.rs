@@ -202,7 +202,11 @@ fn the_documented_queries_answer() {
         emulator.rows(&sql.replace("lorchestra.events", &format!("{dataset}.events")).replace("@run_id", &format!("'{run}'")))
     };
     let files = std::fs::read_dir(built::workspace().join("docs/guides/sql")).unwrap().count();
-    assert_eq!(files, 7, "a query without a test");
+    assert_eq!(files, 8, "a query without a test");
+    let effective = query("effective.sql");
+    let counted = |run: &str| effective.iter().filter(|row| row["run_id"] == run).count();
+    assert_eq!((counted("r-old"), counted("r-open"), counted(&run)), (2, 0, 0), "{effective:?}");
+    assert!(effective.iter().any(|row| row["event_type"] == "extraction.completed"), "{effective:?}");
 
     let failed = query("failed_last_night.sql");
     assert_eq!(failed.len(), 1);
