@@ -106,7 +106,7 @@ fn senders(site: &Site, server: &Server, python: &Path, rows: u32, judge: bool) 
             rate.middle, rate.low, rate.high, cpu.middle
         ));
     };
-    row("Python `insert_rows_json`, 500 a request", &google, None, false);
+    row("Python `insert_rows_json`, 500 per request", &google, None, false);
     row("Storage Write, encode and send", &storage, Some(2.0), true);
     row("insert-all, encode and send", &insert, Some(1.0), true);
     row("`events flush`, from the store, whole process", &whole, None, true);
