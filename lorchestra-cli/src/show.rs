@@ -69,7 +69,7 @@ pub(crate) fn param_help(param: &ParamManifest) -> String {
         notes.push("[secret: env:NAME, file:PATH or credential:NAME]".to_owned());
     }
     if param.repeated {
-        notes.push("[may be repeated]".to_owned());
+        notes.push("[may be repeated, or a,b]".to_owned());
     }
     match &param.default {
         _ if param.is_required() => notes.push("[required]".to_owned()),
