@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn help_without_a_job_is_that_of_run_job() {
+    fn help_without_a_job_is_the_help_of_run_job() {
         for (words, package) in [(&["--help"][..], None), (&["pkg", "-h"], Some("pkg")), (&["-h", "pkg"], Some("pkg"))] {
             let (_, command) = run_job(words);
             assert!(command.help && command.job.is_none() && command.package.as_deref() == package, "{words:?}");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_of_a_job_before_it_is_refused_with_a_hint() {
+    fn a_job_flag_before_the_job_is_refused_with_a_hint() {
         for (bad, tip) in [
             (&["run-job", "--since", "-7d", "pkg", "job"][..], true),
             (&["run-job", "pkg", "--since", "2d", "job"], true),

@@ -132,7 +132,7 @@ mod tests {
 
     /// [`cut`] and [`globals`] rely on this.
     #[test]
-    fn flags_of_one_letter_are_switches() {
+    fn one_letter_flags_are_switches() {
         let args = Args::command();
         let run_job = args.find_subcommand("run-job").unwrap();
         for arg in args.get_arguments().chain(run_job.get_arguments()).filter(|arg| arg.get_short().is_some()) {

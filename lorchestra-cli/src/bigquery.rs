@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_named_is_the_embedded_default() {
+    fn without_a_table_there_is_no_destination() {
         assert!(with(&[("GOOGLE_CLOUD_PROJECT", "p")], &config::BigQuerySection::default()).unwrap().0.is_none());
     }
 
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_emulator_without_a_storage_endpoint_is_written_by_insert_all() {
+    fn an_emulator_without_a_storage_endpoint_uses_insert_all() {
         let emulator = [("BQ_EVENTS_DATASET", "d"), ("BQ_EVENTS_TABLE", "t"), ("BIGQUERY_EMULATOR_HOST", "localhost:9050")];
         assert_eq!(found(&emulator, &config::BigQuerySection::default()).write, WriteMethod::InsertAll);
         let grpc = config::BigQuerySection { storage_endpoint: Some("localhost:9060".into()), ..Default::default() };

@@ -542,7 +542,7 @@ mod tests {
 
     /// With dot files kept elsewhere, a directory on the path is a link, and its target exists.
     #[test]
-    fn a_missing_file_behind_a_directory_link_is_missing() {
+    fn a_missing_file_below_a_directory_link_is_missing() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("dotfiles")).unwrap();
         std::os::unix::fs::symlink("dotfiles", dir.path().join("config")).unwrap();

@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paragraphs_flow_and_the_rest_stays() {
+    fn paragraphs_are_wrapped_and_the_rest_is_unchanged() {
         let text = "Extract mail:\nall of it.\n\nWrites one line\na message.\n- a\n- b\n    code\n```\nx\ny\n```\n1. one\n2. two";
         let flows = "Extract mail: all of it.\n\nWrites one line a message.\n- a\n- b\n    code\n```\nx\ny\n```\n1. one\n2. two";
         assert_eq!(flowing(text), flows);

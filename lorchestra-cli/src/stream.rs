@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_is_never_read_costs_one_wait_and_then_its_text() {
+    fn a_pipe_that_is_never_read_is_waited_for_once_and_then_loses_text() {
         static END: OnceLock<File> = OnceLock::new();
         let (stream, mut read) = pipe(|| END.get().unwrap().as_fd(), &END);
         let begun = Instant::now();
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_gone_is_an_error_only_for_write_all() {
+    fn a_closed_pipe_is_an_error_only_for_write_all() {
         static END: OnceLock<File> = OnceLock::new();
         let (stream, read) = pipe(|| END.get().unwrap().as_fd(), &END);
         drop(read);

@@ -311,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_error_passes_through_the_question_mark() {
+    fn the_question_mark_converts_any_error() {
         fn io() -> JobResult {
             std::fs::read("/definitely/not/here")?;
             Ok(())
@@ -353,7 +353,7 @@ mod tests {
 
     /// Of a host that knows more, or less.
     #[test]
-    fn an_answer_of_another_version_is_an_error_all_the_same() {
+    fn an_error_from_another_host_version_is_still_an_error() {
         let newer = EmitError::from_json(r#"{"kind":"quota","message":"no","until":5}"#);
         assert_eq!((newer.kind(), newer.to_string()), (EmitErrorKind::Other, "no".to_owned()));
         let older = EmitError::from_json("the job has ended");
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_that_go_round_in_a_circle_have_an_end() {
+    fn a_cycle_of_causes_terminates() {
         assert_eq!(JobError::from(Chained("again", None)).messages(), ["again"]);
         let two = Chained("one", Some(Box::new(Chained("two", None))));
         assert_eq!(JobError::from(two).messages(), ["one", "two"]);

@@ -84,7 +84,7 @@ fn ends(cx: &JobContext, how: String) -> JobResult {
 /// The message of a panic in `work`.
 fn panic_message<T>(work: impl FnOnce() -> T) -> String {
     match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(_) => "nothing was told".to_owned(),
+        Ok(_) => "no failure".to_owned(),
         Err(panic) => panic.downcast::<String>().map_or_else(|_| "no text".to_owned(), |text| *text),
     }
 }
@@ -284,7 +284,7 @@ fn refused(cx: &JobContext) -> JobResult {
 }
 
 #[test]
-fn what_a_run_refuses_is_refused() {
+fn tests_refuse_what_a_run_refuses() {
     let ran = testing::job::<refused>().run();
     ran.assert_types(&["t"]);
     for reason in [

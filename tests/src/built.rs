@@ -73,7 +73,7 @@ pub fn lorchestra() -> PathBuf {
 
 /// The root of the workspace, for sources and samples.
 pub fn workspace() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace").to_owned()
 }
 
 /// Cargo's target directory.
@@ -87,7 +87,7 @@ pub fn target() -> PathBuf {
 /// `target/<profile>/<name>`: test executables are in `target/<profile>/deps`.
 fn artifact(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("a test knows its own executable");
-    let profile = exe.ancestors().nth(2).expect("a test executable lies in target/<profile>/deps");
+    let profile = exe.ancestors().nth(2).expect("a test executable is in target/<profile>/deps");
     let path = profile.join(name);
     assert!(path.is_file(), "{} is not built: run `cargo xtask test`, which builds what these tests need first", path.display());
     path

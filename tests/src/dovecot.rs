@@ -42,7 +42,7 @@ impl Dovecot {
     /// If it is not installed, or does not start.
     pub fn start() -> Self {
         let exe = std::env::current_exe().expect("a test knows its own executable");
-        let target = exe.ancestors().nth(3).expect("a test executable lies in target/<profile>/deps");
+        let target = exe.ancestors().nth(3).expect("a test executable is in target/<profile>/deps");
         let root = setup::ensure(target).unwrap_or_else(|error| panic!("{error}"));
         let dir = tempfile::Builder::new().prefix("lorchestra-dovecot-").tempdir().expect("a temporary directory");
         let at = |name: &str| dir.path().join(name);

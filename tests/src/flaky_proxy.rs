@@ -32,17 +32,17 @@ impl Gate {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let own = listener.local_addr().expect("an address").port();
         let shut = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&shut);
+        let shared = Arc::clone(&shut);
         let open = Arc::new(AtomicBool::new(false));
         let all = Arc::clone(&open);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if let Ok(server) = TcpStream::connect(("127.0.0.1", port)) {
-                    let told = Arc::clone(&told);
+                    let shared = Arc::clone(&shared);
                     let bytes = if all.load(Ordering::SeqCst) { usize::MAX } else { bytes };
                     let (from, to) = (client.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
                     std::thread::spawn(move || pass(from, to, usize::MAX, Then::End, &AtomicBool::new(false)));
-                    std::thread::spawn(move || pass(server, client, bytes, then, &told));
+                    std::thread::spawn(move || pass(server, client, bytes, then, &shared));
                 }
             }
         });

@@ -40,11 +40,11 @@ pub fn ids(events: &[Value]) -> Vec<String> {
 
 /// Checks that every event in the store is in the files exactly once.
 #[track_caller]
-pub fn all_is_there(sandbox: &Sandbox, files: &[PathBuf], told: &str) {
+pub fn all_is_there(sandbox: &Sandbox, files: &[PathBuf], label: &str) {
     let stored = sandbox.lorchestra(&["events", "list", "--json"]).exits(0).json_lines("lorchestra.event/1");
     let (mut stored, mut there) = (ids(&stored), ids(&lines(files)));
     stored.sort();
     there.sort();
-    assert_eq!(there.len(), stored.len(), "{told}: lines and events");
-    assert!(there == stored, "{told}: the lines are not the events");
+    assert_eq!(there.len(), stored.len(), "{label}: lines and events");
+    assert!(there == stored, "{label}: the lines are not the events");
 }

@@ -120,7 +120,7 @@ impl Sandbox {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
-    /// The command with these arguments, not started, to be adapted.
+    /// The command with these arguments, not started yet, so that the caller can change it.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(args).current_dir(self.root()).env_clear().env("HOME", self.home());
@@ -132,7 +132,7 @@ impl Sandbox {
         command
     }
 
-    /// The command, become from a shell that has run `script`: for limits, ignored signals and processes from before it.
+    /// The command, started with `exec` by a shell that has run `script`, which sets limits, ignores signals or starts processes.
     pub fn command_by(&self, script: &str, args: &[&str]) -> Command {
         let lorchestra = self.command(args);
         let mut shell = Command::new("sh");
@@ -165,7 +165,7 @@ impl Sandbox {
     }
 }
 
-/// Gives a directory and all in it to a user.
+/// Changes the owner of a directory and everything in it.
 fn give_all(path: &Path, user: u32) {
     std::os::unix::fs::lchown(path, Some(user), Some(user)).expect("root may give files away");
     if path.is_dir() && !path.is_symlink() {

@@ -149,14 +149,14 @@ impl State {
             "users.list" => self.page_of(self.users.clone(), "members", params),
             "conversations.list" => self.page_of(self.channels.clone(), "channels", params),
             "conversations.history" | "conversations.replies" => {
-                let Some(said) = params.get("channel").and_then(|channel| self.messages.get(channel)) else {
+                let Some(posted) = params.get("channel").and_then(|channel| self.messages.get(channel)) else {
                     return json!({"ok": false, "error": "channel_not_found"});
                 };
                 let messages = if method == "conversations.history" {
-                    history(said, params)
+                    history(posted, params)
                 } else {
                     let Some(ts) = params.get("ts") else { return json!({"ok": false, "error": "invalid_arguments"}) };
-                    said.iter().filter(|m| m["ts"] == **ts || m["thread_ts"] == **ts).cloned().collect()
+                    posted.iter().filter(|m| m["ts"] == **ts || m["thread_ts"] == **ts).cloned().collect()
                 };
                 self.page_of(messages, "messages", params)
             }
@@ -183,11 +183,11 @@ impl State {
 }
 
 /// Messages other than replies between two times, newest first, with a summary of their threads.
-fn history(said: &[Value], params: &BTreeMap<String, String>) -> Vec<Value> {
+fn history(posted: &[Value], params: &BTreeMap<String, String>) -> Vec<Value> {
     let bound =
         |name: &str| params.get(name).map_or(if name == "oldest" { 0.0 } else { f64::MAX }, |ts| ts.parse().expect("a ts"));
     let (oldest, latest) = (bound("oldest"), bound("latest"));
-    let mut messages: Vec<Value> = said
+    let mut messages: Vec<Value> = posted
         .iter()
         .filter(|message| message["thread_ts"].is_null() || message["thread_ts"] == message["ts"])
         .filter(|message| {
@@ -197,7 +197,7 @@ fn history(said: &[Value], params: &BTreeMap<String, String>) -> Vec<Value> {
         .cloned()
         .collect();
     for message in &mut messages {
-        let answers: Vec<&Value> = said.iter().filter(|m| m["thread_ts"] == message["ts"] && m["ts"] != message["ts"]).collect();
+        let answers: Vec<&Value> = posted.iter().filter(|m| m["thread_ts"] == message["ts"] && m["ts"] != message["ts"]).collect();
         if let Some(last) = answers.last() {
             message["thread_ts"] = message["ts"].clone();
             message["reply_count"] = answers.len().into();

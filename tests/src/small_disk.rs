@@ -150,7 +150,7 @@ impl Drop for SmallDisks {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "what this machine has is said from outside")]
+#[expect(clippy::disallowed_methods, reason = "the environment states what this machine has")]
 fn is_known() -> bool {
     std::env::var_os(WITHOUT).is_some_and(|value| value == "1")
 }

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn code_is_not_read() {
+    fn code_is_not_checked() {
         let lines = markdown_prose("say `told` here\n```\ntold\n```\n");
         assert!(lines.iter().all(|(_, line)| !found(line, "told")) && lines.len() == 1);
         let lines = rust_prose("let told = \"left\"; // told\n/// hint\n#[cfg(test)]\n/// told\n");

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_found_sorted_and_nothing_else() {
+    fn only_input_files_are_found_in_sorted_order() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["b.jsonl", "a.jsonl", ".hidden.jsonl", "c.json", "d.jsonl.tmp"] {
             fs::write(dir.path().join(name), "").unwrap();
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_read_says_what_to_do() {
+    fn a_missing_input_names_the_fix() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("mail");
         for default in [dir.path(), &missing] {

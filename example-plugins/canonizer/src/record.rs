@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_has_its_reason() {
+    fn an_invalid_record_is_refused_with_a_reason() {
         let key = Key::of(b"A: 1\n").to_string();
         let deep = (0..80).fold(json!({"mimeType": "text/plain"}), |part, _| json!({"parts": [part]}));
         for (line, fault) in [

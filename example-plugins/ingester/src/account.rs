@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_leaves_the_directory_or_hides() {
+    fn no_name_leaves_the_directory_or_is_hidden() {
         for (name, expected) in [
             ("..", "%2e..jsonl"),
             (".hidden", "%2ehidden.jsonl"),
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_and_endless_names_are_refused() {
+    fn empty_and_overlong_names_are_refused() {
         assert_eq!(Account::new(Some("")), Err(AccountError::Empty));
         let long = ["a".repeat(201), "a".repeat(202), "A".repeat(67), "A".repeat(68), "/".repeat(67)];
         let files: std::collections::BTreeSet<String> =

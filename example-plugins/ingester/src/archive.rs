@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_known_again() {
+    fn keys_are_found_after_reopening() {
         let dir = tempfile::tempdir().unwrap();
         archive(&dir, &[b"one", b"two"]);
         let archive = Archive::open(&dir.path().join("mail"), "a.jsonl").unwrap();
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_line_is_named_and_nothing_is_written() {
+    fn a_foreign_line_is_reported_and_nothing_is_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = archive(&dir, &[b"one"]);
         for foreign in ["\n", "{}\n", "{\"sha256\":\"12\"}\n", "{\"sha256\":\"\n"] {
@@ -319,7 +319,7 @@ mod tests {
 
     /// The system reports lost writes once, and reports success after that.
     #[test]
-    fn a_failed_sync_is_not_tried_again_and_believed() {
+    fn a_failed_sync_is_not_retried() {
         let dir = tempfile::tempdir().unwrap();
         let mut archive = Archive::open(dir.path(), "a.jsonl").unwrap();
         let good = archive.file.get_ref().try_clone().unwrap();

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_back() {
+    fn keys_survive_formatting_and_parsing() {
         let key = Key::of(b"abc");
         let text = key.to_string();
         assert_eq!(text, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");

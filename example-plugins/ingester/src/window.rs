@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn since_is_inside_until_is_not() {
+    fn since_is_inclusive_and_until_is_exclusive() {
         let window = Window { since: day(2), until: day(4) };
         let verdicts: Vec<_> = (1..=5).map(|n| window.judge(day(n))).collect();
         use Verdict::{Inside, Outside};

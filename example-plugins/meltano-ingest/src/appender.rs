@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_sync_is_not_tried_again_and_believed() {
+    fn a_failed_sync_is_not_retried() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
         // Accepts all writes, and cannot be synced.
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_released_is_opened_again_if_it_is_as_it_was() {
+    fn a_released_file_is_reopened_if_it_is_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
         let (mut appender, _) = Appender::open(path.clone(), 0).unwrap().unwrap();

@@ -31,7 +31,7 @@ const SCHEMA: &str = "meltano-ingest.state/1";
 pub(crate) fn inner_state(text: &str) -> Option<Box<RawValue>> {
     let map: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).ok()?;
     let is_checkpoint = map.get("schema").is_some_and(|schema| schema.get() == format!("\"{SCHEMA}\""));
-    // Not of a tap that has its own key of that name beside others.
+    // Not if the tap uses that name for a key of its own, next to others.
     let is_meltano = map.len() == 1;
     map.into_iter().find_map(|(key, value)| {
         let is_inner = is_checkpoint && key == "state" || is_meltano && key == "singer_state";
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_state_is_kept_to_the_letter() {
+    fn the_state_is_kept_byte_for_byte() {
         let dir = tempfile::tempdir().unwrap();
         assert!(Checkpoint::read(dir.path()).unwrap().is_none());
         let mut checkpoint = Checkpoint::first(0);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn an_activation_that_was_cut_short_is_finished() {
+    fn an_interrupted_activation_is_finished() {
         for done in 0..4 {
             let dir = tempfile::tempdir().unwrap();
             let path = |name: &str| dir.path().join(name);

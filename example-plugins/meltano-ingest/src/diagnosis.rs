@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_is_named_and_nothing_else_of_the_line() {
+    fn only_the_kind_of_error_is_taken_from_a_line() {
         for (line, named) in [
             ("ValueError: invalid literal for int() with base 10: 'anna@example.com'", Some("ValueError")),
             (

@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_selected_is_found_in_both_places() {
+    fn a_selection_is_found_in_both_places() {
         let new = json!({"metadata": [{"breadcrumb": ["properties", "a"], "metadata": {"selected": true}}, {"breadcrumb": [], "metadata": {"selected": true}}]});
         let not = json!({"metadata": [{"breadcrumb": ["properties", "a"], "metadata": {"selected": true}}, {"breadcrumb": [], "metadata": {}}]});
         let selected = [&json!({"selected": true}), &new, &not, &json!({})].map(is_selected);

@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_kinds_in_any_case_with_more_than_they_need() {
+    fn all_kinds_in_any_case_with_extra_fields() {
         let line = br#"{"type":"record","stream":"a\u00e4","record":{"id": 1.10, "x":"\ud83d"},"version":7,"time_extracted":"2024-01-01T00:00:00Z","more":[1]}"#;
         let Message::Record { stream, record, version, time_extracted } = Message::parse(line).unwrap() else { panic!() };
         assert_eq!((&*stream, version, time_extracted.as_deref()), ("aä", Some(7), Some("2024-01-01T00:00:00Z")));
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_has_its_reason() {
+    fn an_invalid_message_is_refused_with_a_reason() {
         for (line, fault) in [
             (&b""[..], Fault::NotJson),
             (b"Traceback (most recent call last):", Fault::NotJson),

@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_leaves_the_directory_hides_or_is_the_archives_own() {
+    fn no_name_leaves_the_directory_is_hidden_or_clashes_with_the_archive() {
         for (name, expected) in [
             ("..", "%2e."),
             (".hidden", "%2ehidden"),
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_names_are_refused_and_long_ones_are_kept_apart() {
+    fn empty_names_are_refused_and_long_ones_stay_distinct() {
         assert_eq!(file_name("a stream", ""), Err(NameError::Empty("a stream")));
         let capitals = "PUBLIC_ORDER_ITEMS_".repeat(10);
         let names = [capitals.clone(), format!("{capitals}A"), format!("{capitals}a"), "ä".repeat(200), "x".repeat(5000)];

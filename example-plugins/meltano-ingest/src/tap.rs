@@ -252,7 +252,7 @@ impl Process {
     pub(crate) fn failure_hint(&mut self) -> String {
         self.drain_stderr();
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // Empty lines tell as little.
+        // Empty lines are no more informative.
         if last.is_empty() {
             return "it wrote nothing to standard error".to_owned();
         }

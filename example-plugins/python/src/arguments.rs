@@ -98,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn texts_and_json_arrive_as_they_were_given() {
+    fn text_and_json_arrive_unchanged() {
         let all = collected(&["label=a=b", "limit:=10", "id:=12345678901234567890123", "dry_run:=true", "empty="]).unwrap();
         assert_eq!(all, r#"{"dry_run":true,"empty":"","id":12345678901234567890123,"label":"a=b","limit":10,"since":"-7d"}"#);
     }
 
     #[test]
-    fn what_is_no_argument_is_refused_without_its_value() {
+    fn an_invalid_argument_is_refused_without_printing_its_value() {
         for (args, why) in [
             (&["s3cr3t"][..], "--arg (no `=`): expected `name=text` or `name:=JSON`"),
             (&["a b=s3cr3t"], "--arg a b=…: expected `name=text` or `name:=JSON`"),

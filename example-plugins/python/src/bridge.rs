@@ -26,7 +26,7 @@ const SOURCE: &str = include_str!("bridge.py");
 /// Maximum time that a process started by the job may hold the socket open after the job's end.
 const AFTER_END: Duration = Duration::from_secs(2);
 
-/// What the Python process is to do.
+/// The first line sent to the Python process: what it should do.
 #[derive(Debug, Serialize)]
 #[serde(tag = "task", rename_all = "lowercase")]
 pub(crate) enum Order<'a> {
@@ -135,10 +135,10 @@ impl Bridge {
     fn start(interpreter: &Interpreter, order: &Order<'_>) -> Result<Self, BridgeError> {
         let (ours, theirs) = UnixStream::pair().map_err(BridgeError::Socket)?;
         let mut command = Command::new(&interpreter.0);
-        // -u: what the job prints is in the log at once, also if it is killed.
+        // -u: unbuffered, so that output reaches the log immediately, even if the job is killed.
         command.args(["-u", "-c", SOURCE]).stdin(Stdio::from(OwnedFd::from(theirs)));
         let process = ChildProcess::start(&mut command).map_err(BridgeError::Start)?;
-        // Closes our copy of the other end, so that the end of the process is seen.
+        // Closes our copy of the other end, so that we see end-of-file when the process ends.
         drop(command);
         let mut replies = ours.try_clone().map_err(BridgeError::Socket)?;
         let mut line = serde_json::to_vec(order).map_err(|error| BridgeError::Socket(error.into()))?;
@@ -167,7 +167,7 @@ impl Bridge {
                     line.clear();
                 }
                 LineEvent::Nothing => {
-                    // A process that the job has started holds the socket open.
+                    // A process that the job started may still hold the socket open.
                     let has_ended = self.process.ended().map_err(BridgeError::Wait)?.is_some();
                     if has_ended && quiet_since.get_or_insert_with(Instant::now).elapsed() > AFTER_END {
                         break;
@@ -199,7 +199,7 @@ impl Bridge {
         };
         let mut text = serde_json::to_vec(&reply).map_err(|_| BridgeError::Protocol("a reply is not JSON"))?;
         text.push(b'\n');
-        // A process that is gone does not need it.
+        // Ignore errors: a process that has ended needs no reply.
         let _ = self.replies.write_all(&text);
         Ok(request.end)
     }

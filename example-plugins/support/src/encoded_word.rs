@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_as_mail_has_them() {
+    fn encoded_words_found_in_mail() {
         for (value, expected) in [
             ("plain =? text", "plain =? text"),
             ("=?utf-8?B?QsO8Y2hlcg?=", "Bücher"),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_every_parser_reads() {
+    fn normalized_words_are_valid_for_every_parser() {
         let normal = |value: &[u8]| String::from_utf8(normalize(value).into_owned()).unwrap();
         assert_eq!(normal(b"=?utf-8?B?SsO2cmcgTcO8bGxlcg?= <j@x.example>"), "=?utf-8?B?SsO2cmcgTcO8bGxlcg==?= <j@x.example>");
         assert_eq!(normal(b"\"=?utf-8?Q?a,_b?=\" <a@x>"), "\"=?utf-8?B?YSwgYg==?=\" <a@x>");

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fits_stays_and_what_does_not_is_told_apart() {
+    fn short_names_are_unchanged_and_long_ones_stay_distinct() {
         assert_eq!(cut("a".repeat(200), "a", 200), "a".repeat(200));
         for before in 0..5 {
             let escaped = "x".repeat(before) + &"%41".repeat(100);

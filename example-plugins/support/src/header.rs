@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_before_a_header_is_skipped() {
+    fn lines_before_the_header_are_skipped() {
         const MAIL: &str = "Date: Mon, 1 Jan 2024 12:00:00 +0000\r\nFrom: a@x.example\r\n\r\nbody";
         for before in [
             "",
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_no_header() {
+    fn plain_text_is_not_a_header() {
         for text in [
             "",
             "\nbody",

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_cells_and_items_are_apart() {
+    fn blocks_cells_and_items_are_separated() {
         for (html, expected) in [
             ("<div>Hello Ben,<div>the invoice</div><div>Regards</div></div>", "Hello Ben,\nthe invoice\nRegards"),
             ("<p><strong>Invoice</strong> number 12</p><p><b>Amount</b> eighty</p>", "Invoice number 12\nAmount eighty"),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_tags_and_signs_are_read_as_browsers_do() {
+    fn comments_tags_and_entities_are_parsed_as_in_browsers() {
         for (html, expected) in [
             ("<p>before</p><!------ Header ------><p>middle</p>", "before\nmiddle"),
             ("<p>one</p><!----><p>two</p>", "one\ntwo"),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_costs_nothing() {
+    fn deep_nesting_is_handled() {
         let html = format!("{}x{}", "<div>".repeat(200_000), "</div>".repeat(200_000));
         assert_eq!(text(&html), "x");
     }

@@ -75,7 +75,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn lines_silence_and_an_end_without_a_line_end() {
+    fn lines_pauses_and_an_end_without_a_line_end() {
         let script = "printf 'one\\n\\ntw'; read _; printf 'o\\nhalf'";
         let mut child = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = Lines::new(child.stdout.take().unwrap());

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_where_and_who() {
+    fn title_place_and_people_are_extracted() {
         let calendar = "BEGIN:VCALENDAR\r\nPRODID:-//x//y\r\nBEGIN:VEVENT\r\nSUMMARY;LANGUAGE=de:Quartals\r\n planung\\, Teil 2\r\n\
                         LOCATION:Raum Zugspitze\r\nDESCRIPTION:Zahlen\\nund Ziele\r\n\
                         ORGANIZER;CN=\"Berg: Anna\":mailto:anna@example.org\r\nATTENDEE;ROLE=REQ;CN=Ben:MAILTO:ben@example.com\r\n\

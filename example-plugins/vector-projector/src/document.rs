@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_document_has_its_reason() {
+    fn an_invalid_document_is_refused_with_a_reason() {
         for (line, fault) in [
             ("", Fault::NotJson),
             ("{\"id\":", Fault::NotJson),

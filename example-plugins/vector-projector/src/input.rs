@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_with_a_torn_end() {
+    fn lines_and_an_incomplete_last_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         fs::write(&path, "one\n\nend").unwrap();

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_phrases_and_beginnings() {
+    fn words_phrases_and_prefixes() {
         let query = Query::parse("anna \"annual  report\" inv* NOT (x:y) -- \"unclosed").unwrap();
         let all = r#""anna" AND "annual  report" AND "inv"* AND "not" AND "(x:y)" AND "unclosed""#;
         assert_eq!((query.all(), query.len()), (all.to_owned(), 6));
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_word_is_found_in_the_text_as_it_was_written() {
+    fn the_first_match_is_located_in_the_original_text() {
         for (query, text, from) in [
             ("bucher", "Die Rech\u{ad}nung, zwei Bücher", "Bücher"),
             ("rechnung", "Die Rech\u{ad}nung", "Rech"),
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_look_for() {
+    fn queries_without_words() {
         for text in ["", "  ", "\"\"", "* - ( \" : \" ) ^", "\0"] {
             assert_eq!(Query::parse(text), None, "{text:?}");
         }

@@ -234,7 +234,7 @@ fn a_server_that_refuses_everything_is_not_mistaken_for_bad_rows() {
 
 /// Rows that were set aside while the server failed on everything are retried when it has recovered.
 #[test]
-fn suspects_of_an_outage_are_delivered() {
+fn rows_suspected_during_an_outage_are_delivered() {
     let site = site();
     let (mut store, ids) = filled(&site, 5);
     // Three attempts with the whole batch, three with each of the first two rows, and then the server recovers.
@@ -254,7 +254,7 @@ fn suspects_of_an_outage_are_delivered() {
 
 /// A batch that is resent on request and taken back keeps its state: nothing is lost before the delivered mark.
 #[test]
-fn events_resent_on_request_and_refused_again_are_kept() {
+fn events_refused_again_after_a_manual_resend_are_kept() {
     let site = site();
     let (mut store, _) = filled(&site, 9);
     let server = server([InjectedFault::None, InjectedFault::None, InjectedFault::Later { done: true }, InjectedFault::Gone]);

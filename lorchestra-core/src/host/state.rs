@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_created_for_its_owner_only() {
+    fn the_directory_is_created_for_its_owner_only() {
         let parent = tempfile::tempdir().unwrap();
         let root = parent.path().join("a/b");
         let state = StateDir::open(&root).unwrap();

@@ -228,7 +228,7 @@ mod tests {
             lock.write(&path).unwrap();
             assert_eq!(Lockfile::read(&path).unwrap(), Some(lock));
         }
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else is left in the directory");
     }
 
     #[test]

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn each_setting_falls_through_on_its_own() {
+    fn each_setting_falls_back_independently() {
         let flags = RunPolicy { timeout: Some(Duration::from_secs(9)), ..RunPolicy::default() };
         let config = RunPolicy { retries: Some(7), memory_max: Some(1), ..RunPolicy::default() };
         let limits = limits(flags, config, &job());

@@ -62,6 +62,6 @@ mod tests {
         }
         let only = Retries { limit: 2, on: vec![Cause::Timeout, Cause::Load], ..Retries::default() };
         assert!(only.allows_retry(1, &failure(Cause::Timeout, false)) && !only.allows_retry(1, &failure(Cause::Error, false)));
-        assert!(!only.allows_retry(1, &failure(Cause::Load, false)), "whatever was asked");
+        assert!(!only.allows_retry(1, &failure(Cause::Load, false)), "with any --retry-on");
     }
 }

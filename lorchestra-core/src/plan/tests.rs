@@ -84,7 +84,7 @@ fn fault(job: &JobManifest, values: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn good_values_of_every_kind() {
+fn valid_values_of_every_kind() {
     let job = all_kinds();
     for (name, text, value) in [
         ("string", "", json!("")),
@@ -394,7 +394,7 @@ fn long_values_are_cut_and_not_examined_further() {
 }
 
 #[test]
-fn names_of_no_parameter_are_refused() {
+fn unknown_parameter_names_are_refused() {
     let job = job(vec![param("account", "string", true, Value::Null, ""), param("page_size", "u32", false, json!(500), "")]);
     assert_eq!(
         fault(&job, &[("accuont", "me")]),

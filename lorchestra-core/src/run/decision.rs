@@ -461,7 +461,7 @@ mod tests {
 
     /// Checks each rule of the design separately, over every combination of evidence.
     #[test]
-    fn every_end_is_true() {
+    fn every_outcome_follows_from_the_evidence() {
         let mut seen = std::collections::HashSet::new();
         each_evidence(|evidence| {
             let outcome = decide(evidence);

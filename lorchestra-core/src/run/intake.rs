@@ -292,6 +292,6 @@ mod tests {
         store.events(&EventFilter::default(), each).unwrap().unwrap();
         assert_eq!(types, ["job.started", "t", "t", "t"]);
         assert!(ingest.ingested.end.is_some());
-        assert_eq!(segments(), all[all.len() - 1..], "what was ingested in is gone");
+        assert_eq!(segments(), all[all.len() - 1..], "ingested segments are removed");
     }
 }

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn success_moves_it_in_the_transaction_of_the_end() {
+    fn success_moves_the_bookmark_in_the_final_transaction() {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         store.begin_run(&run("r1", None, None, 50), &started()).unwrap();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_failed_or_has_no_since_does_not_move_it() {
+    fn a_run_that_failed_or_has_no_since_leaves_the_bookmark() {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         store.set_bookmark(KEY, 40, 1).unwrap();

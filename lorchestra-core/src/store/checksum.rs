@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_part_counts_and_stays_apart_from_its_neighbours() {
+    fn every_field_and_every_boundary_changes_the_checksum() {
         let of = |event_id, event_type, created_at, rest| Covered { event_id, event_type, created_at, rest }.sum();
         let rest = [None, Some("c"), None, Some("{}")];
         let sums = [

@@ -190,7 +190,7 @@ fn ingesting_the_same_records_twice_changes_nothing() {
 }
 
 #[test]
-fn the_envelope_is_whole() {
+fn the_envelope_is_complete() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
     store.begin_run(&new_run("r1"), &started()).unwrap();
@@ -295,7 +295,7 @@ fn a_store_locked_by_another_process_is_reported_and_stays_unchanged() {
     store.db.busy_timeout(Duration::from_millis(20)).unwrap();
     let error = store.begin_run(&new_run("r1"), &started()).unwrap_err();
     assert!(matches!(error, StoreError::Busy { .. }), "{error:?}");
-    assert!(store.runs(&RunFilter::default()).unwrap().is_empty(), "reading goes on");
+    assert!(store.runs(&RunFilter::default()).unwrap().is_empty(), "reading still works");
     other.execute_batch("ROLLBACK").unwrap();
     store.begin_run(&new_run("r1"), &started()).unwrap();
 }

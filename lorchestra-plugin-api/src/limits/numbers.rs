@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_overflows_is_found_and_texts_are_not_numbers() {
+    fn overflowing_numbers_are_found_and_strings_are_ignored() {
         let long = "9".repeat(310);
         for bad in ["1e400", "-1E+309", "17976931348623159e292", &long, &format!("-{long}.5"), &format!("{}e9", "1".repeat(301))]
         {
@@ -115,7 +115,7 @@ mod tests {
         for good in ["1e308", "-1.7976931348623157e308", "1e-400", "0e999", "12", &fits, "0.1"] {
             assert_eq!(overflowing(in_object(good).as_bytes()), None, "{good}");
         }
-        // Wherever it stands, with as much before it as there may be.
+        // At any position, with as much text before it as allowed.
         for before in 0..700 {
             let json = format!(r#"{{"a":"{}","b":{long}}}"#, "x".repeat(before));
             assert_eq!(overflowing(json.as_bytes()), Some(&*long), "{before}");
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_sixty_four_bits_keep_is_exact() {
+    fn numbers_that_fit_in_64_bits_are_exact() {
         for good in [
             "0",
             "-0",

@@ -32,7 +32,7 @@ const LEN: usize = section_len(&PACKAGE, 1);
 static SECTION_BYTES: [u8; LEN] = section(&PACKAGE, 1);
 
 #[test]
-fn what_is_written_is_what_is_read() {
+fn a_written_manifest_is_read_back_unchanged() {
     let manifest = Manifest::from_section(&SECTION_BYTES).unwrap();
     let outline = Outline::from_section(&SECTION_BYTES).unwrap();
     assert_eq!((outline.package, outline.version, outline.jobs[0].name.as_str()), ("pack".into(), "1.2.3".into(), "a_job"));
@@ -44,21 +44,21 @@ fn what_is_written_is_what_is_read() {
 }
 
 #[test]
-fn padding_behind_the_json_is_ignored() {
+fn padding_after_the_json_is_ignored() {
     let mut bytes = SECTION_BYTES.to_vec();
     bytes.extend([0; 13]);
     assert!(Manifest::from_section(&bytes).is_ok());
 }
 
 #[test]
-fn a_second_manifest_is_told() {
+fn a_second_manifest_is_reported() {
     let twice = [SECTION_BYTES, SECTION_BYTES].concat();
     assert_eq!(Manifest::from_section(&twice), Err(ManifestError::Multiple));
 }
 
 /// Keys that may be absent are absent where a package does not use them.
 #[test]
-fn what_a_package_does_not_use_is_not_in_its_manifest() {
+fn unused_fields_are_not_in_the_manifest() {
     let json = std::str::from_utf8(&SECTION_BYTES[HEADER_LEN..]).unwrap();
     for key in ["timeout", "retries", "overlap", "deprecated", "repeated", "values"] {
         assert!(!json.contains(key), "{key}");
@@ -93,7 +93,7 @@ static RICH: PackageDef = PackageDef {
 };
 
 #[test]
-fn all_that_a_job_may_say_is_read() {
+fn every_field_of_a_job_is_read() {
     static BYTES: [u8; section_len(&RICH, 2)] = section(&RICH, 2);
     let job = Manifest::from_section(&BYTES).unwrap().jobs.remove(0);
     assert_eq!((job.timeout.as_deref(), job.retries, job.overlap.as_deref()), (Some("30m"), Some(2), Some("wait=5m")));

@@ -14,7 +14,7 @@ const PACKAGES: [&str; 2] = ["dovecot-core", "dovecot-imapd"];
 const RELEASE: &str = "2.3.";
 /// Grows when the same packages are laid out differently.
 const LAYOUT: u32 = 1;
-/// Where the library looks for its modules (TLS is one). It cannot be told another place, so this path is replaced by one that is
+/// Where the library looks for its modules (TLS is one). It cannot be configured, so this path is replaced by one that is
 /// relative to the directory its processes run in.
 const MODULES: &[u8] = b"/usr/lib/dovecot/modules\0";
 /// What starts when a mail client comes.
@@ -172,10 +172,10 @@ fn relocate(library: &Path) -> Result<(), String> {
 
 /// Standard output of a command that succeeds.
 fn run(command: &mut Command) -> Result<String, String> {
-    let told = format!("{command:?}");
-    let output = command.env("LC_ALL", "C").output().map_err(|error| format!("{told}: {error}"))?;
+    let command_line = format!("{command:?}");
+    let output = command.env("LC_ALL", "C").output().map_err(|error| format!("{command_line}: {error}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(format!("{told}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end()))
+    Err(format!("{command_line}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end()))
 }

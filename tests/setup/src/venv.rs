@@ -112,7 +112,7 @@ pub fn ensure(target: &Path) -> Result<PathBuf, String> {
 /// The venv of a Singer tap, `bin/tap-jsonfile`; as [`ensure`], in half a minute.
 ///
 /// # Errors
-/// What is missing, or what pip said.
+/// What is missing, or what pip printed.
 pub fn ensure_tap(target: &Path) -> Result<PathBuf, String> {
     made(target, &TAP)
 }
@@ -120,7 +120,7 @@ pub fn ensure_tap(target: &Path) -> Result<PathBuf, String> {
 /// The venvs of four more taps, `bin/tap-…`: `tap-jsonl`, `tap-dbf`, `tap-spreadsheets`, `tap-singer-jsonl`; as [`ensure`], in some minutes.
 ///
 /// # Errors
-/// What is missing, or what pip said.
+/// What is missing, or what pip printed.
 pub fn ensure_more_taps(target: &Path) -> Result<[PathBuf; 4], String> {
     let [a, b, c, d] = &MORE_TAPS;
     Ok([made(target, a)?, made(target, b)?, made(target, c)?, made(target, d)?])
@@ -130,7 +130,7 @@ pub fn ensure_more_taps(target: &Path) -> Result<[PathBuf; 4], String> {
 /// from its wheel. Needs the internet only once, for the tools.
 ///
 /// # Errors
-/// What is missing, or what pip said.
+/// What is missing, or what pip printed.
 pub fn with_package(target: &Path, package: &Path, venv: &Path) -> Result<(), String> {
     let tools = made(target, &PACKAGING)?.join("bin/python");
     let wheels = venv.with_extension("wheels");
@@ -148,7 +148,7 @@ pub fn with_package(target: &Path, package: &Path, venv: &Path) -> Result<(), St
 /// Sets up what [`with_package`] needs.
 ///
 /// # Errors
-/// What is missing, or what pip said.
+/// What is missing, or what pip printed.
 pub fn ensure_packaging(target: &Path) -> Result<PathBuf, String> {
     made(target, &PACKAGING)
 }
@@ -156,7 +156,7 @@ pub fn ensure_packaging(target: &Path) -> Result<PathBuf, String> {
 /// The venv of a Singer target, `bin/target-jsonl`; as [`ensure`], in some seconds.
 ///
 /// # Errors
-/// What is missing, or what pip said.
+/// What is missing, or what pip printed.
 pub fn ensure_target(target: &Path) -> Result<PathBuf, String> {
     made(target, &TARGET)
 }
@@ -164,7 +164,7 @@ pub fn ensure_target(target: &Path) -> Result<PathBuf, String> {
 /// The directory of a static embedding model, `wordllama` as its wheel has it: 18 MB; as [`ensure`], in some seconds.
 ///
 /// # Errors
-/// What is missing, or what pip said.
+/// What is missing, or what pip printed.
 pub fn ensure_model(target: &Path) -> Result<PathBuf, String> {
     Ok(made(target, &MODEL)?.join("wordllama"))
 }
@@ -260,10 +260,10 @@ fn python(purpose: &str) -> Result<String, String> {
 fn run(command: &mut Command) -> Result<String, String> {
     // What a shell has set for another Python is not for this one.
     command.env_remove("PYTHONPATH").env_remove("PYTHONHOME").env("PYTHONNOUSERSITE", "1");
-    let told = format!("{command:?}");
-    let output = command.output().map_err(|error| format!("{told}: {error}"))?;
+    let command_line = format!("{command:?}");
+    let output = command.output().map_err(|error| format!("{command_line}: {error}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(format!("{told}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end()))
+    Err(format!("{command_line}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end()))
 }

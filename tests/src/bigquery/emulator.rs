@@ -290,8 +290,8 @@ fn launch(venv: &Path, place: &Path, more: &[&str]) -> (Child, u16, u16) {
 /// Returns the port that the log reports with this event.
 fn port(log: &str, event: &str) -> Option<u16> {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut told = lines.filter(|line| line["event"] == event);
-    told.find_map(|line| line["port"].as_u64()).and_then(|port| u16::try_from(port).ok())
+    let mut events = lines.filter(|line| line["event"] == event);
+    events.find_map(|line| line["port"].as_u64()).and_then(|port| u16::try_from(port).ok())
 }
 
 /// REST returns everything as text.

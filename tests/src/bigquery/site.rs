@@ -90,10 +90,10 @@ impl Site {
     /// Checks that everything in the store is in the table; with streams: exactly once, with each run's events in order. (Between runs, the
     /// table is ordered by insertion into the store, and a listing by time.)
     #[track_caller]
-    pub fn all_is_delivered(&self, write: Write, told: &str) {
+    pub fn all_is_delivered(&self, write: Write, label: &str) {
         let (stored, delivered) = (self.stored(), self.delivered());
         if write == Write::Storage {
-            assert_eq!(delivered.len(), stored.len(), "{told}: rows and events");
+            assert_eq!(delivered.len(), stored.len(), "{label}: rows and events");
             let listed = self.sandbox.lorchestra(&["events", "list", "--json"]).exits(0);
             let lines = listed.json_lines("lorchestra.event/1");
             let run_of: HashMap<&str, &str> =
@@ -106,10 +106,10 @@ impl Site {
                 }
                 runs
             };
-            assert!(by_run(&delivered) == by_run(&stored), "{told}: the rows are not the events, in order");
+            assert!(by_run(&delivered) == by_run(&stored), "{label}: the rows are not the events, in order");
         } else {
             let distinct: HashSet<&String> = delivered.iter().collect();
-            assert!(distinct == stored.iter().collect(), "{told}: {} of {} arrived", distinct.len(), stored.len());
+            assert!(distinct == stored.iter().collect(), "{label}: {} of {} arrived", distinct.len(), stored.len());
         }
     }
 }

@@ -147,7 +147,7 @@ fn a_message_in_two_api_formats_is_written_once() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named_kept_and_the_rest_goes_on() {
+fn unreadable_lines_are_reported_and_kept_and_the_rest_is_processed() {
     let sandbox = Sandbox::new();
     let good = line(b"Subject: good\n\n", &[]);
     let huge = line(format!("Subject: {}\n\n", "x".repeat(1 << 20)).as_bytes(), &[]);
@@ -185,7 +185,7 @@ fn what_cannot_be_read_is_named_kept_and_the_rest_goes_on() {
 }
 
 #[test]
-fn a_panic_costs_one_message() {
+fn a_panic_loses_only_one_message() {
     assert_eq!(catch_panic(|| -> u8 { panic!("the parser gave up") }), None);
     assert_eq!(catch_panic(|| 1), Some(1));
 }
@@ -205,7 +205,7 @@ fn a_cancelled_run_leaves_the_old_results() {
 }
 
 #[test]
-fn a_file_of_something_else_leaves_the_old_results() {
+fn an_input_of_another_format_leaves_the_old_results() {
     let sandbox = Sandbox::new();
     sandbox.put("a.jsonl", line(b"Subject: good\n\n", &[]) + "\n");
     sandbox.job().run().assert_ok();
@@ -235,7 +235,7 @@ fn an_empty_input_replaces_only_empty_results() {
 }
 
 #[test]
-fn nothing_extracted_yet_is_a_permanent_error() {
+fn a_missing_extraction_is_a_permanent_error() {
     let sandbox = Sandbox::new();
     let ran = sandbox.job().run();
     ran.assert_permanent("/mail; run ingester/extract_gmail first, or set --input to a file").assert_types(&[]);

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_valid_and_different() {
+    fn ids_are_valid_and_unique() {
         let long = "ä".repeat(200);
         let ids: std::collections::HashSet<String> = ["a", "A", "a b", "a/b", "", "ä", "label64_YQ", &long, &"a".repeat(300)]
             .iter()

@@ -60,7 +60,7 @@ fn charsets_of_the_samples() {
 }
 
 #[test]
-fn a_header_after_other_things_is_a_header() {
+fn a_header_after_other_lines_is_found() {
     for raw in [
         &include_bytes!("../../sample/cases/header-bom-in.eml")[..],
         include_bytes!("../../sample/cases/header-blank-line-in.eml"),
@@ -131,7 +131,7 @@ fn threads() {
 }
 
 #[test]
-fn received_is_what_is_known_best() {
+fn received_at_uses_the_best_known_time() {
     let raw = b"Received: x; Mon, 1 Jan 2024 10:00:00 +0100\nDate: Mon, 1 Jan 2024 08:00:00 +0000\n\n";
     let mut record = Record::parse(line(raw, &[]).as_bytes()).unwrap();
     let received = |record: &Record| Email::of(record).unwrap().received_at;
@@ -143,7 +143,7 @@ fn received_is_what_is_known_best() {
 }
 
 #[test]
-fn the_deepest_structure_is_read_by_any_json_reader() {
+fn the_deepest_structure_fits_any_json_parser() {
     let raw: String = (0..60).map(|i| format!("Content-Type: multipart/mixed; boundary=b{i}x\n\n--b{i}x\n")).collect();
     let raw = raw + "Content-Language: de\n\nbottom";
     let record = Record::parse(line(raw.as_bytes(), &[]).as_bytes()).unwrap();
@@ -164,7 +164,7 @@ fn lists(raw: &str) -> [String; 3] {
 
 /// The example of RFC 8621, section 4.1.4, with the lists given in the RFC.
 #[test]
-fn the_lists_of_the_rfcs_example() {
+fn body_lists_match_the_rfc_example() {
     let open = |kind: &str, b: &str| format!("Content-Type: multipart/{kind}; boundary={b}\n\n");
     let part = |b: &str, name: &str, kind: &str, disposition: &str| {
         format!("--{b}\nContent-Type: {kind}; x={name}\nContent-Disposition: {disposition}\n\n{name}\n")
@@ -220,7 +220,7 @@ fn long_values_are_cut_between_characters_and_tags() {
 
 /// Pieces of mail in any order. It starts with a header, or a part of one; otherwise everything would be text.
 #[test]
-fn what_any_bytes_become_is_valid() {
+fn any_bytes_become_a_valid_email() {
     let pieces: [&[u8]; 28] = [
         b"\n",
         b"\n\n",

@@ -62,7 +62,7 @@ fn comparable(mut email: Value) -> Value {
 }
 
 #[test]
-fn every_sample_is_the_same_email_from_the_api_and_from_bytes() {
+fn every_sample_gives_the_same_email_from_the_api_and_from_bytes() {
     let mut compared = 0;
     for (i, raw) in samples().iter().enumerate() {
         let full = full(raw);
@@ -86,7 +86,7 @@ fn every_sample_is_the_same_email_from_the_api_and_from_bytes() {
 }
 
 #[test]
-fn what_gmail_holds_back_is_named_and_not_here() {
+fn content_that_gmail_omits_is_listed_as_not_included() {
     let part = |id: &str, mime: &str, body: Value| json!({"partId": id, "mimeType": mime, "filename": "", "body": body});
     let mut line = full(b"Subject: x\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\nx\n--b--\n");
     let mut pdf = part("1", "application/pdf", json!({"attachmentId": "ANGjdJ", "size": 300_000}));
@@ -107,7 +107,7 @@ fn what_gmail_holds_back_is_named_and_not_here() {
 }
 
 #[test]
-fn headers_alone() {
+fn a_message_with_headers_only() {
     let mut line = full(b"Subject: =?utf-8?q?B=C3=BCcher?=\nFrom: Anna <a@example.org>\nMessage-ID: <1@example.org>\n\n");
     line.as_object_mut().unwrap().remove("threadId");
     line["payload"].as_object_mut().unwrap().remove("body");
@@ -119,7 +119,7 @@ fn headers_alone() {
 }
 
 #[test]
-fn limits_are_those_of_bytes() {
+fn limits_are_the_same_as_for_raw_messages() {
     let refusal = |payload: Value| {
         let line = json!({"id": "18c", "payload": payload}).to_string();
         Email::of(&Record::parse(line.as_bytes()).unwrap()).map(drop).unwrap_err()

@@ -19,7 +19,7 @@ pub(crate) fn assert_valid<'a>(kind: &Kind, objects: impl IntoIterator<Item = &'
 }
 
 #[test]
-fn schemas_are_schemas_and_known_by_one_name() {
+fn schemas_are_valid_and_have_one_name() {
     for kind in [&EMAIL, &MESSAGE] {
         let schema: Value = serde_json::from_str(kind.schema).unwrap();
         assert!(jsonschema::draft202012::meta::is_valid(&schema), "{}", kind.schema_file);
@@ -33,7 +33,7 @@ fn schemas_are_schemas_and_known_by_one_name() {
 /// Every property of the objects must be in the schema, and every property of the schema is required, so that a change on one
 /// side only is detected. This test shows that the schemas refuse invalid objects.
 #[test]
-fn what_is_wrong_is_refused() {
+fn invalid_objects_are_refused() {
     let email = crate::canonicalization::tests::samples();
     let email = crate::email::tests::email(&email[2]);
     let message = crate::message::tests::samples().remove(1);

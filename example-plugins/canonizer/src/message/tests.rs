@@ -81,7 +81,7 @@ fn of_export(text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn attachments_and_blocks_say_what_the_text_does_not() {
+fn attachments_and_blocks_add_what_the_text_lacks() {
     let fields = of_export(include_str!("../../sample/cases/slack-attachment-fields-export.json"));
     let text = "Severity: quokka\nOwner: @Ben Cole\nprom-wombat";
     assert_eq!((&fields[0]["attachments"][0]["title"], &fields[0]["attachments"][0]["text"]), (&json!("Alert"), &json!(text)));
@@ -93,7 +93,7 @@ fn attachments_and_blocks_say_what_the_text_does_not() {
 }
 
 #[test]
-fn files_of_before_and_titles() {
+fn the_old_file_field_and_titles() {
     let old =
         message(&line(&json!({"ts": "1704100000.000200", "file": {"id": "F1", "name": "image.png", "title": "Plan of March"}})));
     assert_eq!((&old["files"][0]["name"], &old["files"][0]["title"]), (&json!("image.png"), &json!("Plan of March")));

@@ -52,7 +52,7 @@ fn the_newest_line_of_a_message_is_used() {
 }
 
 #[test]
-fn names_are_known_before_they_are_read() {
+fn names_on_later_lines_apply_to_earlier_ones() {
     let sandbox = sandbox();
     let named = |account: &str, name: &str| {
         let message = json!({"ts": "1704100060.000000", "user": "U1", "text": "<@U1>"});
@@ -67,7 +67,7 @@ fn names_are_known_before_they_are_read() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named_kept_and_the_rest_goes_on() {
+fn unreadable_lines_are_reported_and_kept_and_the_rest_is_processed() {
     let sandbox = sandbox();
     let good = line("C1", TS, json!({}));
     let mail = "{\"sha256\":\"12\",\"raw\":\"Subject: confidential\"}\n";
@@ -126,7 +126,7 @@ mod changing {
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_read_is_no_result() {
+fn a_file_that_changes_while_it_is_read_is_an_error() {
     let two = [line("C1", TS, json!({})), line("C2", TS, json!({}))].concat();
     let more = [two.clone(), line("C3", TS, json!({}))].concat();
     for (after, is_changed) in [("", true), (&two[..10], true), ("1\n2\n", true), (&more[..], false)] {

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_in_all_conditions() {
+    fn valid_and_damaged_base64() {
         for (text, expected, problem) in [
             ("SGVsbG8=", "Hello", false),
             ("SGVs\r\nbG8=\r\n", "Hello", false),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_of_base64_decodes() {
+    fn every_prefix_of_base64_decodes() {
         let text = b"AAECAwQFBgcICQoL/+8=";
         for cut in 0..=text.len() {
             assert!(decoded(&text[..cut], "base64").0.len() <= 14);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_undone_is_utf8_if_it_can_be() {
+    fn decoded_text_is_utf8_if_possible() {
         for (bytes, charset, expected) in [
             ("ä".as_bytes(), "iso-8859-1", "ä"),
             ("会議".as_bytes(), "iso-2022-jp", "会議"),

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_ends_where_it_must() {
+    fn the_end_of_the_header() {
         for (text, fields, rest) in [
             ("A: 1\n\nbody", 1, "body"),
             ("A: 1\r\nB: 2\r\n\r\nbody", 2, "body"),

@@ -42,7 +42,7 @@ fn an_inner_multipart_ends_where_the_outer_part_ends() {
 }
 
 #[test]
-fn what_cannot_be_split_is_text() {
+fn an_invalid_multipart_is_text() {
     for header in ["multipart/mixed", "multipart/mixed; boundary=\"\"", "multipart/mixed; boundary=other"] {
         let text = format!("Content-Type: {header}\n\n--b\n\none\n--b--\n");
         assert_eq!(of(&text), r#"text/plain="--b\n\none\n--b--\n""#, "{header}");
@@ -59,7 +59,7 @@ fn in_a_digest_the_parts_are_messages() {
 }
 
 #[test]
-fn every_cut_of_a_multipart_is_a_message() {
+fn every_prefix_of_a_multipart_is_a_message() {
     let inner = TWO.replace("boundary=b", "boundary=i").replace("--b", "--i");
     let whole = format!(
         "Subject: x\nContent-Type: multipart/mixed; boundary=o\n\n--o\n{inner}\n--o\nContent-Type: application/pdf\n\

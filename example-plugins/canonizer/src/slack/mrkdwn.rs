@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn any_text_is_text() {
+    fn any_text_can_be_converted() {
         let pieces = ["<", ">", "|", "@", "#", "!", "^", "&", "amp;", "lt;", "U1", "é", "http://", "mailto:", " "];
         for seed in 0..5000_u64 {
             let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_say_what_the_text_does_not() {
+    fn blocks_add_what_the_text_lacks() {
         for (text, blocks, expected) in [
             ("*Hello* you", "Hello you", "*Hello* you"),
             ("", "Hello", "Hello"),

@@ -36,7 +36,7 @@ fn times_are_exact() {
 }
 
 #[test]
-fn what_is_no_message_has_its_reason() {
+fn an_invalid_message_is_refused_with_a_reason() {
     let good = json!({"account": "a", "channel": {"id": "C1"}, "message": {"ts": "1704100000.000200"}});
     assert!(Post::parse(good.to_string().as_bytes()).is_ok(), "nothing else is needed");
     let without = |path: &str, value: Value| {
@@ -67,7 +67,7 @@ fn what_is_no_message_has_its_reason() {
 }
 
 #[test]
-fn nulls_are_as_good_as_nothing() {
+fn null_fields_count_as_absent() {
     let names = ["thread_ts", "subtype", "user", "text", "edited", "files", "attachments", "reactions", "blocks", "bot_profile"];
     let mut message = json!({"ts": "1704100000.000200"});
     for name in names {

@@ -100,7 +100,7 @@ fn running_again_adds_nothing() {
 }
 
 #[test]
-fn killed_anywhere_and_run_again_is_complete() {
+fn a_run_killed_anywhere_is_completed_by_the_next() {
     let dir = TempDir::new();
     extract(sample("maildir"), &dir).run().assert_ok();
     let path = dir.path().join(ARCHIVE);
@@ -115,7 +115,7 @@ fn killed_anywhere_and_run_again_is_complete() {
 }
 
 #[test]
-fn cancelled_after_any_message_and_run_again_is_complete() {
+fn a_run_cancelled_after_any_message_is_completed_by_the_next() {
     let whole = {
         let dir = TempDir::new();
         extract(sample("takeout.mbox"), &dir).run().assert_ok();
@@ -139,7 +139,7 @@ fn mbox(dir: &TempDir, dates: &[&str]) -> PathBuf {
 }
 
 #[test]
-fn a_window_is_half_open_and_the_undated_are_named() {
+fn a_window_is_half_open_and_undated_messages_are_counted() {
     let dir = TempDir::new();
     let source = mbox(
         &dir,
@@ -211,7 +211,7 @@ fn accounts_have_their_own_files() {
 }
 
 #[test]
-fn nothing_personal_is_in_events_traces_and_errors() {
+fn events_traces_and_errors_contain_no_personal_data() {
     let dir = TempDir::new();
     let secret = "Subject: SECRET\nFrom: SECRET@example.org\nDate: SECRET\nX-Gmail-Labels: SECRET\n\nSECRET\n";
     let source = dir.write("private.mbox", format!("From SECRET\n{secret}\n\nFrom x\n\n"));

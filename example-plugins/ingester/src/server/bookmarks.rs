@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_set_is_there_for_the_same_mailbox_only() {
+    fn bookmarks_apply_to_the_same_mailbox_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("imap/a.json");
         let mut left = Left::default();
@@ -133,11 +133,11 @@ mod tests {
         let (again, distrust) = Bookmarks::open(path.clone(), mailbox("anna"), 498).unwrap();
         assert_eq!((again.of("INBOX"), again.of("Sent"), distrust), (Some(&bookmark), None, None));
         assert_eq!(Bookmarks::open(path, mailbox("berta"), 498).unwrap().0.of("INBOX"), None);
-        assert_eq!(std::fs::read_dir(dir.path().join("imap")).unwrap().count(), 1, "nothing beside it");
+        assert_eq!(std::fs::read_dir(dir.path().join("imap")).unwrap().count(), 1, "nothing next to it");
     }
 
     #[test]
-    fn no_bookmark_is_believed_for_an_archive_that_shrank() {
+    fn bookmarks_are_ignored_if_the_archive_shrank() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.json");
         let (mut bookmarks, _) = Bookmarks::open(path.clone(), mailbox("anna"), 0).unwrap();

@@ -30,7 +30,7 @@ pub(crate) enum ServerError {
     Certificate { place: String, source: rustls::Error },
     #[error("{place}: does not speak TLS; use --tls starttls (port 143), or check --port")]
     NotTls { place: String },
-    #[error("{place}: the TLS handshake failed; run the job again, or check for a proxy or firewall in between")]
+    #[error("{place}: the TLS handshake failed; run the job again, or look for a proxy or firewall in between")]
     Tls { place: String, source: rustls::Error },
     #[error("{place}: does not speak IMAP{}; check --host, --port and --tls", .reply)]
     NotImap { place: String, reply: String },

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_joined_and_a_gap_only_if_nothing_is_in_it() {
+    fn adjacent_ranges_are_merged_and_a_gap_only_if_it_is_empty() {
         let mut left = Left::default();
         for (uid, before) in [(3, None), (4, None), (7, Some(4)), (9, Some(8)), (10, Some(9)), (2, None)] {
             left.insert(uid, day(uid), before);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_touches_the_ranges_whose_dates_it_meets() {
+    fn a_window_selects_the_ranges_with_overlapping_dates() {
         let mut left = Left::default();
         for (uid, date) in [(1, day(1)), (2, day(9)), (4, day(20)), (6, None)] {
             left.insert(uid, date, None);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_folder_takes_little() {
+    fn a_large_folder_is_stored_compactly() {
         let mut left = Left::default();
         for n in 0..100_000_u32 {
             left.insert(3 * n + 1, day(1 + n % 28), n.checked_sub(1).map(|n| 3 * n + 1));

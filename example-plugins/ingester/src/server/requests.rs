@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sets_are_short() {
+    fn sets_use_ranges() {
         assert_eq!(set(&[1, 2, 3, 7, 9, 10]), "1:3,7,9:10");
         assert_eq!(set(&[u32::MAX]), "4294967295");
     }

@@ -58,7 +58,7 @@ fn script(answers: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
 }
 
 #[test]
-fn gmails_folder_of_all_mail_and_its_labels() {
+fn gmails_all_mail_folder_and_its_labels() {
     let dir = TempDir::new();
     let body = "Subject: x\r\n\r\n) \u{e9}\r\n";
     let fetched = format!(
@@ -89,7 +89,7 @@ fn gmails_folder_of_all_mail_and_its_labels() {
 
 /// Each line of the file is a real server's flags of one message.
 #[test]
-fn a_line_that_is_not_as_the_grammar_has_it_costs_nothing() {
+fn a_line_that_violates_the_grammar_loses_no_message() {
     for flags in include_str!("../../sample/imap-keyword-flags.txt").lines() {
         let dir = TempDir::new();
         let fetch: String = (1..=4)

@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_stays() {
+    fn valid_responses_are_unchanged() {
         for answer in [
             "* 3 EXISTS\r\n",
             "* LIST (\\HasNoChildren) \"/\" \"INBOX\"\r\n",
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_is_written_again() {
+    fn invalid_responses_are_rewritten() {
         for (answer, expected) in [
             (&b"* CAPABILITY IMAP4rev1  AUTH=XOAUTH2 \xff \r\n"[..], "* CAPABILITY IMAP4rev1 AUTH=XOAUTH2\r\n"),
             (b"* SEARCH  3 4 \r\n", "* SEARCH 3 4\r\n"),
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_end() {
+    fn any_bytes_terminate() {
         let pieces = [
             &b"* "[..],
             b"1 ",

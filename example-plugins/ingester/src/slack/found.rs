@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_its_author_says_is_the_key() {
+    fn the_key_depends_only_on_what_the_author_wrote() {
         let first = key(json!({"ts": "1.2", "text": "a", "user": "U1"}));
         assert_eq!(first, key(json!({"user": "U1", "text": "a", "ts": "1.2", "reactions": [1], "reply_count": 3})));
         assert_ne!(first, key(json!({"ts": "1.2", "text": "b", "user": "U1", "edited": {"ts": "2.0"}})));

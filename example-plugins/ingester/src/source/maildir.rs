@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn files_come_sorted_with_their_flags_and_exact_bytes() {
+    fn files_are_sorted_and_keep_their_flags_and_exact_bytes() {
         let dir = maildir();
         for (name, bytes) in [
             ("cur/2.host:2,RS", &b"B: 2\r\n\r\nFrom x\r\n"[..]),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_named_and_the_rest_goes_on() {
+    fn unreadable_files_are_reported_and_the_rest_is_read() {
         let dir = maildir();
         let cur = dir.path().join("cur");
         fs::create_dir(cur.join("1-directory")).unwrap();

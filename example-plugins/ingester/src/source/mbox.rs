@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_lose_the_separator_and_its_empty_line_only() {
+    fn only_the_separator_and_its_empty_line_are_removed() {
         assert_eq!(
             messages("From a\nA: 1\n\nbody\n\nFrom b\nB: 2\n\n\n\nFrom c\nC: 3"),
             ["A: 1\n\nbody\n", "B: 2\n\n\n", "C: 3"]
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn from_counts_only_after_an_empty_line() {
+    fn from_is_a_separator_only_after_an_empty_line() {
         let text = "From a\nSubject: x\nFrom me\n\nHello\nFrom here on\n > From\n\nfrom below\n\nFROM x\n\nFromage\n";
         assert_eq!(messages(text).len(), 1);
         assert_eq!(messages("From a\n\nFrom b\n").len(), 2, "a message may be empty");
@@ -300,7 +300,7 @@ mod tests {
 
     /// Sentences of people and damaged separators, in a file whose separators have dates.
     #[test]
-    fn a_separator_is_judged_by_its_form() {
+    fn a_separator_is_recognized_by_its_form() {
         let date = "Thu Jan  5 09:09:08 2023";
         let text = format!(
             "From a {date}\nA: 1\n\nHello\n\nFrom here on it is text\nand goes on\n\nFrom b {date}\nA: 2\n\nno empty line\n\
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn too_large_messages_are_named_and_the_rest_goes_on() {
+    fn too_large_messages_are_reported_and_the_rest_is_read() {
         let text = format!("From a\n{}\n\nFrom b\n{}\n\nFrom c\nok\n", "x".repeat(10_000), "y".repeat(9_999));
         let found = all(mbox(text.as_bytes(), 64));
         let faults: Vec<_> = found.iter().map(|(_, fault, raw)| (*fault, raw.len())).collect();
@@ -404,7 +404,7 @@ mod tests {
         assert_eq!(mbox.next(&mut raw).unwrap().unwrap().fault, None);
         assert_eq!(raw.len(), text.len() - 7);
         assert!(raw == text.as_bytes()[7..], "the bytes are the same");
-        assert!(mbox.chunk.capacity() <= 4 * CHUNK as usize, "a line is never held whole beside the message");
+        assert!(mbox.chunk.capacity() <= 4 * CHUNK as usize, "a line is never held in memory in addition to the message");
     }
 
     #[test]
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn how_the_file_is_cut_into_reads_makes_no_difference() {
+    fn the_size_of_reads_makes_no_difference() {
         let pieces = [
             "\n",
             "\r\n",
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_error_says_where() {
+    fn a_read_error_names_the_offset() {
         struct Broken(usize);
         impl Read for Broken {
             fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {

@@ -58,7 +58,7 @@ fn records_are_kept_up_to_the_last_state() {
 }
 
 #[test]
-fn a_mark_that_is_not_due_does_not_outlive_a_kill_and_nothing_is_half_kept() {
+fn a_kill_before_a_checkpoint_is_due_keeps_neither_state_nor_records() {
     let dir = tempfile::tempdir().unwrap();
     let mut archive = Archive::open_with(dir.path(), NEVER).unwrap();
     archive.begin_stream("a").unwrap();
@@ -72,7 +72,7 @@ fn a_mark_that_is_not_due_does_not_outlive_a_kill_and_nothing_is_half_kept() {
 }
 
 #[test]
-fn a_good_end_keeps_what_is_behind_the_last_state_and_the_next_run_adds() {
+fn success_keeps_records_after_the_last_state_and_the_next_run_appends() {
     let dir = tempfile::tempdir().unwrap();
     for n in [1, 3] {
         let mut archive = Archive::open(dir.path()).unwrap();
@@ -87,7 +87,7 @@ fn a_good_end_keeps_what_is_behind_the_last_state_and_the_next_run_adds() {
 }
 
 #[test]
-fn a_new_version_waits_and_then_takes_the_place_of_the_old_one() {
+fn a_new_version_waits_and_then_replaces_the_old_one() {
     let dir = tempfile::tempdir().unwrap();
     let mut archive = Archive::open_with(dir.path(), NEVER).unwrap();
     archive.begin_stream("a").unwrap();
@@ -132,7 +132,7 @@ fn a_new_version_waits_and_then_takes_the_place_of_the_old_one() {
 }
 
 #[test]
-fn an_empty_version_empties_the_stream_and_older_ones_that_wait_go() {
+fn an_empty_version_empties_the_stream_and_removes_older_waiting_ones() {
     let dir = tempfile::tempdir().unwrap();
     let mut archive = Archive::open(dir.path()).unwrap();
     archive.begin_stream("a").unwrap();
@@ -146,7 +146,7 @@ fn an_empty_version_empties_the_stream_and_older_ones_that_wait_go() {
 }
 
 #[test]
-fn files_that_are_no_longer_as_they_were() {
+fn files_changed_by_another_program() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.jsonl");
     let run = |n: u32| {
@@ -158,7 +158,7 @@ fn files_that_are_no_longer_as_they_were() {
     run(1).unwrap();
     fs::remove_file(&path).unwrap();
     run(2).unwrap();
-    assert_eq!(read(dir.path(), "a.jsonl"), "2 ", "taken away by a reader: begins anew");
+    assert_eq!(read(dir.path(), "a.jsonl"), "2 ", "removed by a reader: starts over");
     fs::write(&path, "").unwrap();
     let error = run(3).unwrap_err();
     assert!(error.is_permanent() && error.to_string().contains("has 0 bytes, but 8 belong to"), "{error}");
@@ -201,7 +201,7 @@ fn a_file_moved_away_is_recreated_even_after_a_failed_run() {
 }
 
 #[test]
-fn what_a_checkpoint_speaks_of_is_not_cut_when_a_later_step_fails() {
+fn checkpointed_records_are_not_truncated_when_a_later_step_fails() {
     let dir = tempfile::tempdir().unwrap();
     let mut archive = Archive::open_with(dir.path(), NEVER).unwrap();
     archive.begin_stream("a").unwrap();

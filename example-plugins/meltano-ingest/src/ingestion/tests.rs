@@ -62,7 +62,7 @@ fn a_good_tap() {
     let stream = &ran.event("tap.stream.completed").payload;
     assert_eq!((&stream["records"], &stream["bytes"]), (&json!(4), &json!(32)));
     assert_eq!(stream["first_extracted"], "2024-01-01T00:00:00Z");
-    assert_eq!(ran.events_of("tap.schema.changed").len(), 1, "and not for the same once more");
+    assert_eq!(ran.events_of("tap.schema.changed").len(), 1, "and not again for the same schema");
 
     // The next run passes the stored state and appends records.
     let other = r#"{"type":"SCHEMA","stream":"a","schema":{"properties":{"m":{}}},"key_properties":["n"]}"#;
@@ -139,7 +139,7 @@ fn records_arrive_byte_for_byte() {
 
 /// A source whose columns change while it is read: records of both forms are kept, and the change is reported where it is.
 #[test]
-fn a_schema_that_changes_in_the_middle_is_reported() {
+fn a_schema_that_changes_during_a_run_is_reported() {
     let dir = TempDir::new();
     let other = r#"{"type":"SCHEMA","stream":"a","schema":{"properties":{"n":{"type":"string"},"m":{}}},"key_properties":["n"]}"#;
     let late = r#"{"type":"RECORD","stream":"a","record":{"n":"2"}}"#;
@@ -154,7 +154,7 @@ fn a_schema_that_changes_in_the_middle_is_reported() {
 
 /// What `meltano state get` prints, and a checkpoint of this package, have the tap's state inside.
 #[test]
-fn a_state_given_by_hand_is_unpacked() {
+fn a_state_passed_by_the_user_is_unpacked() {
     for (text, passed) in [
         (r#"{"singer_state": {"bookmarks": {"a": 1.10}}}"#, r#"{"bookmarks": {"a": 1.10}}"#),
         (r#"{"schema":"meltano-ingest.state/1","state":{"at":7},"streams":{},"set_aside":0}"#, r#"{"at":7}"#),
@@ -170,7 +170,7 @@ fn a_state_given_by_hand_is_unpacked() {
 
 /// Output of Python's json module, and text that taps print between messages.
 #[test]
-fn what_is_nearly_a_message_costs_itself_alone() {
+fn a_malformed_message_affects_no_other() {
     let dir = TempDir::new();
     let odd = r#"{"type":"RECORD","stream":"a","record":{"n":NaN}}"#;
     let (one, two) = (rec(1), rec(2));
@@ -256,7 +256,7 @@ fn an_idle_tap_is_stopped() {
 }
 
 #[test]
-fn a_tap_that_leaves_its_output_to_another_process_has_ended() {
+fn a_tap_whose_child_keeps_its_output_open_has_ended() {
     let dir = TempDir::new();
     let marker = dir.path().join("pid");
     let then = format!("sleep 100 & echo $! >{}", marker.display());

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_words_parts_and_misspellings_are_near_and_meanings_are_not() {
+    fn shared_words_parts_and_misspellings_are_similar_and_synonyms_are_not() {
         let invoice = vector("Invoice for the kitchen renovation, payable until March");
         let near = |text: &str| invoice.nearness(&vector(text).bytes()).unwrap();
         assert!(near("kitchen invoice") > 0.3, "{}", near("kitchen invoice"));
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_the_same_for_ever() {
+    fn vectors_never_change_between_versions() {
         let bytes = vector("Straße 12").bytes();
         let first: Vec<(usize, i8)> =
             bytes.iter().map(|n| n.cast_signed()).enumerate().filter(|(_, n)| *n != 0).take(4).collect();

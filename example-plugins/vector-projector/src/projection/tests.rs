@@ -59,7 +59,7 @@ fn ids(dir: &TempDir) -> Vec<String> {
 }
 
 #[test]
-fn only_what_has_changed_is_written_and_what_is_gone_is_removed() {
+fn changed_documents_are_written_and_missing_ones_removed() {
     let dir = TempDir::new();
     let file = "canonizer/email.jsonl";
     dir.write(file, email("a", "one") + &email("b", "two") + &email("a", "one") + &email("b", "again") + &email("c", "three"));
@@ -83,7 +83,7 @@ fn only_what_has_changed_is_written_and_what_is_gone_is_removed() {
 }
 
 #[test]
-fn documents_of_other_files_stay_and_those_of_a_damaged_one_too() {
+fn documents_of_other_and_of_damaged_files_stay() {
     let dir = TempDir::new();
     dir.write("canonizer/email.jsonl", email("a", "one") + &email("b", "two"));
     let other = dir.write("other.jsonl", email("c", "three") + &email("d", "four"));
@@ -109,7 +109,7 @@ fn documents_of_other_files_stay_and_those_of_a_damaged_one_too() {
 }
 
 #[test]
-fn a_document_goes_with_the_last_file_that_has_it() {
+fn a_document_is_removed_with_the_last_file_that_contains_it() {
     let dir = TempDir::new();
     let three = email("1", "one") + &email("2", "two") + &email("3", "three");
     let a = dir.write("a.jsonl", &three);
@@ -134,7 +134,7 @@ fn a_document_goes_with_the_last_file_that_has_it() {
 }
 
 #[test]
-fn of_two_versions_that_counts_which_was_read_last_and_in_one_run_first() {
+fn the_version_read_last_wins_and_within_one_run_the_first() {
     let dir = TempDir::new();
     let a = dir.write("a.jsonl", email("1", "of a"));
     let b = dir.write("b.jsonl", email("1", "of b"));
@@ -242,7 +242,7 @@ fn an_invalid_index_is_an_error_and_an_old_one_is_rebuilt() {
 }
 
 #[test]
-fn hashed_words_of_another_version_are_made_again() {
+fn hashed_words_of_another_version_are_recomputed() {
     let dir = TempDir::new();
     dir.write("canonizer/email.jsonl", email("a", "one") + &email("b", "two"));
     let first = counts(&job(&dir).run());

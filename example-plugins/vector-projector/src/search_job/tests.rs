@@ -51,7 +51,7 @@ const DOCUMENTS: [(&str, &str, &str); 5] = [
 ];
 
 #[test]
-fn words_rank_by_where_they_are_and_by_how_many() {
+fn hits_rank_by_field_and_number_of_words() {
     let dir = indexed(&DOCUMENTS);
     assert_eq!(found(&dir, "invoice", "text")[0], "kitchen", "in the subject");
     assert_eq!(found(&dir, "invoice kitchen", "text"), ["kitchen", "garden", "trip"], "all words, then some");
@@ -68,7 +68,7 @@ fn words_rank_by_where_they_are_and_by_how_many() {
 }
 
 #[test]
-fn vectors_find_what_is_misspelt() {
+fn vectors_find_misspelled_words() {
     let dir = indexed(&DOCUMENTS);
     assert!(found(&dir, "invioce kitchn renovaton", "text").is_empty());
     assert_eq!(found(&dir, "invioce kitchn renovaton", "vector").first().map(String::as_str), Some("kitchen"));
@@ -131,7 +131,7 @@ fn a_search_needs_the_model_of_the_index() {
 }
 
 #[test]
-fn a_search_never_meets_vectors_of_two_models() {
+fn a_search_never_mixes_vectors_of_two_models() {
     let dir = indexed(&DOCUMENTS);
     let data_dir = dir.path().join("vector-projector");
     let wanted = Embedding::load(None, None).unwrap().of_query("invoice kitchen").unwrap();
@@ -164,7 +164,7 @@ fn an_index_with_other_vectors_is_an_error() {
 }
 
 #[test]
-fn no_query_is_an_error_of_syntax() {
+fn no_query_causes_a_syntax_error() {
     let dir = indexed(&DOCUMENTS);
     for query in [
         "AND",
@@ -213,7 +213,7 @@ fn an_impossible_search_is_an_error() {
 }
 
 #[test]
-fn nothing_personal_is_in_the_event_and_nothing_steers_a_terminal() {
+fn the_event_contains_no_personal_data_and_output_cannot_control_a_terminal() {
     let dir = indexed(&DOCUMENTS);
     let ran = job(&dir, "escape sequences").run();
     let payload = ran.assert_ok().event("search.completed").payload.to_string();

@@ -147,7 +147,7 @@ mod tests {
     use super::quoted;
 
     #[test]
-    fn only_what_would_be_read_otherwise_is_quoted() {
+    fn only_fields_that_need_quotes_are_quoted() {
         assert_eq!(["a b", "a,b", "say \"a\"", "a\nb", ""].map(quoted), ["a b", "\"a,b\"", "\"say \"\"a\"\"\"", "\"a\nb\"", ""]);
     }
 }

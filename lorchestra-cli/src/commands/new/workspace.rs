@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_cargos_globs() {
+    fn members_are_matched_like_cargos_globs() {
         for entry in ["crates/*", "./crates/*", "crates/words", "crates/words/", "*/*", "**/words", "crates/w[o]rd?", "**"] {
             assert_eq!(takes_in(&format!("members = [\"other\", {entry:?}]")).as_deref(), Some(entry));
         }

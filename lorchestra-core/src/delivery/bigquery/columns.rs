@@ -249,7 +249,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn gaps_order_case_and_foreign_columns() {
+    fn missing_reordered_differently_cased_and_foreign_columns() {
         let found = [
             ExistingColumn::new("JOB", "STRING", None),
             ExistingColumn::new("amount", "NUMERIC", None),

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_forms_we_know() {
+    fn all_supported_forms_are_read() {
         let dir = TempDir::new().unwrap();
         let found = Credentials::find(&named(put(&dir, "s", SERVICE)), false).unwrap();
         assert!(matches!(&found.credentials, Credentials::ServiceAccount { key, .. } if key.client_email == "a@b"));
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn order_of_the_sources() {
+    fn sources_are_searched_in_order() {
         let dir = TempDir::new().unwrap();
         let mut sources = named(put(&dir, "s", SERVICE));
         put(&dir, ADC, USER);

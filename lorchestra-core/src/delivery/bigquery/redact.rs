@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_and_not_too_long() {
+    fn messages_are_one_line_of_limited_length() {
         assert_eq!(one_line(" a\n\tb\u{1b}[31m  c "), "a b [31m c");
         assert_eq!(one_line(&"x".repeat(240)), "x".repeat(240));
         assert_eq!(one_line(&"ü".repeat(241)), "ü".repeat(240) + " …");

@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_ours_needs_nothing() {
+    fn a_table_with_all_columns_needs_no_step() {
         assert_eq!(missing(&table(), &ours()).unwrap(), None);
     }
 
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_for_a_person() {
+    fn steps_are_printed_for_people() {
         let shown = [
             SetupStep::CreateDataset { dataset: "p.d".to_owned(), location: Some("EU".to_owned()) },
             SetupStep::CreateTable { table: "p.d.t".to_owned(), columns: vec![String::new(); 12] },

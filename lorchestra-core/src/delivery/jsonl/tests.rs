@@ -154,7 +154,7 @@ fn a_file_that_is_left_has_complete_batches() {
 }
 
 #[test]
-fn a_new_file_begins_by_size_and_by_day() {
+fn a_new_file_starts_at_the_size_limit_and_each_day() {
     let mut place = begun();
     let room = |place: &TestDirectory, stream: &str, length| {
         place.to.has_room(Slot { stream, offset: i64::try_from(fs::metadata(stream).unwrap().len()).unwrap(), length })
@@ -165,5 +165,5 @@ fn a_new_file_begins_by_size_and_by_day() {
     fs::write(&old, "").unwrap();
     assert!(!room(&place, &old, 1));
     place.to.config.rotate = Rotate::Never;
-    assert!(room(&place, &old, 1_000_000), "an empty file takes whatever comes");
+    assert!(room(&place, &old, 1_000_000), "an empty file accepts a batch of any size");
 }

@@ -47,7 +47,7 @@ fn sorted(rows: &[String]) -> Vec<String> {
 
 /// The server was restarted and has no streams, and reports that in one of three ways. One flush delivers, and no row becomes suspect.
 #[test]
-fn a_restarted_server_costs_a_stream_and_no_row() {
+fn a_restarted_server_loses_a_stream_and_no_row() {
     for unknown in [Unknown::Gone, Unknown::Malformed, Unknown::Precondition] {
         let site = site();
         let (mut store, _) = filled(&site, 300);
@@ -266,7 +266,7 @@ fn a_batch_for_another_table_whose_stream_is_gone_is_uncertain() {
 
 /// The stream is gone, and closing it is refused without a reason every time: the table is queried in the first drain.
 #[test]
-fn a_stream_that_cannot_be_closed_costs_one_drain() {
+fn a_stream_that_cannot_be_finalized_delays_one_drain() {
     let site = site();
     let (mut store, ids) = filled(&site, 4);
     let server = landed_unknown_and_stream_gone(&mut store, ids.len());

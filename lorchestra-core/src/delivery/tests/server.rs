@@ -134,7 +134,7 @@ impl Table {
                     return Err(stumbled());
                 }
                 (InjectedFault::GoneForAMoment, BatchTarget::Stream(_)) => {
-                    return Err(DeliveryError::StreamGone("no stream, it says".into()));
+                    return Err(DeliveryError::StreamGone("the server reports no stream".into()));
                 }
                 (InjectedFault::Denied, _) => return Err(DeliveryError::Denied("403".into())),
                 (InjectedFault::Precondition, _) => return Err(DeliveryError::Precondition("no".into())),

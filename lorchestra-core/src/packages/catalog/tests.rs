@@ -124,7 +124,7 @@ fn each_kind_of_file_has_its_own_reason() {
         ("no segments", patched(56, &[0, 0]), Reason::NotALibrary),
         ("a segment of 2^60 bytes", patched(96, &(1u64 << 60).to_le_bytes()), Reason::Truncated),
         ("a segment that overflows", patched(72, &u64::MAX.to_le_bytes()), Reason::Truncated),
-        ("sections behind the end", patched(40, &(1u64 << 60).to_le_bytes()), Reason::Truncated),
+        ("sections past the end", patched(40, &(1u64 << 60).to_le_bytes()), Reason::Truncated),
         ("no sections", patched(60, &[0, 0]), Reason::NoManifest),
         ("names of sections out of range", patched(62, &[99, 0]), Reason::NoManifest),
         ("no manifest", library(vec![]), Reason::NoManifest),

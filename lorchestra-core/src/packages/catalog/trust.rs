@@ -196,9 +196,9 @@ fn fault(seen: Access, flaw: Flaw, at: &Path, user: u32) -> FileFault {
         PathRole::File => ("it".to_owned(), "write to it".to_owned()),
         PathRole::Directory => (format!("its directory {shown}"), format!("put files into its directory {shown}")),
         PathRole::Parent => {
-            (format!("the directory {shown} above it"), format!("replace what is in {shown}, above its directory"))
+            (format!("its parent directory {shown}"), format!("replace files in {shown}, a parent of its directory"))
         }
-        PathRole::Link => (format!("the link {shown} on the way to it"), String::new()),
+        PathRole::Link => (format!("the link {shown} on its path"), String::new()),
     };
     let detail = match flaw {
         Flaw::Owner => format!("{it} belongs to {}, who could change what runs", rights::owner_text(seen.owner)),

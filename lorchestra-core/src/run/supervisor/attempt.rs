@@ -219,14 +219,14 @@ mod tests {
     /// The message may be split across two pieces of the log.
     #[test]
     fn a_message_is_found_across_pieces_of_a_log() {
-        let words = b"memory allocation of 4194304 bytes failed\n";
+        let message = b"memory allocation of 4194304 bytes failed\n";
         for before in (0..6000).step_by(7) {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("1.out");
             let mut log = Log::open(&path, log::MIN_MAX).unwrap();
             log.write(&vec![b'.'; before]);
-            assert!(!allocation_failed(&path), "nothing was said after {before} bytes");
-            log.write(words);
+            assert!(!allocation_failed(&path), "no message, but {before} other bytes");
+            log.write(message);
             assert!(allocation_failed(&path), "after {before} bytes");
         }
     }

@@ -151,7 +151,7 @@ fn short_writes_are_cut_back(limit: u64) {
 }
 
 #[test]
-fn a_flush_reaches_the_disk_and_a_full_segment_does_before_the_next_one() {
+fn a_flush_syncs_to_disk_and_a_full_segment_is_synced_before_the_next() {
     thread_local! {
         static SYNCED: std::cell::RefCell<Vec<PathBuf>> = const { std::cell::RefCell::new(Vec::new()) };
     }
@@ -182,7 +182,7 @@ fn a_flush_reaches_the_disk_and_a_full_segment_does_before_the_next_one() {
 }
 
 #[test]
-fn a_descriptor_that_is_not_ours_any_more_faults_the_spool() {
+fn a_replaced_descriptor_makes_the_spool_unusable() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = Writer::create(dir.path()).unwrap();
     writer.append(&event("{}"), &|| false).unwrap();
@@ -209,7 +209,7 @@ fn an_invalid_event_is_refused_and_not_written() {
 }
 
 #[test]
-fn line_breaks_between_tokens_stay_one_record() {
+fn a_payload_with_line_breaks_is_one_record() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = Writer::create(dir.path()).unwrap();
     writer.append(&event("{\r\n  \"a\": \"[{\\\"\\n\"\n}"), &|| false).unwrap();
@@ -222,7 +222,7 @@ fn line_breaks_between_tokens_stay_one_record() {
 
 /// The disk lost the line end between two of the longest records: together they are longer than any record, and only they are lost.
 #[test]
-fn a_line_that_lost_its_end_costs_no_other() {
+fn a_lost_line_end_loses_only_the_two_records_it_separated() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = Writer::create(dir.path()).unwrap();
     let long = format!("{{\"x\":\"{}\"}}", "y".repeat(MAX_PAYLOAD - 8));

@@ -228,7 +228,7 @@ proptest! {
                         let rows = ids(&next);
                         model.put(&rows, ModelPlace::Frozen);
                         if let Some((stream, offset)) = &batch.place {
-                            prop_assert_eq!((stream, *offset), (&model.stream.0, model.stream.1), "behind the one before it");
+                            prop_assert_eq!((stream, *offset), (&model.stream.0, model.stream.1), "directly after the previous batch");
                             model.stream.1 += batch.length;
                         }
                         model.frozen = Some((batch, rows));

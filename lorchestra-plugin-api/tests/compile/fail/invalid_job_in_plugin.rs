@@ -1,4 +1,4 @@
-//! What is wrong with a job is told once, and not at its place in the list as well.
+//! An error in a job is reported once, and not also at its name in the list.
 use lorchestra_plugin_api::prelude::*;
 
 plugin! { package = "words", jobs = [count, change, silent] }

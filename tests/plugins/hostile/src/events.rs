@@ -105,7 +105,7 @@ pub(crate) fn cut_spool(cx: &JobContext, marker: PathBuf, abort: bool) -> JobRes
 #[job]
 pub(crate) fn flood_spool(cx: &JobContext, marker: PathBuf, full: bool) -> JobResult {
     let (_, segment) = spool()?;
-    let attempt = segment.parent().ok_or("a segment lies in the directory of an attempt")?;
+    let attempt = segment.parent().ok_or("a segment is in the directory of an attempt")?;
     mark(&marker)?;
     for n in 2..10_002 {
         std::fs::write(attempt.join(n.to_string()), if full { "not a record\n" } else { "" })?;
@@ -118,8 +118,8 @@ pub(crate) fn flood_spool(cx: &JobContext, marker: PathBuf, full: bool) -> JobRe
 #[job]
 pub(crate) fn obstruct_next(cx: &JobContext, marker: PathBuf, what: String) -> JobResult {
     let (_, segment) = spool()?;
-    let run = segment.ancestors().nth(2).ok_or("a segment lies in the directory of an attempt")?;
-    let state = run.ancestors().nth(2).ok_or("the spool lies in the state directory")?;
+    let run = segment.ancestors().nth(2).ok_or("a segment is in the directory of an attempt")?;
+    let state = run.ancestors().nth(2).ok_or("the spool is in the state directory")?;
     let logs = state.join("logs").join(cx.run_id());
     if cx.attempt() == 1 {
         mark(&marker)?;
@@ -151,7 +151,7 @@ pub(crate) fn obstruct_next(cx: &JobContext, marker: PathBuf, what: String) -> J
 pub(crate) fn obstruct_recovery(cx: &JobContext, marker: PathBuf, what: String) -> JobResult {
     cx.emit("before", json!({}))?;
     let (_, segment) = spool()?;
-    let run = segment.ancestors().nth(2).ok_or("a segment lies in the directory of an attempt")?;
+    let run = segment.ancestors().nth(2).ok_or("a segment is in the directory of an attempt")?;
     let directory = |path: PathBuf| std::fs::remove_file(&path).and_then(|()| std::fs::create_dir(&path));
     match &*what {
         "lock" => directory(run.join("1.lock"))?,
@@ -174,8 +174,8 @@ pub(crate) fn obstruct_recovery(cx: &JobContext, marker: PathBuf, what: String) 
 #[job]
 pub(crate) fn obstruct(cx: &JobContext, marker: PathBuf, what: String) -> JobResult {
     let (_, segment) = spool()?;
-    let attempt = segment.parent().ok_or("a segment lies in the directory of an attempt")?;
-    let state = attempt.ancestors().nth(3).ok_or("the spool lies in the state directory")?;
+    let attempt = segment.parent().ok_or("a segment is in the directory of an attempt")?;
+    let state = attempt.ancestors().nth(3).ok_or("the spool is in the state directory")?;
     let log = state.join("logs").join(cx.run_id()).join(format!("{}.out", cx.attempt()));
     // Half of the limit, after which a new piece starts.
     let half = 32 << 20;
@@ -206,7 +206,7 @@ pub(crate) fn remove_spool(cx: &JobContext, marker: PathBuf, abort: bool) -> Job
     let (_, path) = spool()?;
     mark(&marker)?;
     // The attempt's directory, and with it the run's.
-    let run = path.ancestors().nth(2).ok_or("a segment lies in the directory of an attempt")?;
+    let run = path.ancestors().nth(2).ok_or("a segment is in the directory of an attempt")?;
     std::fs::remove_dir_all(run)?;
     if abort {
         std::process::abort();

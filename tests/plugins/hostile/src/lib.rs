@@ -70,7 +70,7 @@ struct PanicsInDisplay;
 
 impl fmt::Display for PanicsInDisplay {
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        panic!("it cannot be said")
+        panic!("the message cannot be formatted")
     }
 }
 

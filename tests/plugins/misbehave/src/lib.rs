@@ -466,8 +466,8 @@ fn fail_at_first(
     until: Option<DateTime<Utc>>,
     account: Option<String>,
 ) -> JobResult {
-    let told = (cx.attempt(), std::env::var("LORCHESTRA_ATTEMPT").unwrap_or_default());
-    cx.emit("attempt.seen", json!({"attempt": told.0, "environment": told.1, "until": until, "account": account}))?;
+    let seen = (cx.attempt(), std::env::var("LORCHESTRA_ATTEMPT").unwrap_or_default());
+    cx.emit("attempt.seen", json!({"attempt": seen.0, "environment": seen.1, "until": until, "account": account}))?;
     mark(marker.as_deref())?;
     if cx.attempt() > times {
         return Ok(());
@@ -481,7 +481,7 @@ fn fail_at_first(
             while !cx.is_cancelled() {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            Err("told to end")?
+            Err("asked to stop")?
         }
         _ => Err(format!("not in attempt {}", cx.attempt()))?,
     }

@@ -1,6 +1,6 @@
 //! A job that writes the stage it has reached to a file, and stays there until it is killed or cancelled.
 #![expect(unsafe_code, reason = "a constructor")]
-#![expect(clippy::disallowed_methods, reason = "a constructor has no other way to be told anything")]
+#![expect(clippy::disallowed_methods, reason = "a constructor receives no other input")]
 
 use lorchestra_plugin_api::prelude::*;
 use std::cell::RefCell;
@@ -43,7 +43,7 @@ fn staged(
     };
     (0..BEFORE).try_for_each(|_| emit())?;
     if cx.is_cancelled() {
-        Err("told to end")?;
+        Err("asked to stop")?;
     }
     let flushes = match &*stage {
         "emitting" => false,
@@ -64,13 +64,13 @@ fn staged(
             cx.flush()?;
         }
         if cx.is_cancelled() {
-            Err("told to end")?;
+            Err("asked to stop")?;
         }
     }
     while !cx.is_cancelled() {
         std::thread::sleep(Duration::from_millis(5));
     }
-    Err("told to end")?
+    Err("asked to stop")?
 }
 
 /// Dropped at the end of the worker's main thread, after the final record.

@@ -17,12 +17,12 @@ pub(super) fn query(state: &mut State, project: &str, body: &Value) -> Result<Va
         return Err(Refusal::new(
             400,
             "invalidQuery",
-            "the fake knows no legacy SQL, which is what is spoken unless useLegacySql is false",
+            "the fake does not support legacy SQL; set useLegacySql to false",
         ));
     }
     let question = Question::read(text, project, body).ok_or_else(|| {
         let known = "SELECT [DISTINCT] column FROM `[project.]dataset.table` WHERE column IN (...)";
-        Refusal::new(400, "invalidQuery", format!("the fake knows one query only: {known}"))
+        Refusal::new(400, "invalidQuery", format!("the fake supports only one query: {known}"))
     })?;
     let table = state.table(&question.table)?;
     let column = table
@@ -70,7 +70,7 @@ struct Bounds {
 }
 
 impl Bounds {
-    /// Reads them from the words after `BETWEEN` and the parameters; `None` if the query has another form.
+    /// Parses the text after `BETWEEN`, using the parameters; `None` if the query has another form.
     fn read(words: &[&str], body: &Value) -> Option<Self> {
         let [column, between, first, and, last] = words else { return None };
         if !is(between, "BETWEEN") || !is(and, "AND") {

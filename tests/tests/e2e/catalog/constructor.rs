@@ -66,7 +66,7 @@ fn loaded(sandbox: &Sandbox, args: &[&str]) -> Vec<String> {
     sandbox.lorchestra_with(&debug, args).exits(0);
     let files = std::fs::read_dir(&dir).expect("a directory");
     let text: String = files.map(|file| std::fs::read_to_string(file.expect("an entry").path()).expect("text")).collect();
-    assert!(text.contains("libc.so.6"), "it tells of every library: {text}");
+    assert!(text.contains("libc.so.6"), "it reports every library: {text}");
     std::fs::remove_dir_all(&dir).expect("a directory of ours");
     // The worker loads its copy by the number of a descriptor.
     let of_plugin = |line: &&str| line.contains("dynamically loaded") && (names_plugin(line) || line.contains("/proc/self/fd/"));

@@ -148,11 +148,11 @@ fn locking_can_be_configured_before_the_lock_file_exists() {
 fn an_untrusted_lock_file_is_a_configuration_error() {
     let sandbox = Sandbox::with(&[Fixture::Constructor]);
     let path = sandbox.home().join(".config/lorchestra/plugins.lock");
-    let told = |what: &str, hint: &str| {
+    let refused = |what: &str, hint: &str| {
         let ended = run(&sandbox, &["--locked"]).exits(78);
         assert!(ended.err().contains(what) && ended.err().contains(hint), "{}", ended.shown());
     };
-    told("does not exist", "run lorchestra plugins lock to create it");
+    refused("does not exist", "run lorchestra plugins lock to create it");
     sandbox.lorchestra(&["plugins", "lock"]).exits(0);
     let text = fs::read_to_string(&path).unwrap();
     for (bad, what) in [
@@ -162,14 +162,14 @@ fn an_untrusted_lock_file_is_a_configuration_error() {
         ("<<<<<<< HEAD".to_owned(), "plugins.lock: "),
     ] {
         fs::write(&path, bad).unwrap();
-        told(what, "run lorchestra plugins lock to create it again");
+        refused(what, "run lorchestra plugins lock to create it again");
     }
     let relock = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
     assert!(relock.err().starts_with("warning: "), "{}", relock.shown());
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
     run(&sandbox, &["--locked"]).exits(0);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o646)).unwrap();
-    told("any user may write to it", "chmod o-w");
+    refused("any user may write to it", "chmod o-w");
     assert_eq!(count(&sandbox, "marker"), 1);
     // A user who did not request the lock is not affected by a bad lock file.
     run(&sandbox, &[]).exits(0);
@@ -193,7 +193,7 @@ fn listings_report_how_to_fix_a_lock_file() {
             assert!(ended.err().contains("any user may write to it"), "{}", ended.shown());
             assert!(ended.err().contains(&format!("  {hint}\n")), "{}", ended.shown());
             let all = format!("{}{}", ended.out(), ended.err());
-            assert!(!all.contains("lorchestra plugins lock"), "the lock is not to be written anew: {}", ended.shown());
+            assert!(!all.contains("lorchestra plugins lock"), "the hint must not suggest writing the lock file again: {}", ended.shown());
         }
         assert_eq!(
             listed.out().contains("not-locked: plugins.lock cannot be relied on: any user may"),
@@ -319,6 +319,6 @@ fn several_commands_may_lock_at_once() {
     running.into_iter().for_each(|running| drop(running.wait().exits(0)));
     let names: Vec<_> =
         fs::read_dir(sandbox.home().join(".config/lorchestra")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(names, ["plugins.lock"], "nothing is left beside it");
+    assert_eq!(names, ["plugins.lock"], "nothing else is left in the directory");
     run(&sandbox, &["--locked"]).exits(0);
 }

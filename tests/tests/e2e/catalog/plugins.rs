@@ -202,7 +202,7 @@ fn a_check_does_not_load_an_untrusted_library() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
     let environment = [("CONSTRUCTOR_MARKER", &*sandbox.arg("marker"))];
     let checked = sandbox.lorchestra_with(&environment, &["plugins", "check", &file.display().to_string()]).exits(126);
-    assert!(checked.out().contains("loads:      not tried\n"), "what can be read is told: {}", checked.shown());
+    assert!(checked.out().contains("loads:      not tried\n"), "the readable part is reported: {}", checked.shown());
     assert!(checked.err().contains(&format!("fix: chmod go-w {}", file.display())), "{}", checked.shown());
     assert_eq!(sandbox.read("marker"), "");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();

@@ -299,7 +299,7 @@ fn the_units_in_the_docs_are_valid() {
         .args(fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()))
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&verified.stderr);
-    let ours: Vec<&str> = said.lines().filter(|line| line.contains("lorchestra-extract")).collect();
-    assert!(ours.is_empty() && verified.status.success(), "{said}");
+    let errors = String::from_utf8_lossy(&verified.stderr);
+    let ours: Vec<&str> = errors.lines().filter(|line| line.contains("lorchestra-extract")).collect();
+    assert!(ours.is_empty() && verified.status.success(), "{errors}");
 }

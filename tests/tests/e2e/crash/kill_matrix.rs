@@ -61,7 +61,7 @@ fn cells() -> Vec<Cell> {
 }
 
 #[test]
-fn every_kill_at_every_stage_leaves_one_correct_end_and_nothing_else() {
+fn a_kill_at_any_stage_leaves_one_correct_outcome_and_nothing_else() {
     let cells = cells();
     assert_eq!(cells.len(), 126);
     // Cells mostly wait, so run several at once.
@@ -81,7 +81,7 @@ fn every_kill_at_every_stage_leaves_one_correct_end_and_nothing_else() {
 struct Case {
     cell: Cell,
     site: Site,
-    told: String,
+    label: String,
 }
 
 impl Case {
@@ -91,11 +91,11 @@ impl Case {
         // A second destination, which is up in every cell.
         site.configure(Write::Storage, &jsonl::table(&site.sandbox, ""));
         std::fs::create_dir(site.sandbox.path(jsonl::EVENTS)).unwrap();
-        Self { cell, site, told: format!("{cell:?}") }
+        Self { cell, site, label: format!("{cell:?}") }
     }
 
     fn finish(self) {
-        let Self { cell, site, told } = &self;
+        let Self { cell, site, label } = &self;
         if !cell.up {
             site.fake.go_down();
         } else if cell.stage == Stage::Draining {
@@ -108,12 +108,12 @@ impl Case {
         // The next command closes open runs.
         let run = site.sandbox.run();
         self.is_true(&run);
-        assert!(site.sandbox.processes().is_empty(), "{told}: {:?}", site.sandbox.processes());
+        assert!(site.sandbox.processes().is_empty(), "{label}: {:?}", site.sandbox.processes());
         self.locks_are_free();
-        assert_eq!(std::fs::read_dir(site.sandbox.state().join("spool")).unwrap().count(), 0, "{told}: a spool is left");
+        assert_eq!(std::fs::read_dir(site.sandbox.state().join("spool")).unwrap().count(), 0, "{label}: a spool is left");
         let _ = std::fs::remove_file(site.sandbox.path("loading"));
         self.start("none", &[]).wait().exits(0);
-        assert!(site.sandbox.runs()[1].0 == run.0, "{told}: closed once and for all");
+        assert!(site.sandbox.runs()[1].0 == run.0, "{label}: closed once and for all");
 
         site.fake.faults().clear(Method::AppendRows);
         site.fake.faults().release();
@@ -121,8 +121,8 @@ impl Case {
             site.fake.come_up();
         }
         site.sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
-        site.all_is_delivered(Write::Storage, told);
-        jsonl::all_is_there(&site.sandbox, &jsonl::files(&site.sandbox.path(jsonl::EVENTS)), told);
+        site.all_is_delivered(Write::Storage, label);
+        jsonl::all_is_there(&site.sandbox, &jsonl::files(&site.sandbox.path(jsonl::EVENTS)), label);
     }
 
     fn start(&self, stage: &str, flags: &[&str]) -> Running {
@@ -141,17 +141,17 @@ impl Case {
     }
 
     fn marked(&self, stage: &str) {
-        eventually(&format!("{}: {stage}", self.told), || self.site.sandbox.read("marker").contains(&format!("{stage}\n")));
+        eventually(&format!("{}: {stage}", self.label), || self.site.sandbox.read("marker").contains(&format!("{stage}\n")));
     }
 
     /// Brings a run to the stage; returns its worker, if it has one.
     fn reach(&self) -> (Running, Option<u32>) {
-        let Self { site, told, cell } = self;
+        let Self { site, label, cell } = self;
         let sandbox = &site.sandbox;
         let worker_of = |running: &Running| {
             // Before exec, its parent waits for it: it must not be stopped then.
             let workers = || running.children().into_iter().find(|pid| processes::is_named(*pid, "lorchestra-worker"));
-            eventually(&format!("{told}: there is a worker"), || workers().is_some());
+            eventually(&format!("{label}: there is a worker"), || workers().is_some());
             workers().expect("a worker lives")
         };
         let by_marker = |stage: &str| {
@@ -172,16 +172,16 @@ impl Case {
                 let running = self.start("none", &["--grace", "2s"]);
                 let worker = worker_of(&running);
                 processes::signal(worker, Signal::STOP);
-                eventually(&format!("{told}: the worker is stopped"), || processes::is_stopped(worker));
+                eventually(&format!("{label}: the worker is stopped"), || processes::is_stopped(worker));
                 drop(held);
-                eventually(&format!("{told}: the run is recorded"), || !sandbox.runs().is_empty());
+                eventually(&format!("{label}: the run is recorded"), || !sandbox.runs().is_empty());
                 (running, Some(worker))
             }
             Stage::Loading => {
                 std::fs::write(sandbox.path("loading"), "").unwrap();
                 let running = self.start("none", &["--grace", "2s"]);
                 let worker = worker_of(&running);
-                eventually(&format!("{told}: the constructor runs"), || sandbox.read("loading.reached") == "loading\n");
+                eventually(&format!("{label}: the constructor runs"), || sandbox.read("loading.reached") == "loading\n");
                 (running, Some(worker))
             }
             Stage::Emitting => by_marker("emitting"),
@@ -190,13 +190,13 @@ impl Case {
             Stage::After => by_marker("after"),
             Stage::Draining => {
                 let running = self.start("draining", &[]);
-                eventually(&format!("{told}: the end is recorded"), || {
+                eventually(&format!("{label}: the end is recorded"), || {
                     sandbox.runs().first().is_some_and(|run| run.state() == "completed")
                 });
                 if cell.up {
-                    eventually(&format!("{told}: rows are sent"), || site.fake.requests(Method::AppendRows) > 0);
+                    eventually(&format!("{label}: rows are sent"), || site.fake.requests(Method::AppendRows) > 0);
                 }
-                assert!(running.children().is_empty(), "{told}: no worker any more");
+                assert!(running.children().is_empty(), "{label}: no worker any more");
                 (running, None)
             }
         }
@@ -204,7 +204,7 @@ impl Case {
 
     /// Kills, and waits for the supervisor if it survives.
     fn strike(&self, mut running: Running, worker: Option<u32>) {
-        let Self { site, told, cell: Cell { stage, victim, signal, .. } } = self;
+        let Self { site, label, cell: Cell { stage, victim, signal, .. } } = self;
         let by_term = *signal == Signal::TERM;
         let go_on = || {
             if let Some(worker) = worker
@@ -217,7 +217,7 @@ impl Case {
         if *victim != Victim::Worker {
             self.send(running.pid());
             if !by_term {
-                eventually(&format!("{told}: the supervisor is gone"), || {
+                eventually(&format!("{label}: the supervisor is gone"), || {
                     self.send(running.pid());
                     running.has_ended()
                 });
@@ -229,7 +229,7 @@ impl Case {
         {
             // Which of the two processes reacts first would be arbitrary, and a worker that continues may finish before its supervisor
             // handles the signal. A job that ends at once removes the note too, perhaps between two checks.
-            eventually(&format!("{told}: it is noted"), || self.note().contains("cancelled") || gone());
+            eventually(&format!("{label}: it is noted"), || self.note().contains("cancelled") || gone());
         }
         if *victim != Victim::Supervisor
             && let Some(worker) = worker
@@ -237,7 +237,7 @@ impl Case {
             self.send(worker);
             go_on();
             if !by_term {
-                eventually(&format!("{told}: the worker has died"), || {
+                eventually(&format!("{label}: the worker has died"), || {
                     self.send(worker);
                     gone()
                 });
@@ -246,7 +246,7 @@ impl Case {
         go_on();
         if *victim != Victim::Worker && !by_term {
             // Its watchdog kills it, even in a constructor; and before the held stage continues, because a job with few events ends soon.
-            eventually(&format!("{told}: the worker is gone"), gone);
+            eventually(&format!("{label}: the worker is gone"), gone);
             // Killed: its output is not checked.
             return drop(running);
         }
@@ -260,7 +260,7 @@ impl Case {
             }
         }
         running.wait();
-        eventually(&format!("{told}: the worker is gone"), gone);
+        eventually(&format!("{label}: the worker is gone"), gone);
     }
 
     /// Once; but Rust's runtime lets a process survive the first SIGSEGV that it did not cause itself.
@@ -277,7 +277,7 @@ impl Case {
 
     /// Checks that the run's end is one of the possible ones, and matches the evidence.
     fn is_true(&self, run: &Run) {
-        let Self { site, told, cell: Cell { stage, victim, signal, .. } } = self;
+        let Self { site, label, cell: Cell { stage, victim, signal, .. } } = self;
         let by_term = *signal == Signal::TERM;
         let causes: &[&str] = match (stage, victim, by_term) {
             // After the final record was ingested, or once the end is recorded, nothing changes it.
@@ -297,20 +297,20 @@ impl Case {
             (_, Victim::Worker, true) => &["error"],
             (_, Victim::Worker, false) => &["signal"],
         };
-        assert!(causes.contains(&run.cause()), "{told}: {run:?}");
-        assert_eq!(run.state(), if run.cause().is_empty() { "completed" } else { "failed" }, "{told}");
+        assert!(causes.contains(&run.cause()), "{label}: {run:?}");
+        assert_eq!(run.state(), if run.cause().is_empty() { "completed" } else { "failed" }, "{label}");
         let name = if *signal == Signal::KILL { "SIGKILL" } else { "SIGSEGV" };
-        assert!(run.cause() != "signal" || run.message().contains(name), "{told}: {run:?}");
+        assert!(run.cause() != "signal" || run.message().contains(name), "{label}: {run:?}");
         // One terminal event, the last; numbers without gaps or duplicates, including all acknowledged ones.
         let numbers = site.sandbox.numbers_of(run);
-        assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "{told}");
+        assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "{label}");
         let acknowledged = site.sandbox.read("acknowledged").matches('\n').count();
-        assert!(numbers.len() >= acknowledged, "{told}: {} stored, {acknowledged} acknowledged", numbers.len());
+        assert!(numbers.len() >= acknowledged, "{label}: {} stored, {acknowledged} acknowledged", numbers.len());
         match stage {
             // Stopped by its supervisor, it may have reached its job before it handled the signal.
-            Stage::BeforeLoad | Stage::Loading => assert!(numbers.is_empty() || by_term, "{told}: {}", numbers.len()),
-            Stage::Emitting | Stage::Flushing => assert!(numbers.len() >= 50, "{told}: {}", numbers.len()),
-            Stage::Final | Stage::After | Stage::Draining => assert_eq!(numbers.len(), 50, "{told}"),
+            Stage::BeforeLoad | Stage::Loading => assert!(numbers.is_empty() || by_term, "{label}: {}", numbers.len()),
+            Stage::Emitting | Stage::Flushing => assert!(numbers.len() >= 50, "{label}: {}", numbers.len()),
+            Stage::Final | Stage::After | Stage::Draining => assert_eq!(numbers.len(), 50, "{label}"),
         }
     }
 
@@ -318,7 +318,7 @@ impl Case {
         for entry in std::fs::read_dir(self.site.sandbox.state().join("locks")).unwrap() {
             let path = entry.unwrap().path();
             let free = flock(File::open(&path).unwrap(), FlockOperation::NonBlockingLockExclusive).is_ok();
-            assert!(free, "{}: {} is held", self.told, path.display());
+            assert!(free, "{}: {} is held", self.label, path.display());
         }
     }
 }

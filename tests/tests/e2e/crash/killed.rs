@@ -80,19 +80,19 @@ fn nothing_acknowledged_is_lost_or_duplicated() {
         if victim != Victim::Supervisor {
             workers.iter().for_each(|pid| processes::kill(*pid));
         }
-        let told = format!("round {round}, {victim:?} after {moment:?}");
+        let label = format!("round {round}, {victim:?} after {moment:?}");
         // Its status is not checked: the next command shows the outcome.
         drop_killed(running, victim);
-        eventually(&format!("{told}: the workers are gone"), || workers.iter().all(|pid| !processes::is_alive(*pid)));
+        eventually(&format!("{label}: the workers are gone"), || workers.iter().all(|pid| !processes::is_alive(*pid)));
         let runs = sandbox.runs();
         let Some(run) = runs.first() else {
-            assert_eq!(acknowledged(&sandbox), 0, "{told}: events without a run");
+            assert_eq!(acknowledged(&sandbox), 0, "{label}: events without a run");
             continue;
         };
-        assert_eq!(runs.len(), 1, "{told}");
+        assert_eq!(runs.len(), 1, "{label}");
         ended_early += u32::from(run.state() == "failed");
-        is_true(&sandbox, run, victim, &told);
-        assert!(sandbox.runs()[0].0 == run.0, "{told}: closed once and for all");
+        is_true(&sandbox, run, victim, &label);
+        assert!(sandbox.runs()[0].0 == run.0, "{label}: closed once and for all");
     }
     assert!(ended_early > rounds / 10, "kills hit a job at work: {ended_early} of {rounds}");
 }
@@ -107,19 +107,19 @@ fn drop_killed(running: Running, victim: Victim) {
 
 /// Checks that the run's end matches the evidence.
 #[track_caller]
-fn is_true(sandbox: &Sandbox, run: &Run, victim: Victim, told: &str) {
+fn is_true(sandbox: &Sandbox, run: &Run, victim: Victim, label: &str) {
     let numbers = sandbox.numbers_of(run);
     let safe = acknowledged(sandbox);
     // In order from 0 without gaps: no number is missing or duplicated.
-    assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "{told}");
-    assert!(numbers.len() as u64 >= safe, "{told}: {} stored, {safe} acknowledged", numbers.len());
+    assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "{label}");
+    assert!(numbers.len() as u64 >= safe, "{label}: {} stored, {safe} acknowledged", numbers.len());
     match (run.state(), run.cause(), victim) {
-        ("completed", "", _) => assert_eq!(numbers.len() as u64, EVENTS, "{told}: completed"),
+        ("completed", "", _) => assert_eq!(numbers.len() as u64, EVENTS, "{label}: completed"),
         // Killed while the library was loading: nothing was emitted.
-        ("failed", "load", Victim::Worker) => assert!(numbers.is_empty(), "{told}: {run:?}"),
-        ("failed", "signal", Victim::Worker) => assert!(run.message().contains("SIGKILL"), "{told}: {run:?}"),
+        ("failed", "load", Victim::Worker) => assert!(numbers.is_empty(), "{label}: {run:?}"),
+        ("failed", "signal", Victim::Worker) => assert!(run.message().contains("SIGKILL"), "{label}: {run:?}"),
         ("failed", "abandoned", Victim::Supervisor | Victim::Both) => {}
-        _ => panic!("{told}: this end is not true: {run:?}"),
+        _ => panic!("{label}: this end is not true: {run:?}"),
     }
 }
 
@@ -184,7 +184,7 @@ fn an_abandoned_run_is_reported_by_the_next_command() {
 /// The worker's group dies with its supervisor, without any other command. Several rounds, because what kills the group must not race with
 /// what kills the worker alone.
 #[test]
-fn nothing_of_the_group_survives_its_supervisor() {
+fn no_process_of_the_group_survives_its_supervisor() {
     for round in 0..6 {
         let sandbox = sandbox();
         let running = sandbox.start(&["run-job", "misbehave", "leave_child", "--stay", "--marker", &sandbox.arg("marker")]);
@@ -203,7 +203,7 @@ fn nothing_of_the_group_survives_its_supervisor() {
 
 /// A daemon in its own session is out of its watchdog's reach: the next command kills it.
 #[test]
-fn processes_that_both_left_behind_are_killed_by_the_next_command() {
+fn processes_left_by_a_killed_supervisor_and_worker_are_killed_by_the_next_command() {
     let sandbox = sandbox();
     let running = sandbox.start(&["run-job", "misbehave", "leave_daemon", "--stay", "--marker", &sandbox.arg("marker")]);
     eventually("the daemon is started", || sandbox.read("marker").ends_with('\n'));
@@ -283,7 +283,7 @@ fn a_run_that_cannot_be_closed_is_a_warning() {
     let stopped = sandbox.lorchestra(&["runs", "stop", run]).exits(74);
     assert!(
         stopped.err().contains("/spool/") && !stopped.err().contains("kill"),
-        "nobody is there to be told: {}",
+        "no process is left to signal: {}",
         stopped.shown()
     );
     // Once fixed, it is closed like any other.

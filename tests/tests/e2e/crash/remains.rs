@@ -45,7 +45,7 @@ fn a_stopped_run_leaves_nothing() {
         let (running, pid) = leaving(&sandbox, job);
         running.signal(Signal::INT);
         running.signal(Signal::INT);
-        eventually("it is told again", || {
+        eventually("it is reported again", || {
             running.signal(Signal::INT);
             !processes::is_alive(pid)
         });
@@ -56,7 +56,7 @@ fn a_stopped_run_leaves_nothing() {
 
 /// The end of an attempt is like that of a run: processes of the first one do not meet the second one.
 #[test]
-fn an_attempt_leaves_nothing_to_the_next_one() {
+fn an_attempt_leaves_nothing_for_the_next_one() {
     let sandbox = sandbox();
     sandbox.configure("[job.\"misbehave/leave_daemon\"]\nretry_wait = \"1h\"\n");
     let marker = sandbox.arg("marker");
@@ -281,7 +281,7 @@ fn processes_of_others_are_not_touched() {
     }
     let _ = own.wait();
     alive.signal(Signal::INT);
-    eventually("it is told again", || {
+    eventually("it is reported again", || {
         alive.signal(Signal::INT);
         !processes::is_alive(of_alive)
     });

@@ -104,12 +104,12 @@ fn a_store_that_becomes_full_loses_nothing() {
     assert!(listed.err().contains("cannot close run") && listed.out().contains("running"), "{}", listed.shown());
     fs::remove_file(ballast).unwrap();
     let (state, cause, _, seen) = only_run(&disks, &sandbox, "cancelled.seen");
-    assert_eq!((&*state, &*cause, seen), ("failed", "cancelled", 1), "what it was told, and what it emitted then");
+    assert_eq!((&*state, &*cause, seen), ("failed", "cancelled", 1), "the signal that it received, and the event that it then emitted");
 }
 
 /// Everything on one disk, as on most machines.
 #[test]
-fn a_full_disk_under_everything_loses_nothing() {
+fn a_full_disk_for_all_files_loses_nothing() {
     let (sandbox, Some(disks)) = on_disks(&[("", 1536)]) else { return };
     let marker = sandbox.arg("acknowledged");
     let args = ["run-job", "misbehave", "numbered", "--count", "100000", "--acknowledged", &marker];
@@ -200,7 +200,7 @@ fn a_run_waits_for_a_store_that_is_locked_for_a_while() {
     other.execute_batch("ROLLBACK").unwrap();
     for running in [running, second] {
         let ended = running.wait().exits(0);
-        assert_eq!(ended.err(), "", "nobody is told that the database is locked");
+        assert_eq!(ended.err(), "", "the locked database is not reported");
     }
     assert_eq!(sandbox.runs().iter().filter(|run| run.state() == "completed").count(), 2);
     assert_eq!(acknowledged(&sandbox), 1000);
@@ -436,7 +436,7 @@ fn uuid_like() -> &'static str {
 /// Disks of every size from too small for anything to large enough: whichever write is the first to fail, the command reports it, and once
 /// there is space everything acknowledged is there.
 #[test]
-fn whichever_write_finds_the_disk_full_nothing_acknowledged_is_lost() {
+fn a_full_disk_at_any_write_loses_no_acknowledged_event() {
     let (mut before, mut during, mut completed) = (0, 0, 0);
     for kib in [16, 64, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024, 4096] {
         let (sandbox, Some(disks)) = on_disks(&[("", kib)]) else { return };
@@ -450,8 +450,8 @@ fn whichever_write_finds_the_disk_full_nothing_acknowledged_is_lost() {
             Some(1 | 74) => during += 1,
             _ => panic!("{kib} KiB: {}", ended.shown()),
         }
-        let told = ["full", "No space left", "cannot record", "free space"].iter().any(|words| ended.err().contains(words));
-        assert!(ended.code() == Some(0) || told, "{kib} KiB: {}", ended.shown());
+        let is_reported = ["full", "No space left", "cannot record", "free space"].iter().any(|text| ended.err().contains(text));
+        assert!(ended.code() == Some(0) || is_reported, "{kib} KiB: {}", ended.shown());
         disks.remount(&sandbox.state(), "size=16m");
         let runs = run(&disks, &sandbox, &["runs", "list", "--json"]).exits(0).json_lines("lorchestra.run/1");
         assert!(runs.len() <= 1 && (safe == 0 || runs.len() == 1), "{kib} KiB: {runs:?}");

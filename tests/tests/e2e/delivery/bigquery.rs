@@ -158,7 +158,7 @@ fn the_view_shows_each_event_once() {
 }
 
 #[test]
-fn without_a_storage_endpoint_an_emulator_is_written_by_insert_all() {
+fn an_emulator_without_a_storage_endpoint_receives_insert_all() {
     let emulator = emulator::shared();
     let dataset = emulator.own_dataset();
     emulator.create_event_table(&dataset, "events");

@@ -252,7 +252,7 @@ fn faults_of_rest_follow_the_script() {
         assert_eq!(once(Fault::RowErrors(vec![0]), "a").await.unwrap()[0].1, "invalid");
         assert_eq!(ids(&fake, &table), Vec::<String>::new());
         assert!(once(Fault::CommitThenDrop, "a").await.is_err());
-        assert_eq!(ids(&fake, &table), ["a"], "committed, and nobody was told");
+        assert_eq!(ids(&fake, &table), ["a"], "committed, and no client was informed");
         once(Fault::Delay(Duration::from_millis(20)), "b").await.unwrap();
         once(Fault::VanishTable(2), "c").await.unwrap_err();
         insert(&client, &table, &[event("c")]).await.unwrap_err();
@@ -365,7 +365,7 @@ fn faults_of_grpc_follow_the_script() {
 
 #[test]
 #[should_panic(expected = "is no fault of")]
-fn a_fault_that_cannot_be_is_refused_where_it_is_scripted() {
+fn an_impossible_fault_is_refused_when_it_is_scripted() {
     Fake::start().faults().next(Method::InsertAll, Fault::DropStream);
 }
 

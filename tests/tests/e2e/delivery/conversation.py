@@ -17,7 +17,7 @@ from google.cloud.bigquery_storage_v1.writer import AppendRowsStream
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 rest, write = sys.argv[1:]
-told = json.load(sys.stdin)
+request_data = json.load(sys.stdin)
 project, dataset, table = "p1", "lorchestra", "events"
 name = f"{project}.{dataset}.{table}"
 
@@ -25,20 +25,20 @@ client = bigquery.Client(project, AnonymousCredentials(), client_options=ClientO
 made = bigquery.Dataset(f"{project}.{dataset}")
 made.location = "EU"
 client.create_dataset(made)
-made = bigquery.Table(name, [bigquery.SchemaField.from_api_repr(field) for field in told["fields"]])
+made = bigquery.Table(name, [bigquery.SchemaField.from_api_repr(field) for field in request_data["fields"]])
 made.description = "Events of lorchestra's jobs"
 made.time_partitioning = bigquery.TimePartitioning(bigquery.TimePartitioningType.DAY, "created_at")
 made.clustering_fields = ["event_type", "source"]
 client.create_table(made)
 
-rows = told["insert_all"]
+rows = request_data["insert_all"]
 assert client.insert_rows_json(name, rows, row_ids=[row["event_id"] for row in rows]) == []
 
 # As Google's guide has it: one message of proto2, TIMESTAMP as microseconds, JSON as text.
 kinds = {"STRING": 9, "JSON": 9, "INTEGER": 3, "TIMESTAMP": 3}
 file = descriptor_pb2.FileDescriptorProto(name="row.proto", package="row", syntax="proto2")
 message = file.message_type.add(name="Row")
-for number, field in enumerate(told["fields"], 1):
+for number, field in enumerate(request_data["fields"], 1):
     message.field.add(name=field["name"], number=number, label=1, type=kinds[field["type"]])
 pool = descriptor_pool.DescriptorPool()
 pool.Add(file)
@@ -65,7 +65,7 @@ template = types.AppendRowsRequest(write_stream=stream.name)
 template.proto_rows.writer_schema.proto_descriptor = message
 appending = AppendRowsStream(writer, template)
 request = types.AppendRowsRequest(offset=0)
-request.proto_rows.rows.serialized_rows = [encoded(event) for event in told["storage"]]
+request.proto_rows.rows.serialized_rows = [encoded(event) for event in request_data["storage"]]
 appending.send(request).result()
 appending.close()
-assert writer.finalize_write_stream(name=stream.name).row_count == len(told["storage"])
+assert writer.finalize_write_stream(name=stream.name).row_count == len(request_data["storage"])

@@ -63,8 +63,8 @@ fn requests_match_those_of_googles_clients() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let told = json!({"fields": fields, "storage": storage, "insert_all": insert_all}).to_string();
-    python.stdin.take().unwrap().write_all(told.as_bytes()).unwrap();
+    let request = json!({"fields": fields, "storage": storage, "insert_all": insert_all}).to_string();
+    python.stdin.take().unwrap().write_all(request.as_bytes()).unwrap();
     let ended = python.wait_with_output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
 

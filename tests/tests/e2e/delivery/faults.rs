@@ -86,32 +86,32 @@ fn no_fault_loses_or_duplicates_an_event() {
 }
 
 fn meets(write: Write, method: Method, fault: &Fault, times: usize) {
-    let told = format!("{write:?}, {times} × {method:?} {fault:?}");
+    let label = format!("{write:?}, {times} × {method:?} {fault:?}");
     let site = Site::new(write);
     site.fake.faults().times(times, method, fault.clone());
     let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "60"]);
-    assert_eq!(ended.code(), Some(0), "{told}: {}", ended.shown());
-    assert!(ended.err().lines().count() <= 2, "{told}: {}", ended.shown());
-    assert!(site.fake.requests(method) > 0, "{told}: the fault was met");
+    assert_eq!(ended.code(), Some(0), "{label}: {}", ended.shown());
+    assert!(ended.err().lines().count() <= 2, "{label}: {}", ended.shown());
+    assert!(site.fake.requests(method) > 0, "{label}: the fault was met");
     let requests =
         site.fake.requests(Method::AppendRows) + site.fake.requests(Method::InsertAll) + site.fake.requests(Method::TablesGet);
-    assert!(requests <= 40, "{told}: {requests} requests");
+    assert!(requests <= 40, "{label}: {requests} requests");
     // An error that a person must fix ends a flush: it is reported, and the next flush retries.
     for _ in 0..times {
         let ended = site.sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]);
-        let is_said = || ended.code() == Some(69) && ended.err().contains("nothing is lost");
-        assert!(ended.code() == Some(0) || is_said(), "{told}: {}", ended.shown());
+        let is_reported = || ended.code() == Some(69) && ended.err().contains("nothing is lost");
+        assert!(ended.code() == Some(0) || is_reported(), "{label}: {}", ended.shown());
     }
     site.flushed();
-    assert_eq!(site.fake.faults().left(method), 0, "{told}: all faults were met");
-    site.all_is_delivered(write, &told);
-    assert_eq!(site.flushed(), 0, "{told}");
+    assert_eq!(site.fake.faults().left(method), 0, "{label}: all faults were met");
+    site.all_is_delivered(write, &label);
+    assert_eq!(site.flushed(), 0, "{label}");
 }
 
 /// Permanent faults: the run still ends, with few requests, and nothing is set aside because of the server; when it recovers, all events
 /// arrive.
 #[test]
-fn a_permanent_fault_costs_a_line_and_no_event() {
+fn a_permanent_fault_prints_one_line_and_loses_no_event() {
     let quota = "Quota exceeded for quota metric 'AppendBytesThroughputPerProject', limit 'bytes per minute'";
     let cases = [
         (Write::Storage, Fault::Grpc(Code::ResourceExhausted, quota, None)),
@@ -163,21 +163,21 @@ fn a_slow_append_lands_once() {
 }
 
 fn outlasts(write: Write, fault: &Fault) {
-    let told = format!("{write:?} {fault:?}");
+    let label = format!("{write:?} {fault:?}");
     let site = Site::new(write);
     site.fake.faults().forever(carrier(write), fault.clone());
     let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "60"]);
-    assert_eq!(ended.code(), Some(0), "{told}: {}", ended.shown());
-    assert_eq!(ended.err().lines().count(), 1, "{told}: {}", ended.shown());
-    assert!(ended.err().contains("62 events are not in BigQuery yet"), "{told}: {}", ended.shown());
+    assert_eq!(ended.code(), Some(0), "{label}: {}", ended.shown());
+    assert_eq!(ended.err().lines().count(), 1, "{label}: {}", ended.shown());
+    assert!(ended.err().contains("62 events are not in BigQuery yet"), "{label}: {}", ended.shown());
     let requests = site.fake.requests(carrier(write));
-    assert!((1..=60).contains(&requests), "{told}: {requests} requests");
+    assert!((1..=60).contains(&requests), "{label}: {requests} requests");
     site.fake.faults().clear(carrier(write));
-    assert_eq!(site.flushed(), 62, "{told}");
+    assert_eq!(site.flushed(), 62, "{label}");
     let (mut stored, mut delivered) = (site.stored(), site.delivered());
     stored.sort();
     delivered.sort();
-    assert_eq!(delivered, stored, "{told}");
+    assert_eq!(delivered, stored, "{label}");
     let failed = site.sandbox.lorchestra(&["events", "list", "--failed"]).exits(0);
-    assert_eq!(failed.out(), "", "{told}");
+    assert_eq!(failed.out(), "", "{label}");
 }

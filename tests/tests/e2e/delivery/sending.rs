@@ -188,28 +188,28 @@ fn the_proxy_of_the_environment_is_used() {
 fn a_silent_server_costs_at_most_the_timeout() {
     for write in BOTH {
         for fault in [Fault::Silent, Fault::CommitThenSilent] {
-            let told = format!("{write:?} {fault:?}");
+            let label = format!("{write:?} {fault:?}");
             let site = Site::new(write);
             site.fake.faults().forever(carrier(write), fault);
             let args = ["run-job", "--delivery-timeout", "1s", "misbehave", "numbered", "--count", "60"];
             let ended = site.sandbox.lorchestra(&args).exits(0);
             assert_eq!(ended.plain_out(), "✓ misbehave/numbered completed (run [SHORT])\n");
-            assert!(ended.err().contains("62 events are not in BigQuery yet"), "{told}: {}", ended.shown());
+            assert!(ended.err().contains("62 events are not in BigQuery yet"), "{label}: {}", ended.shown());
             // The next run does not wait again: the circuit is open.
             let before = site.fake.requests(carrier(write));
             let ended = site.sandbox.lorchestra(&args).exits(0);
-            assert!(ended.err().contains("124 events are not in BigQuery yet"), "{told}: {}", ended.shown());
-            assert_eq!(site.fake.requests(carrier(write)), before, "{told}: left alone");
+            assert!(ended.err().contains("124 events are not in BigQuery yet"), "{label}: {}", ended.shown());
+            assert_eq!(site.fake.requests(carrier(write)), before, "{label}: left alone");
             site.fake.faults().clear(carrier(write));
             site.fake.faults().release();
             site.flushed();
-            site.all_is_delivered(write, &told);
+            site.all_is_delivered(write, &label);
         }
     }
 }
 
 #[test]
-fn a_network_that_is_down_for_a_whole_run_costs_one_line() {
+fn a_network_that_is_down_for_a_whole_run_prints_one_line() {
     for write in BOTH {
         let site = Site::new(write);
         site.fake.go_down();
@@ -287,7 +287,7 @@ fn random(bound: u64) -> u64 {
 fn a_kill_during_delivery_loses_and_duplicates_nothing() {
     for round in 0..rounds() {
         let write = BOTH[round as usize % 2];
-        let told = format!("round {round}, {write:?}");
+        let label = format!("round {round}, {write:?}");
         let site = Site::new(write);
         // Some requests are slow, so that a kill finds them in flight; some are lost after their work was done. With a delay on each answer,
         // several batches are in flight on one stream.
@@ -321,20 +321,20 @@ fn a_kill_during_delivery_loses_and_duplicates_nothing() {
             let workers = running.children();
             running.signal(Signal::KILL);
             drop(running);
-            eventually(&told, || workers.iter().all(|pid| !processes::is_alive(*pid)));
+            eventually(&label, || workers.iter().all(|pid| !processes::is_alive(*pid)));
         }
         site.fake.faults().clear(carrier(write));
         site.sandbox.lorchestra(&["runs", "list"]).exits(0);
         site.flushed();
-        assert_eq!(site.flushed(), 0, "{told}");
+        assert_eq!(site.flushed(), 0, "{label}");
         if site.sandbox.state().join("lorchestra.db").exists() {
-            site.all_is_delivered(write, &told);
+            site.all_is_delivered(write, &label);
         }
     }
 }
 
 #[test]
-fn eight_processes_deliver_into_one_table_by_one_stream() {
+fn eight_processes_share_one_stream_to_a_table() {
     let site = Site::new(Write::Storage);
     let running: Vec<Running> = (0..8)
         .map(|i| {
@@ -375,10 +375,10 @@ fn required_delivery_without_credentials_starts_no_job() {
     let marker = site.sandbox.arg("marker");
     let key = site.sandbox.arg("key.json");
     let args = ["run-job", "--require-delivery", "misbehave", "wait", "--seconds", "0", "--marker", &marker];
-    let refused = |told: &str, words: &[&str]| {
+    let refused = |label: &str, words: &[&str]| {
         let ended = site.sandbox.lorchestra_with(&[("GOOGLE_APPLICATION_CREDENTIALS", &key)], &args).exits(69);
-        assert!(words.iter().all(|word| ended.err().contains(word)), "{told}: {}", ended.shown());
-        assert!(!site.sandbox.path("marker").exists() && site.sandbox.runs().is_empty(), "{told}: it was not started");
+        assert!(words.iter().all(|word| ended.err().contains(word)), "{label}: {}", ended.shown());
+        assert!(!site.sandbox.path("marker").exists() && site.sandbox.runs().is_empty(), "{label}: it was not started");
     };
     refused("no file", &["key.json", "GOOGLE_APPLICATION_CREDENTIALS"]);
     std::fs::write(site.sandbox.path("key.json"), "{\"type\": \"external_account\"}").unwrap();
@@ -484,8 +484,8 @@ fn no_secret_is_printed() {
             assert_eq!(failed.out().lines().count(), 1, "{}", failed.shown());
             let secrets = ["client_secret", "refresh_token", "private_key"].iter().filter_map(|name| key[*name].as_str());
             for secret in secrets.chain(["fake-token", "zacharias", "iban-4711"]) {
-                for told in [ended.err(), ended.out(), failed.out()] {
-                    assert!(!told.contains(secret), "{write:?} {form}, {secret}: {told}");
+                for output in [ended.err(), ended.out(), failed.out()] {
+                    assert!(!output.contains(secret), "{write:?} {form}, {secret}: {output}");
                 }
             }
         }
@@ -578,7 +578,7 @@ fn unsuitable_tables_are_refused_in_one_sentence() {
     let partition = |by: &str| json!({"schema": {"fields": loaded}, "timePartitioning": {"type": "DAY", "field": by}, "requirePartitionFilter": true});
     let view = json!({"view": {"query": "SELECT 1 AS event_id", "useLegacySql": false}});
     for write in BOTH {
-        for (resource, said) in [
+        for (resource, expected) in [
             (
                 json!({"schema": {"fields": required}}),
                 "column tenant is REQUIRED, but events have no value for it: make it NULLABLE",
@@ -590,11 +590,11 @@ fn unsuitable_tables_are_refused_in_one_sentence() {
             site.fake.create_table(&site.table, &resource);
             let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
             assert_eq!(ended.err().lines().count(), 1, "{}", ended.shown());
-            assert!(ended.err().contains(said) && ended.err().contains("2 events are not in BigQuery yet"), "{}", ended.shown());
+            assert!(ended.err().contains(expected) && ended.err().contains("2 events are not in BigQuery yet"), "{}", ended.shown());
             site.fake.drop_table(&site.table);
             site.fake.create_table(&site.table, &partition("created_at"));
-            assert_eq!(site.flushed(), 2, "{write:?} {said}");
-            site.all_is_delivered(write, said);
+            assert_eq!(site.flushed(), 2, "{write:?} {expected}");
+            site.all_is_delivered(write, expected);
         }
     }
 }

@@ -49,7 +49,7 @@ fn faults_while_a_stream_is_left_lose_and_duplicate_nothing() {
 
 fn leaves(leave: &[Fault], (method, fault): &(Method, Fault)) {
     let times = 2;
-    let told = format!("{leave:?}, then {times} × {method:?} {fault:?}");
+    let label = format!("{leave:?}, then {times} × {method:?} {fault:?}");
     let site = Site::new(Write::Storage);
     // The first batch lands, so that there is a stream to leave.
     site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
@@ -58,19 +58,19 @@ fn leaves(leave: &[Fault], (method, fault): &(Method, Fault)) {
     }
     site.fake.faults().times(times, *method, fault.clone());
     let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "60"]);
-    assert_eq!(ended.code(), Some(0), "{told}: {}", ended.shown());
+    assert_eq!(ended.code(), Some(0), "{label}: {}", ended.shown());
     for _ in 0..=times {
         let ended = site.sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]);
-        let is_said = || ended.code() == Some(69) && ended.err().contains("nothing is lost");
-        assert!(ended.code() == Some(0) || is_said(), "{told}: {}", ended.shown());
+        let is_reported = || ended.code() == Some(69) && ended.err().contains("nothing is lost");
+        assert!(ended.code() == Some(0) || is_reported(), "{label}: {}", ended.shown());
     }
     // Not every fault of an append makes each of these requests necessary.
     site.fake.faults().clear(*method);
     site.flushed();
-    assert_eq!(site.fake.faults().left(Method::AppendRows), 0, "{told}: the stream had to be left");
-    site.all_is_delivered(Write::Storage, &told);
-    assert_eq!(site.flushed(), 0, "{told}");
-    assert_eq!(not_delivered(&site), "", "{told}");
+    assert_eq!(site.fake.faults().left(Method::AppendRows), 0, "{label}: the stream had to be left");
+    site.all_is_delivered(Write::Storage, &label);
+    assert_eq!(site.flushed(), 0, "{label}");
+    assert_eq!(not_delivered(&site), "", "{label}");
 }
 
 /// The events that are uncertain or set aside, as listed.
@@ -83,7 +83,7 @@ fn not_delivered(site: &Site) -> String {
 /// The look-up of a batch in doubt is restricted to its times, which a table with a required partition filter demands, and finds all its
 /// rows.
 #[test]
-fn a_batch_in_doubt_is_found_in_a_table_that_requires_a_partition_filter() {
+fn an_unconfirmed_batch_is_found_in_a_table_that_requires_a_partition_filter() {
     let site = Site::without_table(Write::Storage);
     let fields = lorchestra_tests::bigquery::fake::event_columns();
     let partitioned = json!({"schema": {"fields": fields}, "timePartitioning": {"type": "DAY", "field": "created_at"}, "requirePartitionFilter": true});
@@ -99,7 +99,7 @@ fn a_batch_in_doubt_is_found_in_a_table_that_requires_a_partition_filter() {
 
 /// Google may take longer to create a stream than for any other request: it is waited for, not requested again.
 #[test]
-fn a_stream_that_is_created_slowly_is_waited_for() {
+fn delivery_waits_for_a_stream_that_is_created_slowly() {
     let site = Site::new(Write::Storage);
     site.fake.faults().next(Method::CreateStream, Fault::Delay(Duration::from_secs(13)));
     let ended = site.sandbox.lorchestra(&["run-job", "--delivery-timeout", "50s", "misbehave", "noop"]).exits(0);

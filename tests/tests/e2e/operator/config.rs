@@ -35,7 +35,7 @@ fn parameters_are_configured_and_a_flag_wins() {
 }
 
 #[test]
-fn a_mistake_is_described_in_the_words_of_the_file() {
+fn a_mistake_is_described_with_the_names_used_in_the_file() {
     let sandbox = sandbox();
     for (config, what) in [
         ("retention = \"30d\"", "line 1: retention is string \"30d\", and must be a table: [name], with keys below it"),
@@ -66,7 +66,7 @@ fn a_truncated_library_is_a_plugin_that_cannot_be_used() {
 }
 
 #[test]
-fn a_duration_can_be_typed_as_it_is_shown() {
+fn a_printed_duration_is_accepted_as_input() {
     let sandbox = sandbox();
     let plan = |value: &str| {
         let args = ["run-job", "kit", "kinds", "--dry-run", "--json", "--every", value];

@@ -241,7 +241,7 @@ const FAULTS: &[Fault] = &[
 ];
 
 #[test]
-fn a_machine_that_is_well_has_no_finding() {
+fn a_healthy_machine_has_no_findings() {
     let sandbox = sandbox();
     let ended = sandbox.lorchestra(&["doctor", "--json"]).exits(0);
     let found = findings(&ended);
@@ -273,7 +273,7 @@ fn each_seeded_fault_is_found_with_its_fix() {
 }
 
 #[test]
-fn too_few_files_and_a_home_that_is_none_are_found() {
+fn a_low_file_limit_and_an_invalid_home_are_found() {
     let sandbox = sandbox();
     let few = Running::start(sandbox.command_by("ulimit -n 40", &["doctor", "--json"])).wait();
     assert!(

@@ -75,7 +75,7 @@ fn on_terminal(sandbox: &Sandbox, environment: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn the_table_fits_a_terminal_and_its_colour_ends_where_none_is_wanted() {
+fn the_table_fits_the_terminal_and_respects_no_color() {
     let sandbox = history();
     let shown = on_terminal(&sandbox, &[]);
     assert!(shown.contains("\u{1b}[31mfailed"), "{shown:?}");
@@ -112,7 +112,7 @@ fn an_empty_history_names_the_directory_and_the_user() {
 }
 
 #[test]
-fn a_run_is_shown_from_its_attempts_to_its_last_lines() {
+fn a_run_is_shown_with_its_attempts_and_last_lines_of_output() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "print"]).exits(0);
     let printed = sandbox.lorchestra(&["runs", "show", "last"]).exits(0);
@@ -141,7 +141,7 @@ fn a_run_is_shown_from_its_attempts_to_its_last_lines() {
 }
 
 #[test]
-fn a_job_that_only_traces_has_its_trace_for_a_log() {
+fn the_log_of_a_job_that_only_traces_is_its_trace() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "traced"]).exits(0);
     let logs = sandbox.lorchestra(&["runs", "logs", "last"]).exits(0);

@@ -81,7 +81,7 @@ fn old_runs_are_removed_at_once_and_only_counted_in_a_dry_run() {
 }
 
 #[test]
-fn jobs_have_their_first_line_on_a_terminal_and_names_alone_on_a_pipe() {
+fn jobs_are_listed_with_summaries_on_a_terminal_and_names_only_on_a_pipe() {
     let sandbox = sandbox();
     let piped = sandbox.lorchestra(&["jobs", "list", "kit"]).exits(0);
     assert!(piped.out().contains("\n  kinds\n") && !piped.out().contains("Emits its"), "{}", piped.shown());

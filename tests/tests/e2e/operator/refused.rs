@@ -45,7 +45,7 @@ fn refused(sandbox: &Sandbox, args: &[&str], code: i32, cause: &str, message: &s
 }
 
 #[test]
-fn a_plugin_that_is_missing_broken_or_not_trusted() {
+fn a_missing_broken_or_untrusted_plugin() {
     let sandbox = sandbox();
     let library = sandbox.plugins().join("libmisbehave.so");
     fs::set_permissions(&library, fs::Permissions::from_mode(0o666)).unwrap();
@@ -65,7 +65,7 @@ fn a_plugin_that_is_missing_broken_or_not_trusted() {
 }
 
 #[test]
-fn a_secret_that_is_missing() {
+fn a_missing_secret() {
     let sandbox = sandbox();
     let run = refused(&sandbox, &["kit", "optional_secret", "--api-token", "env:NOWHERE"], 2, "secret", "is missing");
     assert_eq!(run["package"], "kit");
@@ -74,7 +74,7 @@ fn a_secret_that_is_missing() {
 }
 
 #[test]
-fn a_configuration_that_is_wrong_in_itself_or_for_the_job() {
+fn an_invalid_configuration_and_one_that_does_not_fit_the_job() {
     let sandbox = sandbox();
     configure(&sandbox, "locked = true\n");
     refused(&sandbox, &["misbehave", "noop"], 78, "config", "only locked plugins may run");
@@ -93,7 +93,7 @@ fn a_configuration_that_is_wrong_in_itself_or_for_the_job() {
 }
 
 #[test]
-fn another_run_that_is_in_the_way() {
+fn a_conflicting_run() {
     let sandbox = sandbox();
     let running = sandbox.start(&["run-job", "misbehave", "wait"]);
     eventually("it is recorded", || sandbox.all_runs().len() == 2);
@@ -104,7 +104,7 @@ fn another_run_that_is_in_the_way() {
 
 /// The call can be repeated: a refusal never has the id that the caller chose.
 #[test]
-fn an_id_that_the_caller_chose_is_not_used_up() {
+fn a_refused_run_does_not_use_up_the_callers_id() {
     let sandbox = sandbox();
     let id = "0190a000-0000-7000-8000-00000000beef";
     let library = sandbox.plugins().join("libmisbehave.so");
@@ -127,7 +127,7 @@ fn an_id_that_the_caller_chose_is_not_used_up() {
 }
 
 #[test]
-fn what_a_person_mistypes_or_only_asks_leaves_no_trace() {
+fn typing_errors_dry_runs_and_help_record_nothing() {
     let sandbox = sandbox();
     for (args, code) in [
         (&["misbehav", "noop"][..], 1),

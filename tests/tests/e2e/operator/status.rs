@@ -50,7 +50,7 @@ fn a_failure_after_the_last_success_is_failing_until_the_next() {
 }
 
 #[test]
-fn what_is_expected_and_does_not_come_is_stale() {
+fn an_expected_run_that_does_not_come_is_stale() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     sandbox.configure("[job.\"misbehave/noop\"]\nexpect_every = \"1d\"\n[job.\"misbehave/traced\"]\nexpect_every = \"1h\"\n");
@@ -68,7 +68,7 @@ fn what_is_expected_and_does_not_come_is_stale() {
 }
 
 #[test]
-fn refused_runs_count_and_those_that_another_run_was_in_the_way_of_do_not() {
+fn refused_runs_count_unless_another_run_was_active() {
     let sandbox = sandbox();
     let running = sandbox.start(&["run-job", "misbehave", "wait"]);
     eventually("it is recorded", || sandbox.runs().len() == 1);

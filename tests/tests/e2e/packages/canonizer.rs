@@ -117,7 +117,7 @@ fn samples_become_objects_and_the_event_names_their_schema() {
 
 #[test]
 fn missing_or_wrong_input_is_reported_in_one_line() {
-    let mut told = String::new();
+    let mut output = String::new();
     for job in [EMAIL, MESSAGE] {
         let sandbox = sandbox();
         job.is_run(&sandbox);
@@ -143,14 +143,14 @@ fn missing_or_wrong_input_is_reported_in_one_line() {
             "others.jsonl",
         ] {
             let ended = job.run(&sandbox, &sandbox.arg(input)).exits(1);
-            told.push_str(&format!("{} --input {input}\n{}\n", job.name, ended.snapshot(&sandbox)));
+            output.push_str(&format!("{} --input {input}\n{}\n", job.name, ended.snapshot(&sandbox)));
             assert_eq!(job.left(&sandbox), before, "{input}");
         }
         let ended = sandbox.lorchestra(&["run-job", "canonizer", job.name]).exits(1);
-        told.push_str(&format!("{}\n{}\n", job.name, ended.snapshot(&sandbox)));
+        output.push_str(&format!("{}\n{}\n", job.name, ended.snapshot(&sandbox)));
         assert_eq!(job.left(&sandbox), before, "nothing extracted");
     }
-    assert_snapshot!(told);
+    assert_snapshot!(output);
 }
 
 #[test]

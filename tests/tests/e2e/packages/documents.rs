@@ -19,11 +19,11 @@ fn sandbox() -> Sandbox {
 
 /// The payload of the only event of this type in the newest run, after checking its end.
 #[track_caller]
-fn told(sandbox: &Sandbox, event_type: &str) -> Value {
+fn payload_of(sandbox: &Sandbox, event_type: &str) -> Value {
     let events = sandbox.whole_events_of(&sandbox.runs()[0]);
-    let mut told = events.iter().filter(|event| event.event_type() == event_type).map(Event::payload);
-    let payload = told.next().unwrap_or_else(|| panic!("no {event_type} in {events:?}")).clone();
-    assert!(told.next().is_none());
+    let mut found = events.iter().filter(|event| event.event_type() == event_type).map(Event::payload);
+    let payload = found.next().unwrap_or_else(|| panic!("no {event_type} in {events:?}")).clone();
+    assert!(found.next().is_none());
     payload
 }
 
@@ -69,13 +69,13 @@ fn the_sample_mailbox_is_found_by_words_and_by_similarity() {
     sandbox.lorchestra(&["run-job", "ingester", "extract_gmail", "--source", &source]).exits(0);
     sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_email"]).exits(0);
     sandbox.lorchestra(&INDEX).exits(0);
-    let counts = told(&sandbox, "index.completed");
+    let counts = payload_of(&sandbox, "index.completed");
     assert_eq!((&counts["read"], &counts["added"], &counts["documents"]), (&json!(34), &json!(34), &json!(34)));
     assert_eq!(counts["set_aside"], json!({}));
 
     let search = |query: &str, mode: &str| {
         sandbox.lorchestra(&["run-job", "vector-projector", "search", "--query", query, "--mode", mode]).exits(0);
-        let completed = told(&sandbox, "search.completed");
+        let completed = payload_of(&sandbox, "search.completed");
         let hits = hits(&sandbox);
         assert_eq!(completed["hits"], hits.len());
         let log = sandbox.lorchestra(&["runs", "logs", sandbox.runs()[0].id()]).exits(0);
@@ -95,17 +95,17 @@ fn the_sample_mailbox_is_found_by_words_and_by_similarity() {
     // Everything again: nothing is written.
     sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_email"]).exits(0);
     sandbox.lorchestra(&INDEX).exits(0);
-    let again = told(&sandbox, "index.completed");
+    let again = payload_of(&sandbox, "index.completed");
     assert_eq!((&again["unchanged"], &again["added"], &again["removed"]), (&json!(34), &json!(0), &json!(0)));
 }
 
 /// Chinese characters, letters that only one language has, mail that is HTML only, a calendar invitation, the name of an attachment.
 #[test]
-fn mail_of_the_world_is_found() {
+fn mail_in_many_languages_is_found() {
     let sandbox = sandbox();
     let source = built::workspace().join("example-plugins/ingester/sample/world.mbox").display().to_string();
     sandbox.lorchestra(&["run-job", "ingester", "extract_gmail", "--source", &source]).exits(0);
-    assert_eq!(told(&sandbox, "extraction.completed")["written"], 4);
+    assert_eq!(payload_of(&sandbox, "extraction.completed")["written"], 4);
     sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_email"]).exits(0);
     let results = sandbox.data().join("canonizer");
     assert_eq!(schema::check_lines(&results.join("email.jsonl"), &results.join("email.schema.json")), 4);
@@ -160,7 +160,7 @@ fn a_run_killed_halfway_is_completed_by_the_next() {
     }
     sandbox.lorchestra(&INDEX).exits(0);
     assert_eq!(documents(&index), 6000);
-    let counts = told(&sandbox, "index.completed");
+    let counts = payload_of(&sandbox, "index.completed");
     assert_eq!(counts["unchanged"].as_u64().unwrap() + counts["added"].as_u64().unwrap(), 6000);
     assert!(counts["unchanged"].as_u64().unwrap() >= 2500, "what was there was not made again: {counts}");
 }
@@ -252,7 +252,7 @@ fn messages_of_a_chat_are_found_together_with_mail() {
     sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_message", "--input", &sample]).exits(0);
     emails(&sandbox.data().join("canonizer/email.jsonl"), 3);
     sandbox.lorchestra(&INDEX).exits(0);
-    let counts = told(&sandbox, "index.completed");
+    let counts = payload_of(&sandbox, "index.completed");
     assert_eq!((&counts["added"], &counts["set_aside"]), (&json!(14 + 3), &json!({})));
     let text = fs::read_to_string(sandbox.data().join("canonizer/message.jsonl")).unwrap();
     for message in text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
@@ -297,7 +297,7 @@ fn a_model_finds_texts_by_meaning_and_hashed_words_do_not() {
     fs::write(sandbox.path("mail.jsonl"), text).unwrap();
     let index = |more: &[&str]| {
         sandbox.lorchestra(&[&INDEX[..], &["--input", "mail.jsonl"], more].concat()).exits(0);
-        told(&sandbox, "index.completed")
+        payload_of(&sandbox, "index.completed")
     };
     let search = |more: &[&str]| sandbox.lorchestra(&[&["run-job", "vector-projector", "search"], more].concat());
     let best = |query: &str| {
@@ -337,7 +337,7 @@ fn a_model_finds_texts_by_meaning_and_hashed_words_do_not() {
 }
 
 #[test]
-fn killed_while_all_vectors_are_recomputed_the_index_is_unchanged() {
+fn a_kill_while_all_vectors_are_recomputed_leaves_the_index_unchanged() {
     let sandbox = sandbox();
     emails(&sandbox.data().join("canonizer/email.jsonl"), 400);
     sandbox.lorchestra(&INDEX).exits(0);
@@ -369,8 +369,8 @@ fn killed_while_all_vectors_are_recomputed_the_index_is_unchanged() {
     assert!(vectors() == before, "all of the old ones");
     // The index agrees: there is nothing to do.
     sandbox.lorchestra(&INDEX).exits(0);
-    assert_eq!((&told(&sandbox, "index.completed")["embedded_again"], documents(&path)), (&json!(0), 400));
+    assert_eq!((&payload_of(&sandbox, "index.completed")["embedded_again"], documents(&path)), (&json!(0), 400));
     sandbox.lorchestra(&with_model).exits(0);
-    assert_eq!(told(&sandbox, "index.completed")["embedded_again"], 400);
+    assert_eq!(payload_of(&sandbox, "index.completed")["embedded_again"], 400);
     assert!(vectors().iter().all(|vector| vector.len() == 256));
 }

@@ -148,7 +148,7 @@ fn five_hundred_messages_and_the_second_run_fetches_nothing() {
 }
 
 #[test]
-fn killed_halfway_and_run_again_is_complete() {
+fn a_run_killed_halfway_is_completed_by_the_next() {
     let server = Dovecot::start();
     let sandbox = sandbox();
     let messages = fill(&server, 500);
@@ -200,8 +200,8 @@ fn a_folder_that_was_created_again_is_read_again_and_reported() {
     let again = counts(&sandbox, server.plain_port(), &[]);
     assert_eq!((&again["read"], &again["written"], &again["duplicates"]), (&json!(10), &json!(0), &json!(10)), "{again}");
     let events = sandbox.events_of(sandbox.runs()[0].id());
-    let said: Vec<_> = events.iter().filter(|event| event.event_type() == "extraction.restarted").map(|e| e.payload()).collect();
-    assert_eq!(said, [&json!({"folder": "INBOX", "reason": "uidvalidity_changed"})]);
+    let restarted: Vec<_> = events.iter().filter(|event| event.event_type() == "extraction.restarted").map(|e| e.payload()).collect();
+    assert_eq!(restarted, [&json!({"folder": "INBOX", "reason": "uidvalidity_changed"})]);
     has_all(&sandbox, &messages);
 
     fs::remove_file(sandbox.data().join(MAIL)).unwrap();
@@ -277,7 +277,7 @@ fn each_error_is_reported_in_one_line() {
         ("silent from the start", silent.port(), &["--patience", "1s"]),
         ("silent half way", stalled.port(), &["--patience", "1s"]),
     ];
-    let mut told = String::new();
+    let mut output = String::new();
     for (what, port, more) in cases {
         let sandbox = sandbox();
         let ended = run(&sandbox, port, more).exits(1);
@@ -289,11 +289,11 @@ fn each_error_is_reported_in_one_line() {
         for (name, value) in [("TLS", tls), ("PLAIN", plain), ("PORT", port)] {
             text = text.replace(&format!(":{value}:"), &format!(":[{name}]:"));
         }
-        told.push_str(&format!("# {what}\n{text}\n"));
+        output.push_str(&format!("# {what}\n{text}\n"));
         let text = fs::read_to_string(sandbox.data().join(MAIL)).unwrap_or_default();
         assert!(text.is_empty() || text.ends_with('\n'), "{what}: half a line");
     }
-    insta::assert_snapshot!(told);
+    insta::assert_snapshot!(output);
 }
 
 #[test]

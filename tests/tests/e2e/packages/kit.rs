@@ -15,7 +15,7 @@ fn given(sandbox: &Sandbox, flags: &[&str]) -> Value {
     let args: Vec<&str> = ["run-job", "kit", "kinds"].iter().chain(flags).copied().collect();
     sandbox.lorchestra(&args).exits(0);
     let events = sandbox.whole_events_of(&sandbox.runs()[0]);
-    events.iter().find(|event| event.event_type() == "given").expect("it said so").payload().clone()
+    events.iter().find(|event| event.event_type() == "given").expect("the event given").payload().clone()
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn invalid_values_are_refused_before_the_job() {
 }
 
 #[test]
-fn a_policy_in_the_source_is_the_last_resort() {
+fn a_policy_in_the_source_is_the_default() {
     let sandbox = kit();
     let plan = |sandbox: &Sandbox, flags: &[&str]| {
         let args: Vec<&str> = ["run-job", "--dry-run", "--json", "kit", "policies"].iter().chain(flags).copied().collect();

@@ -37,7 +37,7 @@ fn lines(sandbox: &Sandbox, file: &str) -> Vec<Value> {
 }
 
 #[test]
-fn the_sample_goes_all_the_way_and_twice_adds_nothing() {
+fn the_sample_passes_both_jobs_and_a_second_run_adds_nothing() {
     let sandbox = sandbox();
     let extract = ["run-job", "ingester", "extract_gmail", "--source", &sample("takeout.mbox")];
     let canonicalize = ["run-job", "canonizer", "canonicalize_email"];
@@ -45,16 +45,16 @@ fn the_sample_goes_all_the_way_and_twice_adds_nothing() {
     sandbox.lorchestra(&extract).exits(0);
     let first = counts(&sandbox, "extraction");
     let expected = (Some(36), Some(34), Some(1), Some(1));
-    let told = |counts: &Value| {
+    let numbers = |counts: &Value| {
         let n = |key: &str| counts[key].as_u64();
         (n("read"), n("written"), n("duplicates"), counts["set_aside"]["empty"].as_u64())
     };
-    assert_eq!(told(&first), expected, "{first}");
+    assert_eq!(numbers(&first), expected, "{first}");
     let mail = lines(&sandbox, "ingester/mail/default.jsonl");
     assert_eq!(mail.len(), 34);
 
     sandbox.lorchestra(&extract).exits(0);
-    assert_eq!(told(&counts(&sandbox, "extraction")), (Some(36), Some(0), Some(35), Some(1)));
+    assert_eq!(numbers(&counts(&sandbox, "extraction")), (Some(36), Some(0), Some(35), Some(1)));
     assert_eq!(lines(&sandbox, "ingester/mail/default.jsonl"), mail, "nothing twice");
 
     sandbox.lorchestra(&canonicalize).exits(0);
@@ -71,7 +71,7 @@ fn the_sample_goes_all_the_way_and_twice_adds_nothing() {
 }
 
 #[test]
-fn accounts_and_maildirs_have_files_of_their_own() {
+fn accounts_and_maildirs_have_separate_files() {
     let sandbox = sandbox();
     for (account, source) in [("box", "takeout.mbox"), ("dir", "maildir")] {
         let args = ["run-job", "ingester", "extract_gmail", "--source", &sample(source), "--account", account];
@@ -142,7 +142,7 @@ fn shapes() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn mail_of_any_shape_goes_through() {
+fn mail_of_any_form_passes_both_jobs() {
     let sandbox = sandbox();
     let shapes = shapes();
     let source: PathBuf = sandbox.path("all.mbox");

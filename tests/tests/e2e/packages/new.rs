@@ -49,7 +49,7 @@ impl Shell {
 }
 
 /// Where this machine's cargo keeps its registries, and which toolchain this is: an empty home has neither.
-#[expect(clippy::disallowed_methods, reason = "what this machine has is said from outside")]
+#[expect(clippy::disallowed_methods, reason = "the environment states what this machine has")]
 fn of_cargo() -> Vec<(&'static str, OsString)> {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let or_home = |name: &str, dir: &str| std::env::var_os(name).unwrap_or_else(|| home.join(dir).into_os_string());
@@ -71,7 +71,7 @@ fn steps(printed: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_printed_steps_go_all_the_way_to_an_event() {
+fn the_printed_steps_lead_to_an_event() {
     let mut shell = Shell::new();
     let printed = shell.run("lorchestra new my-words");
     assert!(printed.starts_with("✓ created the job package my-words in my-words\nNext:\n  cd my-words\n"), "{printed}");
@@ -144,8 +144,8 @@ fn a_crate_below_a_workspace_that_does_not_list_it_is_its_own_workspace() {
     let root = workspace(&shell).canonicalize().unwrap();
     shell.run("cd all");
     let printed = shell.run("lorchestra new words --dir 'with a space'");
-    let told = format!("It is its own workspace: the workspace in {} does not list it as a member.\n", root.display());
-    assert!(printed.contains(&told), "{printed}");
+    let expected = format!("It is its own workspace: the workspace in {} does not list it as a member.\n", root.display());
+    assert!(printed.contains(&expected), "{printed}");
     assert_eq!(metadata(&mut shell).0, ["other"]);
     shell.run("cd with a space");
     let own = root.join("with a space").display().to_string();
@@ -165,8 +165,8 @@ fn a_crate_that_a_workspace_lists_is_a_member() {
     std::os::unix::fs::symlink(&root, shell.at.join("link")).unwrap();
     let printed = shell.run("lorchestra new my-words --dir link/crates/my-words");
     let root = root.canonicalize().unwrap();
-    let told = format!("It is a member of the workspace in {} (members: \"crates/*\"), ", root.display());
-    assert!(printed.contains(&told), "{printed}");
+    let expected = format!("It is a member of the workspace in {} (members: \"crates/*\"), ", root.display());
+    assert!(printed.contains(&expected), "{printed}");
 
     let all = (["my-words", "other"].map(str::to_owned).to_vec(), root.display().to_string());
     shell.run("cd all");
@@ -214,7 +214,7 @@ fn an_impossible_crate_is_refused_and_leaves_nothing() {
         std::fs::set_permissions(dir, PermissionsExt::from_mode(mode)).unwrap();
     }
     let before = names(&work);
-    for (args, code, told) in [
+    for (args, code, expected) in [
         (&["Words"][..], 2, "\"Words\" is not a valid package name"),
         (&["test"], 2, "a package cannot be named test"),
         (&["fn"], 2, "lorchestra new fn_jobs"),
@@ -233,7 +233,7 @@ fn an_impossible_crate_is_refused_and_leaves_nothing() {
         })
         .wait()
         .exits(code);
-        assert!(ended.err().contains(told), "{}", ended.shown());
+        assert!(ended.err().contains(expected), "{}", ended.shown());
         assert_eq!(names(&work), before, "{args:?}");
     }
 }

@@ -293,7 +293,7 @@ fn the_event_client_of_an_installed_old_tool_is_not_used() {
 }
 
 #[test]
-fn what_a_job_prints_is_in_the_log_and_it_reads_nothing() {
+fn the_output_of_a_job_is_in_the_log_and_its_input_is_empty() {
     let python = Python::new();
     // A module in the working directory does not replace one of the standard library.
     fs::write(python.sandbox.path("json.py"), "raise RuntimeError('taken')\n").unwrap();

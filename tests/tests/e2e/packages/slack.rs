@@ -170,7 +170,7 @@ fn all_pages_and_threads_and_then_new_messages() {
 
 /// `canonizer` reads the results of both ways.
 #[test]
-fn an_export_and_the_web_api_go_all_the_way() {
+fn an_export_and_the_web_api_pass_both_jobs() {
     let slack = workspace(5);
     let sandbox = Sandbox::with(&[Fixture::Ingester, Fixture::Canonizer]);
     let export = built::workspace().join("example-plugins/ingester/sample/slack-export.zip").display().to_string();
@@ -186,7 +186,7 @@ fn an_export_and_the_web_api_go_all_the_way() {
 }
 
 #[test]
-fn killed_halfway_and_run_again_is_complete() {
+fn a_run_killed_halfway_is_completed_by_the_next() {
     let slack = workspace(45);
     let sandbox = sandbox();
     slack.state().faults.push(("conversations.history", 4, 1, Fault::Silent));
@@ -241,7 +241,7 @@ fn a_waiting_run_can_be_stopped() {
 }
 
 #[test]
-fn channels_that_the_app_is_not_in_are_named_and_the_rest_is_read() {
+fn channels_without_the_app_are_reported_and_the_rest_is_read() {
     let slack = workspace(5);
     let sandbox = sandbox();
     slack.state().channels.push(json!({"id": "C3", "name": "foreign", "is_member": false}));
@@ -291,14 +291,14 @@ fn each_error_is_reported_in_one_line() {
         ("silent", Some(("conversations.history", Fault::Silent)), &["--patience", "1s"]),
         ("a thread that breaks off", Some(("conversations.replies", Fault::Truncated)), &[]),
     ];
-    let mut told = String::new();
+    let mut output = String::new();
     let mut tell = |what: &str, sandbox: &Sandbox, port: u16, ended: &Ended| {
         let text = redacted(ended.err(), sandbox).replace(&format!(":{port}"), ":[PORT]");
         let text = match text.split_once(": failed to lookup") {
             Some((before, rest)) => format!("{before}: [LOOK-UP]\n{}", rest.split_once('\n').unwrap().1),
             None => text,
         };
-        told.push_str(&format!("# {what}\n{text}\n"));
+        output.push_str(&format!("# {what}\n{text}\n"));
         let text = fs::read_to_string(sandbox.data().join(LINES)).unwrap_or_default();
         assert!(text.is_empty() || text.ends_with('\n'), "{what}: half a line");
     };
@@ -340,5 +340,5 @@ fn each_error_is_reported_in_one_line() {
             [slack.port(), other.plain_port(), other.tls_port()].into_iter().find(|port| base_url.contains(&port.to_string()));
         tell(what, &sandbox, port.unwrap_or(slack.port()), &ended);
     }
-    insta::assert_snapshot!(told);
+    insta::assert_snapshot!(output);
 }

@@ -100,7 +100,7 @@ impl Taps {
     }
 
     /// The payloads of this type in the newest run, after checking its end.
-    fn told(&self, event_type: &str) -> Vec<Value> {
+    fn payloads(&self, event_type: &str) -> Vec<Value> {
         let events = self.sandbox.whole_events_of(&self.sandbox.runs()[0]);
         events.iter().filter(|event| event.event_type() == event_type).map(Event::payload).cloned().collect()
     }
@@ -127,7 +127,7 @@ fn a_real_tap_continues_where_it_stopped() {
 
     let discover = ["run-job", "meltano-ingest", "discover", "--tap", &tap, "--config", "config.json"];
     sandbox.lorchestra(&discover).exits(0);
-    let discovered = &taps.told("catalog.discovered")[0];
+    let discovered = &taps.payloads("catalog.discovered")[0];
     assert_eq!((&discovered["streams"], &discovered["selected"], &discovered["properties"]), (&json!(1), &json!(1), &json!(3)));
     let log = sandbox.lorchestra(&["runs", "logs", sandbox.runs()[0].id()]).exits(0);
     assert!(
@@ -141,20 +141,20 @@ fn a_real_tap_continues_where_it_stopped() {
     let run = [&run[..], &["--account", "anna"]].concat();
     let orders = taps.data("tap-jsonfile/anna/orders.jsonl");
     sandbox.lorchestra(&run).exits(0);
-    let stream = &taps.told("tap.stream.completed")[0];
+    let stream = &taps.payloads("tap.stream.completed")[0];
     assert_eq!((&stream["records"], &stream["stream"]), (&json!(2), &json!("orders")));
     assert_eq!(stream["bytes"], fs::metadata(&orders).unwrap().len());
     assert!(stream["first_extracted"].as_str() <= stream["last_extracted"].as_str(), "{stream}");
-    assert_eq!(taps.told("tap.schema.changed")[0]["first"], true);
+    assert_eq!(taps.payloads("tap.schema.changed")[0]["first"], true);
     assert!(fs::read_to_string(taps.data("tap-jsonfile/anna/orders.schema.json")).unwrap().contains("\"price\""));
 
     sandbox.lorchestra(&run).exits(0);
-    assert_eq!(taps.told("tap.completed")[0]["records"], 0, "nothing is new");
-    assert!(taps.told("tap.schema.changed").is_empty());
+    assert_eq!(taps.payloads("tap.completed")[0]["records"], 0, "nothing is new");
+    assert!(taps.payloads("tap.schema.changed").is_empty());
 
     fs::write(sandbox.path("orders/two.json"), r#"[{"id": 3, "price": 3.30}]"#).unwrap();
     sandbox.lorchestra(&run).exits(0);
-    assert_eq!(taps.told("tap.completed")[0]["records"], 1);
+    assert_eq!(taps.payloads("tap.completed")[0]["records"], 1);
     let ids: Vec<Value> = lines(&orders).iter().map(|line| line["id"].clone()).collect();
     assert_eq!(ids, [1, 2, 3]);
     let log = sandbox.lorchestra(&["runs", "logs", sandbox.runs()[0].id()]).exits(0);
@@ -176,7 +176,7 @@ fn each_failure_is_reported_with_its_cause_and_nothing_is_half_stored() {
         let kept = 10 * (n as u64 + 1);
         assert_eq!(taps.numbers(), (1..=kept).collect::<Vec<_>>(), "{then}");
         assert_eq!(taps.state(), json!({"n": kept}), "{then}");
-        let interrupted = taps.told("tap.interrupted");
+        let interrupted = taps.payloads("tap.interrupted");
         assert_eq!((interrupted.len(), &interrupted[0]["kept_records"]), (1, &json!(10)), "{then}: {interrupted:?}");
     }
     let log = sandbox.lorchestra(&["runs", "logs", sandbox.runs()[2].id()]).exits(0);
@@ -223,7 +223,7 @@ fn a_tap_of_the_sdk_sends_batches_and_obeys_its_catalog() {
     taps.configure(&json!({"paths": [sandbox.path("orders/*.json")], "stream_name": "orders", "batch_config": batches}));
     let run = ["run-job", "meltano-ingest", "run_tap", "--tap", &tap, "--config", "config.json"];
     sandbox.lorchestra(&run).exits(0);
-    let completed = &taps.told("tap.completed")[0];
+    let completed = &taps.payloads("tap.completed")[0];
     assert_eq!((&completed["records"], &completed["batch_files"]), (&json!(250), &json!(3)), "{completed}");
     let kept = lines(&taps.data("tap-jsonfile/default/orders.jsonl"));
     assert_eq!(kept.iter().map(|order| order["id"].as_u64().unwrap()).collect::<Vec<_>>(), (0..250).collect::<Vec<_>>());
@@ -238,7 +238,7 @@ fn a_tap_of_the_sdk_sends_batches_and_obeys_its_catalog() {
     }
     fs::write(sandbox.path("selection.json"), selection.to_string()).unwrap();
     sandbox.lorchestra(&[&run[..], &["--account", "none", "--catalog", "selection.json"]].concat()).exits(0);
-    assert_eq!(taps.told("tap.completed")[0]["records"], 0, "nothing is selected");
+    assert_eq!(taps.payloads("tap.completed")[0]["records"], 0, "nothing is selected");
 }
 
 /// Of three versions of the SDK, and one that is not built on it: each sends two records, and is handed its state the second time.
@@ -297,7 +297,7 @@ fn four_more_taps_from_pypi_are_run() {
 }
 
 #[test]
-fn the_log_has_all_of_a_taps_standard_error_its_exit_code_and_its_progress_by_stream() {
+fn the_log_contains_a_taps_stderr_exit_code_and_progress_by_stream() {
     let taps = Taps::new();
     let script = "import json, sys, time\ndef say(**message): print(json.dumps(message), flush=True)\n\
                   for name in ['orders', 'customers']:\n    say(type='SCHEMA', stream=name, schema={}, key_properties=[])\n\
@@ -318,7 +318,7 @@ fn the_log_has_all_of_a_taps_standard_error_its_exit_code_and_its_progress_by_st
 }
 
 #[test]
-fn a_config_with_secrets_that_others_can_read_is_warned_of() {
+fn a_config_with_secrets_that_others_can_read_causes_a_warning() {
     use std::os::unix::fs::PermissionsExt;
     let taps = Taps::new();
     for (mode, key, is_warned) in
@@ -337,7 +337,7 @@ fn a_config_with_secrets_that_others_can_read_is_warned_of() {
 /// A wrong token, a host that is down, one that does not speak TLS: the tap reports it last, and the error names its kind, for `discover`
 /// too. The tap's own message is in the log, without the token in any form.
 #[test]
-fn the_kind_of_a_taps_failure_is_in_the_error_and_its_words_in_the_log() {
+fn the_error_has_the_kind_of_a_taps_failure_and_the_log_its_message() {
     let taps = Taps::new();
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
@@ -373,7 +373,7 @@ fn the_kind_of_a_taps_failure_is_in_the_error_and_its_words_in_the_log() {
 /// A record that the tap cannot convert, and a key of its config in its traceback: neither is in the event, and the key is not in the log
 /// either.
 #[test]
-fn no_record_and_no_key_is_in_the_event_of_a_tap_that_dies() {
+fn the_event_of_a_crashed_tap_contains_no_record_and_no_key() {
     let taps = Taps::new();
     let script = "import json, sys, urllib.parse\nconfig = json.load(open(sys.argv[sys.argv.index('--config') + 1]))\n\
                   print(repr(config), json.dumps(config), urllib.parse.quote(config['key']), file=sys.stderr)\n\
@@ -517,7 +517,7 @@ fn a_full_disk_keeps_records_up_to_the_last_state() {
 
 /// What the system calls "not found", and what an answer really has in it. Each error that points to the log has something there.
 #[test]
-fn errors_of_a_tap_are_named_by_the_evidence() {
+fn errors_of_a_tap_are_diagnosed_from_its_output() {
     use std::os::unix::fs::PermissionsExt;
     let sandbox = Sandbox::with(&[Fixture::MeltanoIngest]);
     let deep = format!("{}1{}", r#"{"properties":{"a":"#.repeat(70), "}}".repeat(70));

@@ -51,7 +51,7 @@ fn a_hundred_requests() {
 
 /// Stopped halfway, with requests in flight that will never be answered. The job ends on its own, long before it would be killed.
 #[test]
-fn it_stops_on_request() {
+fn the_job_stops_on_request() {
     let sandbox = Sandbox::with(&[Fixture::Web]);
     let (url, asked) = server(50);
     let running = sandbox.start(&["run-job", "--grace", "1h", "web", "fetch", "--url", &url, "--count", "100"]);
@@ -62,7 +62,7 @@ fn it_stops_on_request() {
     assert_eq!(run.cause(), "cancelled", "{}", ended.shown());
     assert_eq!(run.0["job_result"], "error: the run was cancelled");
     let pages = sandbox.whole_events_of(&run).iter().filter(|event| event.event_type() == "page.fetched").count();
-    assert_eq!(pages, 50, "what was fetched was told");
+    assert_eq!(pages, 50, "every fetched page was reported");
     assert!(sandbox.processes().is_empty());
 }
 
@@ -76,7 +76,7 @@ fn a_missing_server_is_an_ordinary_error() {
 }
 
 #[test]
-fn remaining_tasks_of_its_runtime_delay_nothing() {
+fn remaining_tasks_of_the_jobs_runtime_delay_nothing() {
     let sandbox = Sandbox::with(&[Fixture::Web]);
     sandbox.lorchestra(&["run-job", "--timeout", "1h", "web", "linger"]).exits(0);
     assert_eq!(sandbox.whole_events_of(&sandbox.run()).len(), 3);

@@ -74,7 +74,7 @@ fn go(sandbox: &Sandbox, name: &str) {
 }
 
 #[test]
-fn success_moves_it_and_the_next_run_starts_there() {
+fn success_moves_the_bookmark_and_the_next_run_starts_there() {
     let sandbox = sandbox();
     succeed(&sandbox, &["--since", "2024-01-01", "--until", "2024-01-10"]);
     let run = sandbox.runs().remove(0);
@@ -153,7 +153,7 @@ fn a_default_may_be_the_bookmark() {
 }
 
 #[test]
-fn only_success_moves_it() {
+fn only_success_moves_the_bookmark() {
     let sandbox = sandbox();
     succeed(&sandbox, &["--until", "2024-01-10"]);
     let before = bookmarks(&sandbox);
@@ -185,7 +185,7 @@ fn only_success_moves_it() {
 }
 
 #[test]
-fn a_job_without_a_since_has_none() {
+fn a_job_without_since_has_no_bookmark() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "bookmark_nothing", "--until", "2024-01-10"]).exits(0);
     assert_eq!(bookmarks(&sandbox), Vec::<Value>::new());
@@ -229,7 +229,7 @@ fn concurrent_accounts_do_not_affect_each_other() {
 
 /// Two concurrent runs for one account: whichever ends last, the bookmark is at the later position.
 #[test]
-fn overlapping_runs_leave_it_at_the_further_end() {
+fn overlapping_runs_leave_the_bookmark_at_the_later_end() {
     for order in [["near", "far"], ["far", "near"]] {
         let sandbox = sandbox();
         let near = waiting(&sandbox, "near", &["--until", "2024-01-10"]);
@@ -290,7 +290,7 @@ fn succeed_unseen(sandbox: &Sandbox, flags: &[&str]) {
 
 /// The next command that reads the bookmark closes that run first, and finds the bookmark moved.
 #[test]
-fn an_unobserved_success_moves_it() {
+fn an_unobserved_success_moves_the_bookmark() {
     for next in ["runs", "bookmarks", "run-job"] {
         let sandbox = sandbox();
         succeed(&sandbox, &["--until", "2024-01-10"]);
@@ -315,7 +315,7 @@ fn an_unobserved_success_moves_it() {
 
 /// There was no bookmark before: a run that is to start at it is not refused.
 #[test]
-fn an_unobserved_first_success_sets_it() {
+fn an_unobserved_first_success_sets_the_bookmark() {
     let sandbox = sandbox();
     succeed_unseen(&sandbox, &["--until", "2024-01-10"]);
     succeed(&sandbox, &["--since", "last", "--until", "2024-01-20"]);
@@ -324,7 +324,7 @@ fn an_unobserved_first_success_sets_it() {
 
 /// Killed while it was running: the next run starts where that one did.
 #[test]
-fn a_run_that_was_killed_leaves_it() {
+fn a_killed_run_leaves_the_bookmark() {
     let sandbox = sandbox();
     succeed(&sandbox, &["--until", "2024-01-10"]);
     let running = waiting(&sandbox, "run", &["--since", "last", "--until", "2024-01-20", "--reached", "2024-01-19"]);
@@ -336,7 +336,7 @@ fn a_run_that_was_killed_leaves_it() {
 }
 
 #[test]
-fn a_backfill_and_a_gap_leave_it_and_say_so() {
+fn a_backfill_and_a_gap_leave_the_bookmark_and_report_it() {
     let sandbox = sandbox();
     succeed(&sandbox, &["--until", "2024-01-10"]);
     let before = bookmarks(&sandbox);
@@ -426,7 +426,7 @@ fn by_hand() {
 }
 
 #[test]
-fn those_of_one_account_are_shown() {
+fn the_bookmarks_of_one_account_are_shown() {
     let sandbox = sandbox();
     for account in ["anna", " anna ", "-"] {
         let set = format!("--account={account}");
@@ -455,7 +455,7 @@ fn those_of_one_account_are_shown() {
 
 /// An unknown name is an error, not a job without a bookmark.
 #[test]
-fn a_misspelt_name_is_reported_as_elsewhere() {
+fn a_misspelled_name_is_reported_as_in_other_commands() {
     let sandbox = sandbox();
     let show = |args: &[&str]| sandbox.lorchestra(&[&["bookmarks", "show"], args].concat());
     for args in [&["misbehav"][..], &["misbehav", "--json"], &["misbehav", "windowed"]] {

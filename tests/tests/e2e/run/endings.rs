@@ -24,7 +24,7 @@ fn fails(sandbox: &Sandbox, args: &[&str], code: i32, cause: &str) -> Run {
 /// A dying worker closes its descriptors shortly before it can be waited for: whichever the supervisor notices first, it must notice the
 /// other one too. Without a timeout it would wait for ever for a death that it missed.
 #[test]
-fn a_death_is_seen_whenever_it_comes() {
+fn a_death_is_detected_at_any_moment() {
     let sandbox = sandbox();
     for _ in 0..20 {
         sandbox.lorchestra(&["run-job", "misbehave", "overflow"]).exits(1);
@@ -34,7 +34,7 @@ fn a_death_is_seen_whenever_it_comes() {
 }
 
 #[test]
-fn a_panic_names_its_place() {
+fn a_panic_is_reported_with_its_location() {
     let sandbox = sandbox();
     let run = fails(&sandbox, &["panic_now"], 1, "panic");
     let (place, _) = run.message().split_once(": the answer was 43").expect("message and place");
@@ -110,7 +110,7 @@ fn nothing_follows_the_final_record() {
 }
 
 #[test]
-fn a_stolen_descriptor_is_a_spool_fault() {
+fn a_closed_descriptor_is_a_spool_fault() {
     let sandbox = sandbox();
     let run = fails(&sandbox, &["hijack", "--other", &sandbox.arg("other")], 1, "spool");
     let events = sandbox.whole_events_of(&run);
@@ -129,7 +129,7 @@ fn a_failed_flush_is_never_reported_as_success() {
 /// Spool and store reach the file size limit, which acts like a full disk: the job gets an error, its run cannot be recorded, and the next
 /// command records what happened.
 #[test]
-fn the_file_size_limit_is_reported_as_such() {
+fn the_file_size_limit_is_named_as_the_cause() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let (acknowledged, begin) = (sandbox.arg("acknowledged"), sandbox.arg("begin"));
@@ -170,7 +170,7 @@ fn a_refused_run_leaves_nothing() {
 }
 
 #[test]
-fn an_empty_log_is_not_pointed_to() {
+fn the_message_does_not_mention_an_empty_log() {
     let sandbox = sandbox();
     let run = fails(&sandbox, &["abort"], 1, "signal");
     assert!(!run.message().contains("end of the log"), "{}", run.message());

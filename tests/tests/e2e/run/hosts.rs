@@ -102,7 +102,7 @@ fn too_few_processes_are_reported_and_no_run_is_abandoned() {
 }
 
 #[test]
-fn little_address_space_ends_in_a_message_or_a_run() {
+fn with_little_address_space_a_run_completes_or_reports_why() {
     let sandbox = sandbox();
     let mut codes = Vec::new();
     for mib in [12, 16, 20, 24, 26, 28, 30, 32, 34, 36, 40, 48, 64, 128, 512] {
@@ -160,7 +160,7 @@ fn a_refused_system_call_is_worked_around_or_reported() {
 }
 
 #[test]
-fn as_the_first_process_of_a_container_runs_end_as_elsewhere() {
+fn runs_end_as_usual_if_lorchestra_is_pid_1() {
     let Some((sandbox, disks)) = with_rights() else { return };
     for proc in ["--mount-proc", ""] {
         let first = format!("exec unshare --pid --fork --kill-child {proc} -- \"$0\" \"$@\"");
@@ -269,7 +269,7 @@ fn in_an_empty_root_a_run_needs_nothing_but_proc() {
 
 /// The kernel sends SIGKILL at the hard limit: the cause is the limit, not memory.
 #[test]
-fn used_up_processor_time_is_named() {
+fn a_used_up_cpu_limit_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Hostile]);
     let marker = sandbox.arg("marker");
     for (limit, signal) in [("ulimit -t 1", "SIGKILL"), ("ulimit -S -t 1", "SIGXCPU")] {

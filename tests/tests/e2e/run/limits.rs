@@ -34,7 +34,7 @@ fn an_abort_under_a_limit_is_not_blamed_on_it() {
 }
 
 #[test]
-fn a_job_that_needs_less_does_not_notice() {
+fn a_job_below_its_limit_is_not_affected() {
     let sandbox = sandbox();
     sandbox.configure("[job.\"misbehave/burst\"]\nmemory_max = \"96M\"\n");
     sandbox.lorchestra(&["run-job", "misbehave", "burst", "--count", "2000"]).exits(0);

@@ -113,7 +113,7 @@ fn a_plan_cannot_control_the_terminal() {
 }
 
 #[test]
-fn too_short_an_id_is_reported() {
+fn an_id_that_is_too_short_is_reported() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let id = sandbox.run().id().to_owned();
@@ -139,7 +139,7 @@ fn a_long_parameter_is_cut_on_the_screen_and_complete_in_json() {
 
 /// That no escape sequence reaches a pipe is checked for every command of every test: see the harness.
 #[test]
-fn colours_are_neither_for_pipes_nor_for_no_color() {
+fn no_colours_on_pipes_or_with_no_color() {
     let sandbox = sandbox();
     for environment in [&[][..], &[("NO_COLOR", "1")], &[("TERM", "xterm-256color")], &[("TERM", "dumb")]] {
         for args in [&["run-job", "misbehave", "fail"][..], &["run-job", "misbehave", "noop"], &["run-job", "misbehave", "exit"]]

@@ -99,7 +99,7 @@ fn bad_parameters_never_reach_the_job() {
 }
 
 #[test]
-fn bad_parameters_are_bad_in_a_dry_run_too() {
+fn bad_parameters_are_refused_in_a_dry_run_too() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     for bad in BAD {
         let args = [&["run-job", "misbehave", "typed", "--dry-run"], *bad].concat();
@@ -154,8 +154,8 @@ fn a_repeated_flag_with_one_value_is_reported() {
         (&["--page-size", "1", "--param", "page_size=2"], r#"--page-size "1" and --param page_size="2""#),
     ] {
         let ended = sandbox.lorchestra(&[&["run-job", "misbehave", "typed"], args].concat()).exits(2);
-        let told = format!("--page-size is given 2 times, as {typed}, but misbehave/typed accepts it once; keep one");
-        assert_eq!(ended.err(), format!("error: {told}\n{help}"));
+        let expected = format!("--page-size is given 2 times, as {typed}, but misbehave/typed accepts it once; keep one");
+        assert_eq!(ended.err(), format!("error: {expected}\n{help}"));
     }
     // Repeating a switch changes nothing.
     sandbox.lorchestra(&["run-job", "misbehave", "typed", "--dry-run", "--dry", "--dry"]).exits(0);
@@ -206,7 +206,7 @@ fn a_value_that_is_not_utf8_is_reported() {
 }
 
 #[test]
-fn good_parameters_reach_the_job_as_intended() {
+fn valid_parameters_reach_the_job() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     // A text that begins with a hyphen and no digit needs the form with `=`.
     let values = [

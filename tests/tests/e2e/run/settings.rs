@@ -375,8 +375,8 @@ fn a_failed_removal_by_retention_is_reported_with_the_reason() {
     fs::write(&logs, "").unwrap();
     sandbox.configure("[retention]\nlogs = \"0s\"");
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
-    let told = format!("warning: cannot remove old runs: {}: Not a directory", logs.display());
-    assert!(ended.err().starts_with(&told), "{}", ended.shown());
+    let expected = format!("warning: cannot remove old runs: {}: Not a directory", logs.display());
+    assert!(ended.err().starts_with(&expected), "{}", ended.shown());
 }
 
 /// Another program's database is not written to.

@@ -38,7 +38,7 @@ fn a_job_that_reads_the_terminal_gets_an_error_and_is_not_stopped() {
 }
 
 #[test]
-fn a_blocked_signal_ends_a_run_all_the_same() {
+fn a_blocked_signal_still_ends_a_run() {
     let sandbox = sandbox();
     let block = "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})";
     let marker = sandbox.arg("marker");

@@ -29,7 +29,7 @@ fn run_spec(sandbox: &Sandbox, flags: &[&str], code: i32) -> lorchestra_tests::E
 }
 
 #[test]
-fn a_spec_that_was_printed_is_the_same_run() {
+fn a_printed_spec_starts_the_same_run() {
     let sandbox = sandbox();
     let args = ["misbehave", "typed", "--since", "-7d", "--account", "anna", "--timeout", "1h", "--retries", "2"];
     let context = ["--group", "nightly", "--requested-by", "engine:test"];
@@ -76,7 +76,7 @@ fn relative_paths_of_a_spec_are_relative_to_where_it_was_created() {
 }
 
 #[test]
-fn a_spec_that_is_not_this_job_s_starts_nothing() {
+fn a_spec_of_another_job_starts_nothing() {
     let sandbox = sandbox();
     let spec = plan(&sandbox, &["misbehave", "numbered", "--count", "1"]);
     let with = |change: &dyn Fn(&mut Value)| {
@@ -159,7 +159,7 @@ fn an_ended_run_is_found_while_another_one_of_its_job_runs() {
 
 /// A run that has ended needs no library, directory or secret any more.
 #[test]
-fn an_ended_run_is_found_by_its_spec_whatever_is_installed_now() {
+fn an_ended_run_is_found_by_its_spec_even_if_the_package_has_changed() {
     let sandbox = sandbox();
     plan(&sandbox, &["misbehave", "noop"]);
     let file = sandbox.arg("spec.json");
@@ -217,7 +217,7 @@ fn a_run_that_was_cancelled_is_found_with_its_signal() {
 }
 
 #[test]
-fn the_caller_s_trace_reaches_the_run() {
+fn the_callers_trace_reaches_the_run() {
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let sandbox = sandbox();
     sandbox

@@ -17,7 +17,7 @@ fn started(sandbox: &Sandbox, args: &[&str]) -> (Running, u32) {
 }
 
 #[test]
-fn a_cooperative_job_ends_in_order_at_its_timeout() {
+fn a_cooperative_job_ends_cleanly_at_its_timeout() {
     let sandbox = sandbox();
     let ended = sandbox.lorchestra(&["run-job", "--timeout", "1s", "misbehave", "wait"]).exits(124);
     assert!(ended.err().contains("it did not finish within 1s"), "{}", ended.shown());
@@ -30,7 +30,7 @@ fn a_cooperative_job_ends_in_order_at_its_timeout() {
 }
 
 #[test]
-fn a_timeout_is_the_cause_even_if_the_job_says_ok() {
+fn a_timeout_is_the_cause_even_if_the_job_returns_ok() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "wait", "--return-ok", "--timeout", "1s"]).exits(124);
     let run = sandbox.run();
@@ -135,7 +135,7 @@ fn a_timeout_kills_processes_started_by_the_job() {
     let running = sandbox.start(&args);
     eventually("the child is started", || sandbox.read("marker").ends_with('\n'));
     let child = sandbox.read("marker").trim().parse().unwrap();
-    eventually("the child is told to end", || !processes::is_alive(child));
+    eventually("the child receives SIGTERM", || !processes::is_alive(child));
     running.signal(Signal::INT);
     running.wait().exits(124);
     assert_eq!(sandbox.run().cause(), "timeout");
@@ -154,7 +154,7 @@ fn a_worker_that_left_its_group_is_killed_too() {
 
 /// A closing terminal may send several signals at once: they are one request, and the job keeps its grace period.
 #[test]
-fn different_signals_together_leave_the_job_its_grace() {
+fn simultaneous_signals_leave_the_job_its_grace_period() {
     let sandbox = sandbox();
     let (running, _) = started(&sandbox, &["wait"]);
     processes::signal(running.pid(), Signal::STOP);

@@ -83,7 +83,7 @@ fn run(sandbox: &Sandbox, kinds: [Kind; 3], args: &[&str]) -> Option<i32> {
 }
 
 #[test]
-fn with_any_standard_descriptors_a_run_ends_as_its_job_did() {
+fn a_run_ends_as_its_job_did_with_any_standard_descriptors() {
     let trace = ["run-job", "-v", "misbehave", "trace_much", "--count", "300"];
     let mut cases: Vec<([Kind; 3], &[&str])> = Vec::new();
     for stdin in KINDS {

@@ -16,7 +16,7 @@ fn messages(trace: &[Value]) -> Vec<&str> {
 }
 
 #[test]
-fn info_and_above_with_target_fields_span_and_place() {
+fn info_and_above_are_recorded_with_target_fields_span_and_location() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "traced"]).exits(0);
     assert_eq!(ended.err(), "", "not asked for");
@@ -38,7 +38,7 @@ fn info_and_above_with_target_fields_span_and_place() {
 }
 
 #[test]
-fn more_is_traced_and_shown_on_request() {
+fn lower_levels_are_recorded_and_shown_on_request() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let all = ["an error", "an info", "a debug", "a trace"];
     for (flag, n) in [("-v", 2), ("-vv", 3), ("-vvv", 4)] {
@@ -52,7 +52,7 @@ fn more_is_traced_and_shown_on_request() {
 }
 
 #[test]
-fn a_job_that_traces_nothing_has_none() {
+fn a_job_that_traces_nothing_has_no_trace() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let ended = sandbox.lorchestra(&["runs", "logs", "--trace", sandbox.run().id()]).exits(0);

@@ -146,7 +146,7 @@ fn subjects(dir: &TempDir) -> Vec<u32> {
 }
 
 #[test]
-fn a_message_that_is_refused_is_set_aside_and_tried_once_more() {
+fn a_refused_message_is_set_aside_and_retried_once() {
     for kept in [Kept::Refused, Kept::RefusedAlways, Kept::Unanswered, Kept::Nil, Kept::Empty] {
         let reason = match kept {
             Kept::Refused | Kept::RefusedAlways => "refused",
@@ -168,7 +168,7 @@ fn a_message_that_is_refused_is_set_aside_and_tried_once_more() {
         change(&mailbox, 99, Kept::Well);
         let (counts, mut aside) = outcome(&run(port, &dir));
         aside.sort();
-        assert_eq!((&counts["read"], &counts["written"]), (&3.into(), &1.into()), "{reason}: they are tried once more: {counts}");
+        assert_eq!((&counts["read"], &counts["written"]), (&3.into(), &1.into()), "{reason}: they are retried once: {counts}");
         assert_eq!(aside, [(3, reason.to_owned()), (250, reason.to_owned())]);
         assert_eq!(subjects(&dir), all(&[3, 250]));
 
@@ -178,7 +178,7 @@ fn a_message_that_is_refused_is_set_aside_and_tried_once_more() {
 }
 
 #[test]
-fn a_server_that_refuses_all_is_an_error_and_nothing_is_given_up() {
+fn a_server_that_refuses_everything_is_an_error_and_no_message_is_skipped() {
     let dir = TempDir::new();
     let (port, mailbox) = start((1..=150).map(|uid| (uid, if uid > 50 { Kept::Refused } else { Kept::Once })));
     let error = run(port, &dir).assert_retryable("refused fetching messages: Some messages could not be FETCHed").error();
@@ -206,7 +206,7 @@ fn a_hundred_refused_messages_in_a_row_do_not_stop_a_folder() {
 
 /// Every second UID is gone, as after years of deleting.
 #[test]
-fn what_a_window_leaves_out_takes_little_and_a_wider_window_reads_it() {
+fn messages_outside_the_window_are_stored_compactly_and_read_with_a_wider_one() {
     let dir = TempDir::new();
     let (port, _) = start((1..=450).map(|n| (2 * n, Kept::Well)));
     let run = |since: &str| {

@@ -27,7 +27,7 @@ pub(crate) enum ApiError {
         "{base}: the server's certificate is not trusted; set --ca-file to the issuer's certificate, for example a company proxy's"
     )]
     Certificate { base: String, source: rustls::Error },
-    #[error("{base}: does not speak TLS; check --base-url, or check for a proxy in between")]
+    #[error("{base}: does not speak TLS; check --base-url, and look for a proxy in between")]
     NotTls { base: String },
     #[error("{base}: {method}: the connection broke; messages already read are saved, run the job again to continue")]
     Broken { base: String, method: &'static str, source: Box<ureq::Error> },

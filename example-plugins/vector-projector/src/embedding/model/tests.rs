@@ -73,7 +73,7 @@ fn every_type_of_number_gives_the_same_direction() {
 }
 
 #[test]
-fn a_name_says_what_is_in_the_files_and_not_where_they_are() {
+fn a_name_depends_on_the_contents_of_the_files_and_not_on_their_path() {
     let (one, two) = (written(), written());
     let name = |dir: &TempDir| Model::load(dir.path()).unwrap().name;
     assert_eq!(name(&one), name(&two));

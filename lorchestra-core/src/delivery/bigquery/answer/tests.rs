@@ -106,7 +106,7 @@ fn against(reply: Option<&'static str>) -> DeliveryError {
 }
 
 #[test]
-fn no_answer_of_the_api() {
+fn responses_that_are_not_from_the_api() {
     let html = "HTTP/1.1 413 Too Large\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>";
     assert_eq!(class(&against(Some(html))), "later");
     assert_eq!(class(&against(Some("HTTP/1.1 429 Slow\r\ncontent-length: 0\r\n\r\n"))), "later");
@@ -227,7 +227,7 @@ fn storage_errors_by_detail() {
 }
 
 #[test]
-fn storage_errors_by_code_and_words() {
+fn storage_errors_by_code_and_message() {
     for (code, message, expected) in [
         (Code::AlreadyExists, "The offset is within stream", "before"),
         (Code::OutOfRange, "The offset is beyond stream, expected offset 5, received 9", "beyond"),

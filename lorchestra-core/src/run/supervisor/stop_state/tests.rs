@@ -197,7 +197,7 @@ fn every_order_has_the_outcome_of_the_design() {
 /// The job gets SIGTERM once. It is killed when its grace period is over, when it lingers after its final record, or when a person insists.
 /// A signal that asked to stop is remembered, so there is no further attempt.
 #[test]
-fn every_order_leaves_the_job_its_grace() {
+fn every_order_leaves_the_job_its_grace_period() {
     each_order(5, &mut |order| {
         let run = run(order, Some(TIMEOUT));
         let tells: Vec<Duration> =

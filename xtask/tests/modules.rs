@@ -18,10 +18,10 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is in the workspace").to_owned()
 }
 
-/// Returns all Rust files of a top-level module: `room.rs` and those below `room/`.
-fn files(src: &Path, room: &str) -> Vec<PathBuf> {
-    let mut files = vec![src.join(format!("{room}.rs"))];
-    let mut directories = vec![src.join(room)];
+/// Returns all Rust files of a top-level module: `module.rs` and those below `module/`.
+fn files(src: &Path, module: &str) -> Vec<PathBuf> {
+    let mut files = vec![src.join(format!("{module}.rs"))];
+    let mut directories = vec![src.join(module)];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).into_iter().flatten() {
             let path = entry.expect("an entry").path();
@@ -91,10 +91,10 @@ fn name(text: &str) -> String {
 }
 
 /// Returns the imports of each file of a module from the crate, without tests.
-fn imports_of(src: &Path, room: &str) -> Vec<(PathBuf, Vec<String>)> {
+fn imports_of(src: &Path, module: &str) -> Vec<(PathBuf, Vec<String>)> {
     let mut sources = BTreeMap::new();
     let mut tests = Vec::new();
-    for file in files(src, room) {
+    for file in files(src, module) {
         let (code, modules) = code(&fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
         tests.extend(modules.into_iter().map(|module| file.with_extension("").join(module)));
         sources.insert(file, code);
@@ -104,7 +104,7 @@ fn imports_of(src: &Path, room: &str) -> Vec<(PathBuf, Vec<String>)> {
 }
 
 /// Returns the top-level modules, in the order of the list in core's `lib.rs`.
-fn rooms(library: &str) -> Vec<String> {
+fn modules(library: &str) -> Vec<String> {
     let items = library.lines().filter_map(|line| line.strip_prefix("//! - "));
     items
         .flat_map(|item| {
@@ -115,34 +115,34 @@ fn rooms(library: &str) -> Vec<String> {
 }
 
 #[test]
-fn core_imports_only_from_rooms_before_its_own() {
+fn core_modules_import_only_from_modules_listed_before_them() {
     let src = workspace().join("lorchestra-core/src");
     let library = fs::read_to_string(src.join("lib.rs")).expect("lib.rs");
-    let rooms = rooms(&library);
+    let modules = modules(&library);
     let mut declared: Vec<&str> = library
         .lines()
         .filter_map(|line| line.strip_prefix("pub mod ").or(line.strip_prefix("mod "))?.strip_suffix(';'))
         .collect();
-    let mut listed: Vec<&str> = rooms.iter().map(String::as_str).collect();
+    let mut listed: Vec<&str> = modules.iter().map(String::as_str).collect();
     declared.sort_unstable();
     listed.sort_unstable();
     assert_eq!(listed, declared, "the list at the top of lib.rs names each module once");
 
     let mut wrong = Vec::new();
     let mut looked_at = 0;
-    for (place, room) in rooms.iter().enumerate() {
-        for (file, imports) in imports_of(&src, room) {
+    for (place, module) in modules.iter().enumerate() {
+        for (file, imports) in imports_of(&src, module) {
             for import in imports {
-                match rooms.iter().position(|other| *other == import) {
-                    Some(other) if other > place => wrong.push(format!("{} ({room}) imports {import}", file.display())),
+                match modules.iter().position(|other| *other == import) {
+                    Some(other) if other > place => wrong.push(format!("{} ({module}) imports {import}", file.display())),
                     Some(_) => looked_at += 1,
-                    None => wrong.push(format!("{} imports {import}, which is no room", file.display())),
+                    None => wrong.push(format!("{} imports {import}, which is not in that list", file.display())),
                 }
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(looked_at > 100, "only {looked_at} imports were found: this test reads the sources wrongly");
+    assert!(looked_at > 100, "only {looked_at} imports were found: this test misreads the sources");
 }
 
 #[test]
@@ -157,13 +157,13 @@ fn modules_of_the_cli_form_a_dag() {
             (module.to_owned(), imports.filter(|import| import != module).collect())
         })
         .collect();
-    assert!(left.values().map(BTreeSet::len).sum::<usize>() > 40, "this test reads the sources wrongly: {left:?}");
+    assert!(left.values().map(BTreeSet::len).sum::<usize>() > 40, "this test misreads the sources: {left:?}");
     // Repeatedly remove modules that import no remaining one, until none is left or the rest is cyclic.
     while let Some(leaf) = left.iter().find(|(_, imports)| !imports.iter().any(|import| left.contains_key(import))) {
         let leaf = leaf.0.clone();
         left.remove(&leaf);
     }
-    assert!(left.is_empty(), "these modules import each other, or what does: {left:#?}");
+    assert!(left.is_empty(), "these modules are in a cycle, or import modules in one: {left:#?}");
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn a_type_name_has_one_meaning() {
             }
         }
     }
-    assert!(declared.len() > 250, "only {} types were found: this test reads the sources wrongly", declared.len());
+    assert!(declared.len() > 250, "only {} types were found: this test misreads the sources", declared.len());
     declared.retain(|name, files| files.len() > 1 && !SHARED_NAMES.contains(&name.as_str()));
     assert!(declared.is_empty(), "declared more than once: {declared:#?}");
 }
