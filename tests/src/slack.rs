@@ -197,7 +197,8 @@ fn history(posted: &[Value], params: &BTreeMap<String, String>) -> Vec<Value> {
         .cloned()
         .collect();
     for message in &mut messages {
-        let answers: Vec<&Value> = posted.iter().filter(|m| m["thread_ts"] == message["ts"] && m["ts"] != message["ts"]).collect();
+        let answers: Vec<&Value> =
+            posted.iter().filter(|m| m["thread_ts"] == message["ts"] && m["ts"] != message["ts"]).collect();
         if let Some(last) = answers.last() {
             message["thread_ts"] = message["ts"].clone();
             message["reply_count"] = answers.len().into();

@@ -14,11 +14,7 @@ use std::collections::HashSet;
 pub(super) fn query(state: &mut State, project: &str, body: &Value) -> Result<Value, Refusal> {
     let text = body["query"].as_str().ok_or_else(|| Refusal::invalid("Required parameter is missing: query"))?;
     if body["useLegacySql"].as_bool() != Some(false) {
-        return Err(Refusal::new(
-            400,
-            "invalidQuery",
-            "the fake does not support legacy SQL; set useLegacySql to false",
-        ));
+        return Err(Refusal::new(400, "invalidQuery", "the fake does not support legacy SQL; set useLegacySql to false"));
     }
     let question = Question::read(text, project, body).ok_or_else(|| {
         let known = "SELECT [DISTINCT] column FROM `[project.]dataset.table` WHERE column IN (...)";

@@ -193,7 +193,11 @@ fn listings_report_how_to_fix_a_lock_file() {
             assert!(ended.err().contains("any user may write to it"), "{}", ended.shown());
             assert!(ended.err().contains(&format!("  {hint}\n")), "{}", ended.shown());
             let all = format!("{}{}", ended.out(), ended.err());
-            assert!(!all.contains("lorchestra plugins lock"), "the hint must not suggest writing the lock file again: {}", ended.shown());
+            assert!(
+                !all.contains("lorchestra plugins lock"),
+                "the hint must not suggest writing the lock file again: {}",
+                ended.shown()
+            );
         }
         assert_eq!(
             listed.out().contains("not-locked: plugins.lock cannot be relied on: any user may"),

@@ -104,7 +104,11 @@ fn a_store_that_becomes_full_loses_nothing() {
     assert!(listed.err().contains("cannot close run") && listed.out().contains("running"), "{}", listed.shown());
     fs::remove_file(ballast).unwrap();
     let (state, cause, _, seen) = only_run(&disks, &sandbox, "cancelled.seen");
-    assert_eq!((&*state, &*cause, seen), ("failed", "cancelled", 1), "the signal that it received, and the event that it then emitted");
+    assert_eq!(
+        (&*state, &*cause, seen),
+        ("failed", "cancelled", 1),
+        "the signal that it received, and the event that it then emitted"
+    );
 }
 
 /// Everything on one disk, as on most machines.

@@ -590,7 +590,11 @@ fn unsuitable_tables_are_refused_in_one_sentence() {
             site.fake.create_table(&site.table, &resource);
             let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
             assert_eq!(ended.err().lines().count(), 1, "{}", ended.shown());
-            assert!(ended.err().contains(expected) && ended.err().contains("2 events are not in BigQuery yet"), "{}", ended.shown());
+            assert!(
+                ended.err().contains(expected) && ended.err().contains("2 events are not in BigQuery yet"),
+                "{}",
+                ended.shown()
+            );
             site.fake.drop_table(&site.table);
             site.fake.create_table(&site.table, &partition("created_at"));
             assert_eq!(site.flushed(), 2, "{write:?} {expected}");

@@ -200,7 +200,8 @@ fn a_folder_that_was_created_again_is_read_again_and_reported() {
     let again = counts(&sandbox, server.plain_port(), &[]);
     assert_eq!((&again["read"], &again["written"], &again["duplicates"]), (&json!(10), &json!(0), &json!(10)), "{again}");
     let events = sandbox.events_of(sandbox.runs()[0].id());
-    let restarted: Vec<_> = events.iter().filter(|event| event.event_type() == "extraction.restarted").map(|e| e.payload()).collect();
+    let restarted: Vec<_> =
+        events.iter().filter(|event| event.event_type() == "extraction.restarted").map(|e| e.payload()).collect();
     assert_eq!(restarted, [&json!({"folder": "INBOX", "reason": "uidvalidity_changed"})]);
     has_all(&sandbox, &messages);
 
