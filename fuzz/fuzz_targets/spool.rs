@@ -7,10 +7,10 @@
 //! The input is a script, so that the fuzzer need not guess checksums, with one command per line.
 //!
 //! ```text
-//! !TEXT   a record of this text, its checksum right
+//! !TEXT   a record of this text, with a correct checksum
 //! =       the segment ends
 //! \       the next line has no end
-//! TEXT    the bytes as they are
+//! TEXT    these bytes, unchanged
 //! ```
 #![no_main]
 

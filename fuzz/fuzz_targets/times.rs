@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
         Ok(at) => {
             assert!(YEARS.contains(&at.timestamp()), "{text:?} is {at}");
             assert_eq!(at.timestamp_subsec_nanos() % 1000, 0);
-            assert_eq!(time::parse(&time::show(at), now), Ok(at), "what is shown is read as itself");
+            assert_eq!(time::parse(&time::show(at), now), Ok(at), "a formatted time is parsed as the same time");
         }
         Err(error) => {
             one_line(&error.to_string());
@@ -37,7 +37,7 @@ fuzz_target!(|data: &[u8]| {
             assert!(length <= duration::MAX);
             let shown = duration::show(length);
             // Formatted to the second.
-            assert!(duration::parse(&shown).is_ok(), "{text:?} is shown as {shown}");
+            assert!(duration::parse(&shown).is_ok(), "{text:?} is formatted as {shown}");
         }
         Err(error) => {
             one_line(&error.to_string());

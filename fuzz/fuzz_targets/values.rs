@@ -79,7 +79,7 @@ fuzz_target!(|data: &[u8]| {
                         let list = plan.params[name].as_array().expect("a list");
                         assert!(!list.is_empty() && list.iter().all(|value| fits(kind, value)), "{name} = {list:?}");
                     }
-                    _ => panic!("{name} is no parameter of the job"),
+                    _ => panic!("the job has no parameter {name}"),
                 }
             }
             let window = plan.window.expect("the job has one");

@@ -1,12 +1,12 @@
-//! What several targets need.
+//! Helpers for several fuzz targets.
 
 use std::path::Path;
 use tempfile::TempDir;
 
-/// A directory for the files of an input: in memory where that can be had, or an input would cost what a disk costs.
+/// Returns a directory for the files of an input, in memory if possible: a disk would limit the number of inputs per second.
 ///
 /// # Panics
-/// There is none: nothing can be tried.
+/// If the directory cannot be created.
 pub fn directory() -> TempDir {
     let mut builder = tempfile::Builder::new();
     let builder = builder.prefix("lorchestra-fuzz-");

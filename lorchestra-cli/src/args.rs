@@ -44,8 +44,10 @@ impl Args {
         // For a flag on both sides of a subcommand, clap counts only the inner ones, and it has not seen `rest`.
         args.global.verbose = sides.iter().fold(0, |sum, (verbose, _)| sum.saturating_add(*verbose));
         args.global.plugin_dir = sides.into_iter().flat_map(|(_, dirs)| dirs).collect();
-        if let Command::RunJob(command) = &mut args.command {
-            command.rest = rest;
+        match &mut args.command {
+            Command::RunJob(command) => command.rest = rest,
+            Command::Backfill(command) => command.rest = rest,
+            _ => {}
         }
         Ok(args)
     }

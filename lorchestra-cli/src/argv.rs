@@ -8,29 +8,49 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// Cuts off the arguments after `run-job PACKAGE JOB`, whose meaning depends on the job. clap knows only lorchestra's own flags: depending
+/// Cuts off the arguments after `run-job PACKAGE JOB` and `backfill PACKAGE JOB`, whose meaning depends on the job; for `backfill`, also its
+/// own flags before PACKAGE. clap knows only lorchestra's own flags: depending
 /// on the order of the arguments, it would parse some of the job's flags itself. Returns `None` for other commands.
 pub(crate) fn cut(definition: &clap::Command, words: &mut Vec<OsString>) -> Option<Vec<OsString>> {
     let with_value = |command: &clap::Command| -> Vec<String> {
         let flags = command.get_arguments().filter(|arg| arg.get_action().takes_values());
-        flags.filter_map(|arg| arg.get_long().map(|long| format!("--{long}"))).collect()
+        let names = |arg: &clap::Arg| {
+            let short = arg.get_short().map(|short| format!("-{short}"));
+            arg.get_long().map(|long| format!("--{long}")).into_iter().chain(short).collect::<Vec<_>>()
+        };
+        flags.flat_map(names).collect()
     };
     let mut takes_value: HashSet<String> = with_value(definition).into_iter().collect();
     let (mut open, mut found, mut at) = (true, 0, 1);
+    let (mut backfill, mut own) = (None, Vec::new());
     while let Some(word) = words.get(at) {
         if open && word == "--" {
             open = false;
         } else if open && is_flag(word) {
-            // All one-letter flags up to here are switches (see the tests).
-            at += usize::from(word.to_str().is_some_and(|word| takes_value.contains(word)));
+            let end = at + 1 + usize::from(word.to_str().is_some_and(|word| takes_value.contains(word)));
+            if backfill.is_some() {
+                own.push(at..end.min(words.len()));
+            }
+            at = end - 1;
         } else {
             found += 1;
             match found {
-                1 => match definition.find_subcommand(word).filter(|_| word == "run-job") {
-                    Some(run_job) => takes_value.extend(with_value(run_job)),
+                1 => match definition.find_subcommand(word).filter(|_| word == "run-job" || word == "backfill") {
+                    Some(command) => {
+                        takes_value.extend(with_value(command));
+                        backfill = Some(command).filter(|_| word == "backfill");
+                    }
                     None => return None,
                 },
-                3 => return Some(words.split_off(at + 1)),
+                2 if backfill.is_some_and(|command| command.find_subcommand(word).is_some()) => return None,
+                3 => {
+                    let mut rest = words.split_off(at + 1);
+                    for range in own.into_iter().rev() {
+                        let flags: Vec<OsString> = words.drain(range).collect();
+                        rest.splice(0..0, flags);
+                    }
+                    return Some(rest);
+                }
                 _ => {}
             }
         }

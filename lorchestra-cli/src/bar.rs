@@ -55,6 +55,39 @@ impl Bar {
     }
 }
 
+/// The progress bar of a group of runs: members that have ended, rate, time left. Not drawn if there is no terminal.
+pub(crate) struct GroupBar(ProgressBar);
+
+impl GroupBar {
+    /// Draws the bar of a group of which `done` of `all` members have ended.
+    pub(crate) fn start(name: String, done: u64, all: u64) -> Self {
+        let bar =
+            ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::hidden()).with_prefix(name).with_style(style(true));
+        bar.set_position(done);
+        bar.reset_eta();
+        bar.set_draw_target(ProgressDrawTarget::term_like(Box::<Screen>::default()));
+        Self(bar)
+    }
+
+    /// Shows how many members have ended.
+    pub(crate) fn update(&self, done: u64) {
+        if !STDERR.is_stuck() {
+            self.0.set_position(done);
+            self.0.tick();
+        }
+    }
+
+    /// Prints something above the bar.
+    pub(crate) fn aside(&self, print: impl FnOnce()) {
+        self.0.suspend(print);
+    }
+
+    /// Removes the bar.
+    pub(crate) fn finish(self) {
+        self.0.finish_and_clear();
+    }
+}
+
 fn draw(state: &StateDir, run_id: &str, bar: &ProgressBar, ended: &Receiver<()>) {
     let mut shown = None;
     while matches!(ended.recv_timeout(INTERVAL), Err(RecvTimeoutError::Timeout)) {

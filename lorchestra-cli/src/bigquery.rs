@@ -82,9 +82,12 @@ pub(crate) fn resolve(
 }
 
 fn half(set: &str, missing: &str, variable: &str) -> CommandError {
-    CommandError::new(Code::Config, format!("BigQuery's {set} is set and its {missing} is not: events would have nowhere to go"))
-        .hint(format!("set BQ_EVENTS_{variable}, or destinations.bigquery.{missing} in config.toml"))
-        .hint("or unset both, and events stay in the store")
+    CommandError::new(
+        Code::Config,
+        format!("BigQuery's {set} is set but its {missing} is not: both are needed to deliver events"),
+    )
+    .hint(format!("set BQ_EVENTS_{variable}, or destinations.bigquery.{missing} in config.toml"))
+    .hint("or unset both, and events stay in the store")
 }
 
 #[cfg(test)]

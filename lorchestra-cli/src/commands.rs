@@ -1,15 +1,20 @@
 //! Commands: each takes values and a printer, and returns its exit code.
 
+pub(crate) mod backfill;
 pub(crate) mod bookmarks;
 mod config;
 mod delivery;
 pub(crate) mod doctor;
 mod events;
 mod jobs;
+mod lane;
 pub(crate) mod new;
 mod plugins;
 mod report;
+mod resolve;
+mod run_group;
 pub(crate) mod run_job;
+mod run_window;
 pub(crate) mod runs;
 mod setup;
 mod shell;
@@ -43,7 +48,19 @@ pub(crate) enum Command {
     /// Run one job
     #[command(before_help = run_job::EXAMPLES)]
     RunJob(Box<run_job::RunJob>),
-    /// List, show and stop runs
+    /// Run a job for every window of a time range, on all processors
+    #[command(before_help = backfill::EXAMPLES)]
+    Backfill(Box<backfill::Backfill>),
+    /// Run the jobs of a file in stages, and print one summary
+    #[command(before_help = run_group::EXAMPLES, after_help = run_group::FILE_FORMAT)]
+    RunGroup(run_group::RunGroup),
+    /// Run one window of a plan file: what an engine calls on each node
+    #[command(before_help = run_window::EXAMPLES, after_help = run_window::EXIT_CODES)]
+    RunWindow(run_window::RunWindow),
+    /// Run the specs of a group that arrive on stdin
+    #[command(hide = true)]
+    Lane(lane::LaneFlags),
+    /// List, show, stop and rerun runs
     #[command(
         subcommand,
         before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs show last\n  lorchestra runs logs ingester/extract_gmail"
@@ -96,8 +113,12 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
     let result = match command {
         Command::Jobs(command) => jobs::run(command, settings, printer),
         Command::RunJob(command) => return run_job::run(command, verbose, settings, notices, printer),
+        Command::Backfill(command) => backfill::run(command, settings, &mut notices, printer),
+        Command::RunGroup(command) => run_group::run(command, settings, &mut notices, printer),
+        Command::RunWindow(command) => run_window::run(command, verbose, settings, &mut notices, printer),
+        Command::Lane(flags) => lane::run(flags, settings, printer),
         Command::Plugins(command) => plugins::run(command, settings, printer),
-        Command::Runs(command) => runs::run(command, settings, &mut notices, printer),
+        Command::Runs(command) => runs::run(command, verbose, settings, &mut notices, printer),
         Command::Report(command) => report::run(command, settings, &mut notices, printer),
         // Handled before the settings are read.
         Command::Completions(_) | Command::Man(_) => Ok(Code::Success),

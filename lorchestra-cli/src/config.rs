@@ -324,14 +324,14 @@ impl Config {
         if let Some(name) = config.job.keys().find(|name| !names_a_job(name)) {
             return Err((
                 format!("[job.{}] does not name a job", one_line(&format!("{name:?}"))),
-                "write [job.\"package/job\"], each of the form [a-z][a-z0-9_-]*, at most 64 long".into(),
+                "write [job.\"package/job\"], each of the form [a-z][a-z0-9_-]*, at most 64 characters".into(),
             ));
         }
         let secrets = config.job.iter().flat_map(|(job, config)| config.secrets.iter().map(move |secret| (job, secret)));
         if let Some((job, (name, _))) = secrets.into_iter().find(|(_, (_, source))| Source::parse(source).is_none()) {
             // The text may be the secret itself.
             return Err((
-                format!("{}: not a source of a secret", secret_key(job, name)),
+                format!("{}: not a secret source", secret_key(job, name)),
                 format!("write {name} = \"env:NAME\", \"file:PATH\" or \"credential:NAME\"; do not put the secret itself here"),
             ));
         }
@@ -379,7 +379,7 @@ fn plain(message: &str) -> String {
         other if other.starts_with("struct ") || other == "a map" => "a table: [name], with keys below it",
         other => other,
     };
-    format!("is {found}, and must be {expected}")
+    format!("is {found}, but must be {expected}")
 }
 
 /// Adds to a message the key at its position in the file. The value is not repeated because it may be a secret.
@@ -448,7 +448,7 @@ mod tests {
         let cases = [
             ("plugin_dir = [\"/x\"]", "line 1: unknown key `plugin_dir`", "`plugin_dirs`"),
             ("\n[retention]\nlog = \"1d\"", "line 3: unknown key `log`", "`logs`"),
-            ("plugin_dirs = \"/x\"", "line 1: plugin_dirs is string \"/x\", and must be a list", "config keys"),
+            ("plugin_dirs = \"/x\"", "line 1: plugin_dirs is string \"/x\", but must be a list", "config keys"),
             ("[job.\"a/b\"]\ntimeout = \"soon\"", "line 2: timeout is not a duration", "config keys"),
             ("[job.extract]\ntimeout = \"1s\"", "does not name a job", "package/job"),
             ("[job.\"a/b\"]\noverlap = \"queue\"", "line 2: overlap: write fail, skip, wait", "config keys"),
@@ -469,7 +469,7 @@ mod tests {
             ("[retention]\nrun = \"1d\"", "line 2: unknown key `run`", "did you mean `runs`?"),
             ("[job.\"a/b\"]\ntimeuot = \"1d\"", "line 2: unknown key `timeuot`", "did you mean `timeout`?"),
             ("log = \"1d\"", "line 1: unknown key `log`", "did you mean `logs`?"),
-            ("logs = \"1d\"", "line 1: logs is string \"1d\", and must be a table", "config keys"),
+            ("logs = \"1d\"", "line 1: logs is string \"1d\", but must be a table", "config keys"),
             ("[logs]\nmax = \"1K\"", "line 2: max: a log of 1K is too small; use 4K or more", "config keys"),
             ("[logs]\nmax = \"64MB\"", "line 2: max: \"64MB\": is not a size", "config keys"),
             ("[retention]\nstate_dirs = \"/x\"", "line 2: unknown key `state_dirs`", "config keys"),
@@ -477,8 +477,8 @@ mod tests {
             ("[job.\"a/b/c\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),
             ("[job.\"a/B\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),
             ("[job.\"/b\"]\ntimeout = \"1s\"", "does not name a job", "package/job"),
-            ("[job.\"a/b\".secrets]\ntoken = \"hunter22\"", "[job.\"a/b\".secrets] token: not a source of a secret", "env:NAME"),
-            ("[job.\"a/b\".secrets]\ntoken = \"\"", "[job.\"a/b\".secrets] token: not a source of a secret", "file:PATH"),
+            ("[job.\"a/b\".secrets]\ntoken = \"hunter22\"", "[job.\"a/b\".secrets] token: not a secret source", "env:NAME"),
+            ("[job.\"a/b\".secrets]\ntoken = \"\"", "[job.\"a/b\".secrets] token: not a secret source", "file:PATH"),
         ];
         for (text, what, hint) in cases {
             let error = Config::parse(text).unwrap_err();

@@ -180,9 +180,7 @@ impl From<StateError> for CommandError {
                 let target = Target { path, owner: *owner, kind: Kind::Directory };
                 let give = rights::command(target, Change::OwnerOfAll(*user), *user);
                 let failure = match (rights::is_mapped(*owner), give) {
-                    (false, _) => {
-                        Self::new(Code::Config, format!("{message}: user {owner} is here {}", rights::owner_text(*owner)))
-                    }
+                    (false, _) => Self::new(Code::Config, format!("{message}: the owner is {}", rights::owner_text(*owner))),
                     (true, None) => Self::new(Code::Config, message).hint(format!("run the command as user {owner}")),
                     (true, Some(give)) => Self::new(Code::Config, message)
                         .hint(format!("run the command as user {owner}, or change the owner: {give}")),
@@ -336,6 +334,10 @@ impl From<RunError> for CommandError {
                 Self::not_started(doing, source)
             }
             RunError::Process { doing, ref source } => Self::new(Code::Internal, format!("{doing}: {source}")),
+            RunError::NotClaimed { ref path, ref source, .. } => {
+                Self::refused(Code::NotWritable, &error.to_string(), path, source)
+                    .hint("the next run-job, runs or events command decides whether the run counts")
+            }
             RunError::NotRecorded { run_id, source } => {
                 let mut failure: Self = (*source).into();
                 failure.message = format!("cannot record the end of run {run_id}: {}", failure.message);

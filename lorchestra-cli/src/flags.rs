@@ -12,41 +12,43 @@ use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::show;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, Args, Command, FromArgMatches, value_parser};
+use clap::{Arg, ArgAction, Args, Command, value_parser};
 use lorchestra_core::plan::{ParamArg, value};
 use lorchestra_core::text::printable;
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
 use std::ffi::OsString;
 
-/// Heading in the job's help above flags that are not the job's.
-const OWN: &str = "Flags of run-job";
-
 /// The parsed arguments after JOB.
-pub(crate) struct Parsed {
-    /// The flags of run-job among them.
-    pub(crate) own: OwnFlags,
+pub(crate) struct Parsed<F = OwnFlags> {
+    /// The command's own flags among them.
+    pub(crate) own: F,
     /// The job's parameters, as typed.
     pub(crate) given: Vec<ParamArg>,
 }
 
 /// The result of parsing.
-pub(crate) enum ParseOutcome {
-    Parsed(Parsed),
+pub(crate) enum ParseOutcome<F = OwnFlags> {
+    Parsed(Parsed<F>),
     /// Help, or an error from clap.
     Clap(Box<clap::Error>),
     Failed(CommandError),
 }
 
-/// Parses the arguments after JOB.
+/// Parses the arguments after JOB of `run-job`.
 pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> ParseOutcome {
-    let read = command(package, job)
+    parse_for("run-job", package, job, rest)
+}
+
+/// Parses the arguments after JOB of a command with the flags `F`.
+pub(crate) fn parse_for<F: Args>(verb: &str, package: &str, job: &JobManifest, rest: &[OsString]) -> ParseOutcome<F> {
+    let read = command::<F>(verb, package, job)
         .try_get_matches_from(argv::join_negative(rest.iter().cloned()))
-        .and_then(|matches| Ok((OwnFlags::from_arg_matches(&matches)?, matches)));
+        .and_then(|matches| Ok((F::from_arg_matches(&matches)?, matches)));
     let (own, matches) = match read {
         Ok(read) => read,
         Err(error) => {
-            return match value_of_switch(package, job, &error) {
+            return match value_of_switch(verb, package, job, &error) {
                 Some(failure) => ParseOutcome::Failed(failure),
                 None => ParseOutcome::Clap(Box::new(argv::harmless(error))),
             };
@@ -76,7 +78,7 @@ pub(crate) fn parse(package: &str, job: &JobManifest, rest: &[OsString]) -> Pars
 }
 
 /// Suggests the correct form for `--deep=false`; clap only reports an unexpected value.
-fn value_of_switch(package: &str, job: &JobManifest, error: &clap::Error) -> Option<CommandError> {
+fn value_of_switch(verb: &str, package: &str, job: &JobManifest, error: &clap::Error) -> Option<CommandError> {
     if error.kind() != ErrorKind::TooManyValues {
         return None;
     }
@@ -85,7 +87,7 @@ fn value_of_switch(package: &str, job: &JobManifest, error: &clap::Error) -> Opt
     let param = job.params.iter().filter(|param| param.kind == ParamKind::Bool).map(ParamManifest::flag);
     let param = param.into_iter().find(|param| bare == param || bare.strip_prefix("no-") == Some(param))?;
     let message = format!("--{bare} is a switch and takes no value; write --{param} or --no-{param}");
-    Some(CommandError::new(Code::Usage, message).hint(format!("lorchestra run-job {package} {} --help", job.name)))
+    Some(CommandError::new(Code::Usage, message).hint(format!("lorchestra {verb} {package} {} --help", job.name)))
 }
 
 /// Parses `--param name=value`.
@@ -103,13 +105,15 @@ pub(crate) fn named(params: &[String]) -> Result<Vec<ParamArg>, CommandError> {
 
 /// The flags of a job, for completion.
 pub(crate) fn of_job(package: &str, job: &JobManifest) -> Vec<Arg> {
-    let command = command(package, job);
+    let command = command::<OwnFlags>("run-job", package, job);
     command.get_arguments().filter(|arg| arg.get_id().as_str().contains("param:")).cloned().collect()
 }
 
-fn command(package: &str, job: &JobManifest) -> Command {
+fn command<F: Args>(verb: &str, package: &str, job: &JobManifest) -> Command {
+    // The heading in the job's help above flags that are not the job's.
+    let own = format!("Flags of {verb}");
     let mut command =
-        Command::new(format!("lorchestra run-job {package} {}", job.name)).no_binary_name(true).next_help_heading("Job flags");
+        Command::new(format!("lorchestra {verb} {package} {}", job.name)).no_binary_name(true).next_help_heading("Job flags");
     for param in &job.params {
         command = if param.kind == ParamKind::Bool {
             // The last one wins, so that a flag at the end of a line can override a script's default.
@@ -129,15 +133,15 @@ fn command(package: &str, job: &JobManifest) -> Command {
         };
     }
     let params: Vec<String> = command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
-    command = OwnFlags::augment_args(command.next_help_heading(OWN))
+    command = F::augment_args(command.next_help_heading(own.clone()))
         // Already parsed, and valid at any position; defined here so that clap parses the arguments around them correctly.
-        .args(of_all_commands())
-        // Set after the flags of run-job, which have a description of their own.
+        .args(of_all_commands(&own))
+        // Set after the command's own flags, which have a description of their own.
         .about(described(&printable(job.summary()), job))
         .long_about(described(&show::flowing(&printable(&job.docs)), job));
-    let (usage, examples) = usage(package, job);
+    let (usage, examples) = usage(verb, package, job);
     command = command.override_usage(usage).before_help(examples);
-    // If run-job got a flag after this plugin was built, the job's parameter keeps the name. No parameter name contains a colon.
+    // If the command got a flag after this plugin was built, the job's parameter keeps the name. No parameter name contains a colon.
     let own: Vec<(clap::Id, String)> = command
         .get_arguments()
         .filter(|arg| !arg.get_id().as_str().contains(':'))
@@ -145,7 +149,7 @@ fn command(package: &str, job: &JobManifest) -> Command {
         .filter(|(_, long)| params.contains(long))
         .collect();
     for (id, long) in own {
-        command = command.mut_arg(id, |arg| arg.long(format!("run-job:{long}")));
+        command = command.mut_arg(id, |arg| arg.long(format!("{verb}:{long}")));
     }
     command
 }
@@ -157,15 +161,20 @@ fn described(docs: &str, job: &JobManifest) -> String {
 }
 
 /// Returns the usage line and the examples of a job: its required parameters, and a window if it has one.
-fn usage(package: &str, job: &JobManifest) -> (String, String) {
+fn usage(verb: &str, package: &str, job: &JobManifest) -> (String, String) {
     let mut line = format!("{package} {}", job.name);
-    let mut usage = format!("lorchestra run-job {line}");
+    let mut usage = format!("lorchestra {verb} {line}");
     for param in job.params.iter().filter(|param| param.is_required()) {
         usage = format!("{usage} {}", show::flag(param));
         line = match param.kind {
             ParamKind::Bool => format!("{line} --{}", param.flag()),
             kind => format!("{line} --{} {}", param.flag(), value::placeholder(kind)),
         };
+    }
+    if verb == "backfill" {
+        let line = format!("{line} --from 2024-01-01 --to 2025-01-01 --every 1d");
+        usage = format!("{usage} --from <TIME> --to <TIME> --every <LENGTH> [OPTIONS]");
+        return (usage, format!("Examples:\n  lorchestra backfill {line} --dry-run\n  lorchestra backfill {line} -j 4"));
     }
     if job.params.iter().any(|param| param.name == "since" && param.kind == ParamKind::DateTime && !param.is_required()) {
         line.push_str(" --since -7d");
@@ -174,11 +183,11 @@ fn usage(package: &str, job: &JobManifest) -> (String, String) {
 }
 
 /// Returns `-v` and `--plugin-dir`.
-fn of_all_commands() -> Vec<Arg> {
+fn of_all_commands(heading: &str) -> Vec<Arg> {
     let all = GlobalFlags::augment_args(Command::new("all"));
     // --config is read before the job is known, and a job may have a parameter of that name.
     let global = all.get_arguments().filter(|arg| arg.is_global_set() && arg.get_id() != "config");
-    global.map(|arg| arg.clone().global(false).help_heading(OWN)).collect()
+    global.map(|arg| arg.clone().global(false).help_heading(heading.to_owned())).collect()
 }
 
 fn arg(param: &ParamManifest, id: String, long: String) -> Arg {
@@ -309,13 +318,15 @@ mod tests {
         names.extend(["q", "v", "run-job-timeout", "run_job", "no_x"].map(str::to_owned));
         for kind in ["bool", "string"] {
             let params: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), kind)).collect();
-            command("pkg", &job(&params)).debug_assert();
+            command::<OwnFlags>("run-job", "pkg", &job(&params)).debug_assert();
         }
     }
 
     #[test]
     fn help_has_no_lines_of_spaces() {
-        let help = command("pkg", &job(&[("plain", "string"), ("switch", "bool")])).render_long_help().to_string();
+        let help = command::<OwnFlags>("run-job", "pkg", &job(&[("plain", "string"), ("switch", "bool")]))
+            .render_long_help()
+            .to_string();
         assert!(help.contains("text") && help.contains("Turn --switch on"), "{help}");
         assert!(help.contains("--plain <TEXT>") && help.contains("--plugin-dir <DIR>"), "{help}");
         assert!(help.lines().all(|line| line.trim_end() == line), "{help:?}");

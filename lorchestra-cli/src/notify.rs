@@ -39,6 +39,10 @@ impl<'a> Notices<'a> {
 
     /// Adds a failed run.
     fn add(&mut self, run: &FailedRun<'_>, failure: &Failure) {
+        // Its window is complete.
+        if failure.cause == Cause::Superseded {
+            return;
+        }
         self.report(run, failure.cause, &failure.message, "logs");
     }
 

@@ -9,7 +9,7 @@ use crate::follow::Follower;
 use crate::printer::Printer;
 use crate::show;
 use lorchestra_core::host::state::StateDir;
-use lorchestra_core::outcome::Failure;
+use lorchestra_core::outcome::{Cause, Failure};
 use lorchestra_core::plan::{OnOverlap, RunSpec};
 use lorchestra_core::run::event::{AttemptFailed, Observer, RunEvent};
 use lorchestra_core::store::{Terminal, short_id};
@@ -133,6 +133,12 @@ impl<'a> TerminalObserver<'a> {
             }
             return;
         };
+        if failure.cause == Cause::Superseded {
+            if !self.quiet && !self.json {
+                printer.line(format_args!("- {name} superseded: {} (run {})", failure.message, short_id(run_id)));
+            }
+            return;
+        }
         let took = show::elapsed(Duration::from_millis(terminal.duration_ms));
         printer.bad(format_args!("{name} failed: {}", text::first_line(&failure.message)));
         printer.note(format_args!("  cause: {} after {took}{in_attempt}", failure.cause.as_str()));
@@ -211,7 +217,11 @@ impl Observer for JsonObserver<'_> {
                 self.print(run_id, [&spec.package, &spec.job], &end);
             }
             RunEvent::Ended { run_id, spec, terminal, .. } => {
-                let state = if terminal.failure.is_none() { "completed" } else { "failed" };
+                let state = match terminal.failure.as_ref().map(|failure| failure.cause) {
+                    None => "completed",
+                    Some(Cause::Superseded) => "superseded",
+                    Some(_) => "failed",
+                };
                 let end = json_end(state, terminal.failure.as_ref(), terminal.attempt, terminal.duration_ms);
                 self.print(run_id, [&spec.package, &spec.job], &end);
             }

@@ -1,5 +1,5 @@
-//! Parameters of a job set in `config.toml`: `[job."package/job".params]`. Passes them to the plan as if they were given on the command line,
-//! before the actual flags. Pure.
+//! Parameters of a job set in `config.toml`: `[job."package/job".params]`. Passes them to the plan as if they were given on the command
+//! line, before the actual flags. Pure functions only.
 
 use crate::failure::CommandError;
 use crate::settings::Settings;
@@ -33,7 +33,7 @@ pub(crate) fn configured(
         };
         if param.kind == ParamKind::Secret {
             let hint = format!("write it under [job.{full_name:?}.secrets], as env:NAME, file:PATH or credential:NAME");
-            return Err(wrong("is a secret, which does not belong here", &hint));
+            return Err(wrong("is a secret, which cannot be set as a parameter", &hint));
         }
         if seen.contains(&param.name.as_str()) {
             return Err(wrong("it is also set under another name", "remove one of the two lines"));
@@ -48,7 +48,7 @@ pub(crate) fn configured(
         };
         for item in items {
             let text =
-                text(item).ok_or_else(|| wrong("is a table or a list in a list", "write a text, a number, true or false"))?;
+                text(item).ok_or_else(|| wrong("is a table or a list in a list", "write a string, a number, true or false"))?;
             given.push(ParamArg { name: param.name.clone(), text, typed_as: format!("config.toml: params.{name} =") });
         }
     }
@@ -56,7 +56,7 @@ pub(crate) fn configured(
 }
 
 /// Formats a value as it is written on the command line.
-fn text(value: &Value) -> Option<String> {
+pub(crate) fn text(value: &Value) -> Option<String> {
     Some(match value {
         Value::String(text) => text.clone(),
         Value::Integer(number) => number.to_string(),

@@ -42,7 +42,11 @@ impl<'a> Configured<'a> {
             let secrets = || job.params.iter().filter(|param| param.kind == ParamKind::Secret);
             let Some(param) = secrets().find(|param| param.name == *name || param.flag() == *name) else {
                 let known: Vec<&str> = secrets().map(|param| param.name.as_str()).collect();
-                let there = if known.is_empty() { "it has none".to_owned() } else { format!("there are {}", known.join(", ")) };
+                let there = if known.is_empty() {
+                    "it has no secrets".to_owned()
+                } else {
+                    format!("its secrets are {}", known.join(", "))
+                };
                 let what = format!("{} has no such secret", job.name);
                 return Err(wrong(&what, &format!("{there}; fix the name, or remove the line")));
             };

@@ -67,6 +67,8 @@ pub(crate) struct Settings {
     pub(crate) directory: Option<String>,
     /// The caller's trace context.
     pub(crate) trace_parent: Option<String>,
+    /// The global flags of this command, for a process that must have the same settings.
+    pub(crate) global_flags: Vec<OsString>,
 }
 
 fn config_path(args: &GlobalFlags, base: &BaseDirs) -> PathBuf {
@@ -186,6 +188,7 @@ impl Settings {
             directory: std::env::current_dir().ok().and_then(|directory| directory.into_os_string().into_string().ok()),
             // An invalid value set by others is no reason to refuse a run.
             trace_parent: variable("TRACEPARENT").and_then(|text| spec::trace_parent(&text).ok()),
+            global_flags: args.as_words(),
         })
     }
 

@@ -12,8 +12,10 @@
 //! - [`store`]: runs, attempts and events, in SQLite.
 //! - [`delivery`]: from the store to each destination.
 //! - [`run`]: the life of a run: supervisor, worker, recovery.
+//! - [`group`]: many runs as one: which member runs when, in which process.
 
 pub mod delivery;
+pub mod group;
 pub mod host;
 pub mod outcome;
 pub mod packages;

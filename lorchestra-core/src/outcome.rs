@@ -27,6 +27,10 @@ pub enum Cause {
     Load,
     /// Events may be missing because the spool could not be written.
     Spool,
+    /// Another run of the same window has completed it.
+    Superseded,
+    /// The claim of its window was not taken.
+    Claim,
     /// Refused: the plugin is missing, untrusted or unusable.
     Plugin,
     /// Refused: a secret is missing or empty.
@@ -41,7 +45,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Error,
         Self::Panic,
         Self::Signal,
@@ -51,6 +55,8 @@ impl Cause {
         Self::Abandoned,
         Self::Load,
         Self::Spool,
+        Self::Superseded,
+        Self::Claim,
         Self::Plugin,
         Self::Secret,
         Self::Overlap,
@@ -75,6 +81,8 @@ impl Cause {
             Self::Abandoned => "abandoned",
             Self::Load => "load",
             Self::Spool => "spool",
+            Self::Superseded => "superseded",
+            Self::Claim => "claim",
             Self::Plugin => "plugin",
             Self::Secret => "secret",
             Self::Overlap => "overlap",

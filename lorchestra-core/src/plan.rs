@@ -12,6 +12,7 @@
 //! kind of parameter accepts; [`overlap`] and [`retries`] define what happens if a run cannot start or has failed.
 
 pub mod duration;
+pub mod every;
 pub mod last;
 pub mod overlap;
 pub mod policy;
@@ -39,7 +40,7 @@ pub use fault::{PlanError, PlanFault};
 pub use overlap::OnOverlap;
 pub use policy::{RunLimits, RunPolicy};
 pub use retries::Retries;
-pub use spec::{Context, RequestedBy, RunSpec, SpecError};
+pub use spec::{Context, OverlapKey, RequestedBy, RunSpec, SpecError};
 pub use window::Window;
 
 use crate::text::{nearest, quote, quote_json};
@@ -362,13 +363,13 @@ fn unknown(package: &str, job: &JobManifest, given: &ParamArg) -> PlanFault {
     let typed_flag = given.name.replace('_', "-");
     let hint = match nearest(&typed_flag, flags.iter().map(String::as_str)).first() {
         Some(flag) => format!("did you mean --{flag}?"),
-        None if flags.is_empty() => "it takes none: leave it out".to_owned(),
+        None if flags.is_empty() => "the job has no parameters: omit it".to_owned(),
         None => {
             // A message is one line; the help lists all parameters.
             const LISTED: usize = 10;
             let more = if flags.len() > LISTED { ", …" } else { "" };
             let listed: Vec<String> = flags.iter().take(LISTED).map(|flag| format!("--{flag}")).collect();
-            format!("there are {}{more}", listed.join(", "))
+            format!("its parameters are {}{more}", listed.join(", "))
         }
     };
     PlanFault::Unknown {

@@ -2,10 +2,11 @@
 //!
 //! [`launch`] takes a [`RunSpec`](crate::plan::RunSpec), does everything up to the last flush, and reports one stream of
 //! [`event::RunEvent`]s. [`supervisor`] runs attempts in the process that the user started; [`worker`] is the child that loads the library;
-//! [`recovery`] closes the runs of dead supervisors. The supervisor calls recovery before its own run; recovery imports nothing from the
+//! [`recovery`] closes the runs of dead supervisors; [`claim`] decides which of several runs of one window counts. The supervisor calls recovery before its own run; recovery imports nothing from the
 //! supervisor. Both use [`decision`] (evidence to outcome), `ending` (the terminal event), [`intake`] (spool to store), `note` (the
 //! supervisor's observations), `traces` (a run's files), `resume` (a stopped supervisor), and [`log`] (what jobs print).
 
+pub mod claim;
 pub mod decision;
 pub(crate) mod ending;
 pub mod error;

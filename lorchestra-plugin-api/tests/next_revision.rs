@@ -187,7 +187,7 @@ fn present() -> AbiHeaderRef {
 fn run(name: &str, params: &serde_json::Value) -> Kept {
     let root: grown::Root_Ref = abi::root_module_as(present()).unwrap();
     let job = root.jobs().as_slice().iter().find(|job| job.name().as_str() == name).copied().unwrap();
-    assert!(job.added().is_none(), "what the plugin does not have is none");
+    assert!(job.added().is_none(), "a field that the plugin lacks is None");
     let call = Call {
         run_id: "a-run".into(),
         attempt: 1,
@@ -207,7 +207,7 @@ fn run(name: &str, params: &serde_json::Value) -> Kept {
 fn an_extended_host_runs_a_plugin_of_the_previous_revision() {
     let root: grown::Root_Ref = abi::root_module_as(present()).unwrap();
     assert_eq!((root.abi_revision(), root.package().as_str()), (abi::ABI_REVISION, "misbehave"));
-    assert!(root.added().is_none(), "what the plugin does not have is none");
+    assert!(root.added().is_none(), "a field that the plugin lacks is None");
 
     // First: a process has one trace, that of the first job it runs.
     let kept = run("traced", &serde_json::json!({}));
@@ -275,7 +275,8 @@ mod newer {
 /// and not a breaking change.
 #[test]
 fn the_layout_of_an_extended_plugin_is_compatible() {
-    // SAFETY: an `AbiHeaderRef` is a reference to the first field of a `LibHeader`, transparent; that of a loaded plugin is read the same way.
+    // SAFETY: an `AbiHeaderRef` is a reference to the first field of a `LibHeader`, transparent; that of a loaded plugin is read the same
+    // way.
     let header = unsafe { std::mem::transmute::<&'static LibHeader, AbiHeaderRef>(&newer::HEADER) };
     let root = abi::root_module(header).unwrap();
     assert_eq!((root.abi_revision(), root.package().as_str()), (abi::ABI_REVISION + 1, "newer"));
@@ -337,7 +338,7 @@ fn boundary_types_match_the_recorded_ones() {
     let now = format!("revision {}\n\n{}", abi::ABI_REVISION, types.into_iter().collect::<Vec<_>>().join("\n"));
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("boundary.txt");
     std::fs::write(&file, &now).unwrap();
-    assert_eq!(now, include_str!("boundary.txt"), "src/abi.rs has changed; what it is now: {}", file.display());
+    assert_eq!(now, include_str!("boundary.txt"), "src/abi.rs has changed; it is now: {}", file.display());
 }
 
 /// Adding methods must not change the size of the boxed sink, because it is passed to plugins by value.

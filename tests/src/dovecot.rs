@@ -249,6 +249,6 @@ namespace inbox {{
 fn own_name(args: &[&str]) -> String {
     let output = Command::new("id").args(args).output().expect("id");
     let name = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    assert!(output.status.success() && !name.is_empty(), "Dovecot needs a user who has a name: {output:?}");
+    assert!(output.status.success() && !name.is_empty(), "Dovecot needs a user with a name in the passwd file: {output:?}");
     name
 }

@@ -106,7 +106,7 @@ impl Ended {
         let verbose = self.args.iter().any(|arg| arg == "--verbose" || arg.starts_with("-v"));
         if failed && !verbose {
             assert!(err.lines().count() <= LINES, "more than {LINES} lines: {}", self.shown());
-            assert!(!err.trim().is_empty(), "a failure without a word: {}", self.shown());
+            assert!(!err.trim().is_empty(), "a failure without a message: {}", self.shown());
         }
     }
 }

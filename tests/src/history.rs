@@ -58,7 +58,7 @@ impl Event {
 
     /// Whether it ends a run.
     pub fn is_terminal(&self) -> bool {
-        matches!(self.event_type(), "job.completed" | "job.failed" | "job.skipped" | "job.refused")
+        matches!(self.event_type(), "job.completed" | "job.failed" | "job.skipped" | "job.refused" | "job.superseded")
     }
 }
 

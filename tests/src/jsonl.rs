@@ -46,5 +46,5 @@ pub fn all_is_there(sandbox: &Sandbox, files: &[PathBuf], label: &str) {
     stored.sort();
     there.sort();
     assert_eq!(there.len(), stored.len(), "{label}: lines and events");
-    assert!(there == stored, "{label}: the lines are not the events");
+    assert!(there == stored, "{label}: the lines are not the same as the events");
 }

@@ -1,4 +1,4 @@
-//! Results of packages against the JSON Schema that lies next to them.
+//! Validates results of packages against the JSON Schema next to their sources.
 
 use serde_json::Value;
 use std::fs;

@@ -35,10 +35,7 @@ impl SmallDisks {
             Ok(disks) => Some(disks),
             Err(also) => {
                 let why = format!("no small disk can be had here: unshare -rm: {refused}; unshare -m: {also}");
-                assert!(
-                    is_known(),
-                    "{why}\nThis test shows nothing without one. Allow namespaces of users, or run it as root, or set {WITHOUT}=1."
-                );
+                assert!(is_known(), "{why}\nThis test needs one. Allow user namespaces, or run it as root, or set {WITHOUT}=1.");
                 eprintln!("NOT SHOWN: {why}");
                 None
             }

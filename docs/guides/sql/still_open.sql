@@ -6,7 +6,7 @@ SELECT
   MIN(created_at) AS started_at,
   MAX(JSON_VALUE(payload, '$.host')) AS host
 FROM `lorchestra.events`
-WHERE event_type IN ('job.started', 'job.completed', 'job.failed')
+WHERE event_type IN ('job.started', 'job.completed', 'job.failed', 'job.superseded')
   AND created_at >= TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL 7 DAY)
 GROUP BY run_id, source
 HAVING COUNTIF(event_type <> 'job.started') = 0

@@ -37,7 +37,7 @@ impl Output {
     /// Creates the files of a run in an existing directory.
     pub(crate) fn begin(dir: &Path, kind: &'static Kind) -> Result<Self, OutputError> {
         let lock = lock(&dir.join(kind.lock))?;
-        remove_unfinished(dir, kind).map_err(|source| failed(dir, "taking away what a killed run left", source))?;
+        remove_unfinished(dir, kind).map_err(|source| failed(dir, "removing the files of a killed run", source))?;
         let (results, set_aside) = (start(dir, kind.results)?, start(dir, kind.set_aside)?);
         Ok(Self { dir: dir.to_owned(), kind, results, set_aside, _lock: lock })
     }
@@ -74,14 +74,14 @@ impl Output {
         let finish = |writer: BufWriter<NamedTempFile>, name: &str| {
             let path = dir.join(name);
             let file = writer.into_inner().map_err(|e| failed(&path, "writing", e.into_error()))?;
-            file.as_file().sync_all().map_err(|source| failed(&path, "bringing it to the disk", source))?;
+            file.as_file().sync_all().map_err(|source| failed(&path, "syncing it to disk", source))?;
             Ok((file, path))
         };
         let finished = [finish(schema, kind.schema_file)?, finish(set_aside, kind.set_aside)?, finish(results, kind.results)?];
         for (file, path) in finished {
             file.persist(&path).map_err(|e| failed(&path, "replacing it", e.error))?;
         }
-        File::open(&dir).and_then(|dir| dir.sync_all()).map_err(|source| failed(&dir, "bringing it to the disk", source))?;
+        File::open(&dir).and_then(|dir| dir.sync_all()).map_err(|source| failed(&dir, "syncing it to disk", source))?;
         Ok(dir.join(kind.results))
     }
 }
@@ -197,7 +197,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = Output::begin(dir.path(), &EMAIL).unwrap();
         assert!(matches!(Output::begin(dir.path(), &EMAIL).err().unwrap(), OutputError::Busy(_)));
-        assert!(Output::begin(dir.path(), &MESSAGE).is_ok(), "the other job is another");
+        assert!(Output::begin(dir.path(), &MESSAGE).is_ok(), "the other job has its own lock");
         first.commit().unwrap();
         assert!(Output::begin(dir.path(), &EMAIL).is_ok());
     }

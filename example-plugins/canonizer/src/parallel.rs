@@ -21,7 +21,10 @@ impl Workers {
         }
         let name = |n| format!("canonizer-{n}");
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).thread_name(name).build();
-        Self(pool.inspect_err(|error| tracing::warn!(error = %error, "could not start threads: converting on one")).ok())
+        Self(
+            pool.inspect_err(|error| tracing::warn!(error = %error, "could not start threads: converting on the current one"))
+                .ok(),
+        )
     }
 
     /// Applies a function to all items.

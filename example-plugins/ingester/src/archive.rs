@@ -338,7 +338,7 @@ mod tests {
         let first = Archive::open(dir.path(), "a.jsonl").unwrap();
         let error = Archive::open(dir.path(), "a.jsonl").err().unwrap();
         assert!(matches!(error, ArchiveError::Busy(_)) && !error.is_permanent());
-        assert!(Archive::open(dir.path(), "b.jsonl").is_ok(), "another account is free");
+        assert!(Archive::open(dir.path(), "b.jsonl").is_ok(), "another account is not locked");
         drop(first);
         assert!(Archive::open(dir.path(), "a.jsonl").is_ok());
     }

@@ -66,7 +66,7 @@ mod tests {
         let text = key.to_string();
         assert_eq!(text, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(Key::parse(text.as_bytes()), Some(key));
-        assert_eq!(Key::parse(text.to_uppercase().as_bytes()), None, "one spelling only");
+        assert_eq!(Key::parse(text.to_uppercase().as_bytes()), None, "only lower case is accepted");
         assert_eq!(Key::parse(&text.as_bytes()[1..]), None);
     }
 }

@@ -64,7 +64,7 @@ impl Appender {
     /// Syncs all lines to disk.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         if self.is_lost {
-            return Err(io::Error::other("it could not be brought to the disk before"));
+            return Err(io::Error::other("an earlier sync to disk failed"));
         }
         self.write_out()?;
         if self.unsynced {
@@ -195,7 +195,7 @@ mod tests {
         }
         appender.cut(4).unwrap();
         appender.release();
-        assert!(appender.file.is_some(), "the disk may not have that yet");
+        assert!(appender.file.is_some(), "not synced yet");
         appender.sync().unwrap();
         appender.release();
         assert_eq!(fs::read(&path).unwrap(), b"one\n");

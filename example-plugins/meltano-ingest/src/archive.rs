@@ -317,10 +317,10 @@ impl Archive {
         if !self.is_marked {
             return Ok(());
         }
-        self.set_aside.sync().map_err(|source| failed(self.set_aside.path(), "bringing it to the disk", source))?;
+        self.set_aside.sync().map_err(|source| failed(self.set_aside.path(), "syncing it to disk", source))?;
         let many = self.streams.len() > OPEN;
         for stream in &mut self.streams {
-            stream.sync().map_err(|source| failed(stream.path(), "bringing it to the disk", source))?;
+            stream.sync().map_err(|source| failed(stream.path(), "syncing it to disk", source))?;
             if many {
                 stream.release();
             }

@@ -1,4 +1,4 @@
-//! Extracts the kind of failure from the last line of a tap's stderr. Pure.
+//! Extracts the kind of failure from the last line of a tap's stderr. Pure functions only.
 //!
 //! The line itself may quote a record (`invalid literal for int() with base 10: 'anna@example.com'`) or a secret, and a job's
 //! error becomes an event that is sent elsewhere. Therefore only names from closed sets are returned: an exception class, an

@@ -125,7 +125,7 @@ mod tests {
     fn changes_are_reported_by_name() {
         let old = schema(r#"{"properties":{"a":{"type":["null","string"]},"b":{},"c":{"type":"integer"}}}"#, "[]").unwrap();
         let same = schema(r#"{"properties":{"c":{"type":"integer"},"b":{},"a":{"type":["string","null"]}}}"#, "[]").unwrap();
-        assert_eq!(same.change_from(Some(&old)), None, "order says nothing");
+        assert_eq!(same.change_from(Some(&old)), None, "the order does not matter");
         let new = schema(r#"{"properties":{"a":{"type":["null","string"]},"c":{"type":"number"},"d":{}}}"#, "[]").unwrap();
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         let change = Change { added: names(&["d"]), removed: names(&["b"]), changed: names(&["c"]), ..Change::default() };

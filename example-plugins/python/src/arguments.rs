@@ -1,4 +1,4 @@
-//! The arguments of a Python function, from the parameters of the job. Pure.
+//! The arguments of a Python function, from the parameters of the job. Pure functions only.
 
 use lorchestra_plugin_api::serde_json::{self, value::RawValue};
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ pub(crate) enum ArgumentError {
     Form { shown: String },
     #[error("--arg {name}:=…: the value is not JSON; write `{name}=…` for text")]
     NotJson { name: String, source: serde_json::Error },
-    #[error("--arg {0}: given twice, or as --{0} too")]
+    #[error("--arg {0}: given more than once, or also as --{0}")]
     Twice(String),
     #[error("--arg {0}: the job receives this argument from lorchestra")]
     Reserved(String),
@@ -109,8 +109,8 @@ mod tests {
             (&["s3cr3t"][..], "--arg (no `=`): expected `name=text` or `name:=JSON`"),
             (&["a b=s3cr3t"], "--arg a b=…: expected `name=text` or `name:=JSON`"),
             (&["limit:=s3cr3t"], "--arg limit:=…: the value is not JSON; write `limit=…` for text"),
-            (&["a=1", "a=2"], "--arg a: given twice, or as --a too"),
-            (&["since=x"], "--arg since: given twice, or as --since too"),
+            (&["a=1", "a=2"], "--arg a: given more than once, or also as --a"),
+            (&["since=x"], "--arg since: given more than once, or also as --since"),
             (&["bq_client=x"], "--arg bq_client: the job receives this argument from lorchestra"),
         ] {
             assert_eq!(collected(args).unwrap_err(), why);

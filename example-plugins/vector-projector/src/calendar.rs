@@ -1,4 +1,4 @@
-//! The text of a calendar invitation (iCalendar, RFC 5545) that people would search for: what, where, who. Pure.
+//! The text of a calendar invitation (iCalendar, RFC 5545) that people would search for: title, place and people.
 //!
 //! Not a parser of calendars: it takes the values of some properties at any position.
 

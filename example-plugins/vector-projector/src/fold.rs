@@ -1,4 +1,4 @@
-//! The form of a text in which words are compared: without case, diacritics and other differences of spelling. Pure.
+//! The form of a text in which words are compared: without case, diacritics and other differences of spelling. Pure functions only.
 //!
 //! The index and the query use the same function, so what it does to a word matters less than that it does it to both:
 //!

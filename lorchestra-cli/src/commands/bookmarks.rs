@@ -253,7 +253,7 @@ fn is_read(key: Key<'_>, settings: &Settings) -> Result<(), CommandError> {
             if param.kind == ParamKind::Enum && param.values.iter().all(|value| value.name != account) =>
         {
             let values: Vec<&str> = param.values.iter().map(|value| value.name.as_str()).collect();
-            Err(useless("the job does not accept this account").hint(format!("there are {}", values.join(", "))))
+            Err(useless("the job does not accept this account").hint(format!("use one of {}", values.join(", "))))
         }
         (Some(param), None) if !param.optional => {
             Err(useless("its bookmarks are per account").hint("add --account, as in the job's runs"))

@@ -69,7 +69,7 @@ pub(super) fn check(settings: &Settings, limit: Duration) -> Result<(), CommandE
         })?;
         match checked {
             Ok(()) | Err(DeliveryError::Later { .. }) => {}
-            Err(refusal) => return Err(refused(&refusal).hint("the job was not started: --require-delivery")),
+            Err(refusal) => return Err(refused(&refusal).hint("the job was not started, because --require-delivery is set")),
         }
     }
     Ok(())

@@ -109,7 +109,7 @@ pub(crate) enum NewError {
     #[error("{0:?} is not a valid package name: use [a-z][a-z0-9_-]*, at most 64 characters")]
     Name(String),
     /// The name has another meaning.
-    #[error("a package cannot be named {0}: the name has a meaning for cargo or the compiler")]
+    #[error("a package cannot be named {0}: cargo or the compiler reserves that name")]
     Taken(String),
     /// Something already exists at the path.
     #[error("{path} already exists{what}", path = .0.display(), what = if .0.is_dir() { " and is not empty" } else { "" })]
@@ -126,7 +126,7 @@ pub(crate) enum NewError {
         why: String,
     },
     /// The sources of this binary are not on this machine.
-    #[error("the sources of {API} are not on this machine, and no registry has it")]
+    #[error("the sources of {API} are not on this machine, and it is not in any registry")]
     NoSources,
     /// A system call failed.
     #[error("{path}", path = .path.display())]
@@ -195,7 +195,7 @@ pub(super) fn run(command: &New, printer: &mut Printer) -> Result<Code, CommandE
     {
         let inner = path_text(&inner);
         printer.warning(format_args!(
-            "{API} is in {inner}, which cargo would take for a part of that workspace, and build neither: write exclude = [{}] below [workspace] in {}",
+            "{API} is in {inner}; cargo would treat it as part of that workspace and build neither: add exclude = [{}] to [workspace] in {}",
             toml::Value::from(inner.as_str()),
             path_text(&workspace.root.join("Cargo.toml")),
         ));
@@ -260,7 +260,7 @@ fn api_crate(named: &Path) -> Result<String, NewError> {
         None => return Err(wrong("it is not a crate".to_owned())),
     }
     let dir = dir.canonicalize().map_err(|e| wrong(e.to_string()))?;
-    dir.into_os_string().into_string().map_err(|_| wrong("its path is not UTF-8, which Cargo.toml has to be".to_owned()))
+    dir.into_os_string().into_string().map_err(|_| wrong("its path is not UTF-8, so Cargo.toml cannot contain it".to_owned()))
 }
 
 /// Returns the crate's real path: cargo searches for a workspace from there.

@@ -115,19 +115,47 @@ pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, mut notice
     code
 }
 
+/// Runs a spec that another command has made, as `run-job --spec` does. `signals` is set once signals are handled; a caller that runs several
+/// specs passes the same one each time.
+pub(super) fn run_spec(
+    spec: RunSpec,
+    own: &OwnFlags,
+    context: (u8, &Settings),
+    signals: &mut Option<Signals>,
+    (notices, printer): (&mut Notices<'_>, &mut Printer),
+) -> Code {
+    let (verbose, settings) = context;
+    let mut asked = Asked::default();
+    asked.own(own);
+    let mut session = Invocation { settings, verbose, notices, printer, asked };
+    let result = CommandError::unless_files_suffice().and_then(|()| match session.of_spec(spec, own, signals)? {
+        Ok(planned) => session.start(planned, signals),
+        Err(code) => Ok(code),
+    });
+    result.unwrap_or_else(|failure| {
+        session.printer.failure(&failure);
+        session.refuse(&failure, signals);
+        failure.code
+    })
+}
+
 impl Invocation<'_, '_> {
     /// `signals` is set once signals are handled here.
     fn plan_and_run(&mut self, command: &RunJob, signals: &mut Option<Signals>) -> Result<Code, CommandError> {
-        let settings = self.settings;
         CommandError::unless_files_suffice()?;
         let planned = match &command.spec {
-            Some(file) => self.read_spec(file, command, signals)?,
+            Some(file) => self.of_spec(spec_file::read(file)?, &command.own, signals)?,
             None => self.plan(command, signals)?,
         };
-        let planned = match planned {
-            Ok(planned) => planned,
-            Err(code) => return Ok(code),
-        };
+        match planned {
+            Ok(planned) => self.start(planned, signals),
+            Err(code) => Ok(code),
+        }
+    }
+
+    /// Runs what is planned; or prints it, for a dry run.
+    fn start(&mut self, planned: Planned, signals: &mut Option<Signals>) -> Result<Code, CommandError> {
+        let settings = self.settings;
         let Planned { spec, library, secrets, own, lock } = planned;
         if own.dry_run {
             return dry_run(spec, &library, lock.as_ref(), own.json, self.printer);
@@ -261,17 +289,16 @@ impl Invocation<'_, '_> {
     }
 
     /// Returns the run that a spec describes.
-    fn read_spec(
+    fn of_spec(
         &mut self,
-        file: &Path,
-        command: &RunJob,
+        spec: RunSpec,
+        own: &OwnFlags,
         signals: &mut Option<Signals>,
     ) -> Result<Result<Planned, Code>, CommandError> {
         let settings = self.settings;
-        let spec = spec_file::read(file)?;
         self.asked.spec(&spec);
         let key = Key { package: &spec.package, job: &spec.job, account: spec.account.as_deref() };
-        if let Some(code) = self.ended(&command.own, key, signals)? {
+        if let Some(code) = self.ended(own, key, signals)? {
             return Ok(Err(code));
         }
         let catalog = Catalog::scan(&settings.plugin_dirs);
@@ -279,7 +306,7 @@ impl Invocation<'_, '_> {
         // Check the spec against the job first, so that no secret is read that the job does not have.
         spec.check(job).map_err(|error| CommandError::from(launch::LaunchError::Spec(error)))?;
         let secrets = secrets::find(&spec, &Configured::default(), settings)?;
-        let own = command.own.clone();
+        let own = own.clone();
         let lock = self.lock(&own)?;
         Ok(Ok(Planned { spec, library: package.path.clone(), secrets, own, lock }))
     }
@@ -337,7 +364,7 @@ fn warn_deprecated(job: &JobManifest, spec: &RunSpec, typed: &[String], printer:
     }
 }
 
-fn bad_parameters(package: &str, job: &JobManifest, error: &plan::PlanError) -> CommandError {
+pub(super) fn bad_parameters(package: &str, job: &JobManifest, error: &plan::PlanError) -> CommandError {
     let text = error.to_string();
     let mut lines = text.lines();
     // An invalid default is a bug of the plugin, not of the caller.
@@ -389,6 +416,8 @@ fn code(launched: &Launched) -> Code {
 fn of_failure(cause: Cause, signal: Option<i32>) -> Code {
     match cause {
         Cause::Load => Code::Plugin,
+        // The window is complete.
+        Cause::Superseded => Code::Success,
         Cause::Timeout => Code::Timeout,
         Cause::Cancelled => Code::Interrupted(signal.unwrap_or(15)),
         _ => Code::Failed,

@@ -1,8 +1,9 @@
-//! `runs list`, `show`, `logs`, `stop`.
+//! `runs list`, `show`, `logs`, `rerun`, `stop`.
 
 mod list;
 mod logs;
 mod prune;
+mod rerun;
 mod show;
 mod stop;
 
@@ -64,6 +65,12 @@ pub(crate) enum Runs {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Run the spec of an earlier run again, as a new run
+    #[command(
+        before_help = "Examples:\n  lorchestra runs rerun 7c41d03f\n  lorchestra runs rerun --failed --since -1d",
+        after_help = "The new run has the parameters, window, limits and sources of secrets of the earlier one, and uses the library that is installed now."
+    )]
+    Rerun(rerun::Rerun),
     /// Stop a running job and wait for it to end
     #[command(before_help = "Example:\n  lorchestra runs stop 7c41d03f")]
     Stop {
@@ -75,10 +82,14 @@ pub(crate) enum Runs {
 
 pub(super) fn run(
     command: &Runs,
+    verbose: u8,
     settings: &Settings,
     notices: &mut Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
+    if let Runs::Rerun(wanted) = command {
+        return rerun::rerun(wanted, verbose, settings, notices, printer);
+    }
     let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
     match command {
@@ -86,7 +97,7 @@ pub(super) fn run(
         Runs::Show { run, spec: true, .. } => {
             let (_, _, run) = named(history, settings, run)?;
             if run.spec_json.is_empty() {
-                let what = format!("run {} has no spec: it was refused before there was one", short_id(&run.run_id));
+                let what = format!("run {} has no spec: it was refused before one was created", short_id(&run.run_id));
                 return Err(CommandError::new(Code::Failed, what).hint(format!("lorchestra runs show {}", short_id(&run.run_id))));
             }
             printer.line(&run.spec_json);
@@ -107,6 +118,8 @@ pub(super) fn run(
                 Ok(Code::Success)
             }
         },
+        // Handled above.
+        Runs::Rerun(_) => Ok(Code::Success),
         Runs::Stop { run } => {
             let (state, mut store, run) = named(history, settings, run)?;
             stop::stop(notices, &state, &mut store, &run, printer)
@@ -117,7 +130,7 @@ pub(super) fn run(
 /// Returns the run that a user named, with its history.
 fn named(history: Option<(StateDir, Store)>, settings: &Settings, text: &str) -> Result<(StateDir, Store, Run), CommandError> {
     let run = find_run(history.as_ref().map(|(_, store)| store), settings, text)?;
-    let (state, store) = history.ok_or_else(|| CommandError::new(Code::Internal, "a run was found, and no history"))?;
+    let (state, store) = history.ok_or_else(|| CommandError::new(Code::Internal, "a run was found without a history"))?;
     Ok((state, store, run))
 }
 

@@ -3,6 +3,7 @@
 use crate::values;
 use clap::Args;
 use lorchestra_core::plan::{OnOverlap, RequestedBy, spec};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
@@ -21,6 +22,21 @@ pub(crate) struct GlobalFlags {
     /// Print more to stderr, including the job's trace (repeat for debug, trace)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
+}
+
+impl GlobalFlags {
+    /// Returns them as words of a command line.
+    pub(crate) fn as_words(&self) -> Vec<OsString> {
+        let mut words = Vec::new();
+        for dir in &self.plugin_dir {
+            words.extend(["--plugin-dir".into(), dir.clone().into_os_string()]);
+        }
+        if let Some(config) = &self.config {
+            words.extend(["--config".into(), config.clone().into_os_string()]);
+        }
+        words.extend((0..self.verbose).map(|_| "--verbose".into()));
+        words
+    }
 }
 
 /// Flags of run-job itself, accepted before PACKAGE and after JOB. A later one overrides an earlier one.

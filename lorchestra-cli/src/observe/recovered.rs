@@ -12,7 +12,7 @@ pub(crate) fn show(closed: &Closed, printer: &mut Printer) {
     if closed.missing > 0 {
         printer.warning(format_args!(
             "about {} of the newest events are missing from lorchestra.db: its write-ahead log was damaged, or an older copy was restored; runs \
-             of that time may have to be repeated",
+             of that period may have to be repeated",
             closed.missing
         ));
     }

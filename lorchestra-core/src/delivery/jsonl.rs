@@ -202,7 +202,7 @@ fn lines_of(slot: Slot<'_>, rows: &[Row]) -> Result<Vec<u8>, DeliveryError> {
         return Ok(lines);
     }
     // The existing part of the batch can be neither completed nor recognized.
-    Err(DeliveryError::StreamGone(format!("{}: another version of lorchestra began this batch", slot.stream)))
+    Err(DeliveryError::StreamGone(format!("{}: another version of lorchestra started this batch", slot.stream)))
 }
 
 /// Locks the file until it is closed: a copy of the state directory may refer to the same file.

@@ -276,7 +276,7 @@ fn events_refused_again_after_a_manual_resend_are_kept() {
     assert_eq!(progress.delivered, 4);
 }
 
-/// Reading the table is not permitted, and the server loses every stream: each batch is retried once per call, not for ever.
+/// Reading the table is not permitted, and the server loses every stream: each batch is retried once per call, not forever.
 #[test]
 fn uncertain_batches_are_resent_once_per_call() {
     let site = site();
@@ -341,7 +341,7 @@ fn a_circuit_is_for_one_server_and_one_minute() {
     store.set_circuit(Some(&open(now + 60_000_000))).unwrap();
     assert!(store.circuit("a", now, CIRCUIT).unwrap().is_some() && store.circuit("b", now, CIRCUIT).unwrap().is_none());
     store.set_circuit(Some(&open(now + 3_600_000_000))).unwrap();
-    assert!(store.circuit("a", now, CIRCUIT).unwrap().is_none(), "nobody waits for an hour");
+    assert!(store.circuit("a", now, CIRCUIT).unwrap().is_none(), "the deliverer does not wait for an hour");
 }
 
 /// A batch with an unknown result, a lost stream, and no permission to read: the batch is kept as uncertain, and nothing else waits for it.
@@ -355,13 +355,13 @@ fn a_batch_that_cannot_be_checked_is_uncertain_until_it_is_resent() {
     deliver_all(&mut store, &server, true, 5);
     let backlog = store.store.backlog(NAME, None).unwrap();
     assert_eq!((backlog.pending, backlog.uncertain), (0, 5));
-    assert_eq!(server.borrow().rows.len(), ids.len(), "they were there, which nobody may know");
+    assert_eq!(server.borrow().rows.len(), ids.len(), "they had landed, but the table cannot be queried");
     let mut session = Session::new(table(&server, true));
     runtime().block_on(async {
         Deliverer::new(&mut store, &mut session, policy(5), &mut Progress::default()).resend_uncertain().await.unwrap();
     });
     assert_eq!(store.store.backlog(NAME, None).unwrap().uncertain, 0);
-    assert_eq!(server.borrow().rows.len(), ids.len() + 5, "sent again on request, and so twice");
+    assert_eq!(server.borrow().rows.len(), ids.len() + 5, "resent on request, so they are there twice");
 }
 
 /// Another program changed a payload in the database: the event is set aside with the reason, even on request, and the others are
@@ -488,7 +488,7 @@ fn a_server_that_is_down_for_an_hour_does_not_delay_another() {
         let down_for_an_hour = async {
             let mut deliverer = Deliverer::new(&mut there, &mut session, policy(5), &mut progress);
             let stopped = tokio::time::timeout(HOUR, deliverer.drain(true)).await;
-            assert!(stopped.is_err(), "it does not give up: {stopped:?}");
+            assert!(stopped.is_err(), "it keeps retrying: {stopped:?}");
         };
         let up_all_the_while = async {
             let (mut session, mut progress) = (Session::new(table(&up, true)), Progress::default());
@@ -506,6 +506,6 @@ fn a_server_that_is_down_for_an_hour_does_not_delay_another() {
         down.borrow_mut().script.clear();
         deliver_all(&mut there, &down, true, 5);
         let ids = up.borrow().rows.clone();
-        assert_eq!((ids.len(), &ids), (64, &down.borrow().rows), "each has each, in order");
+        assert_eq!((ids.len(), &ids), (64, &down.borrow().rows), "each destination has each event, in order");
     }
 }

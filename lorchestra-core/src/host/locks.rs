@@ -1,7 +1,8 @@
 //! File locks: they decide who may run a job now, and show whether a worker is alive.
 //!
 //! The kernel releases both kinds when their holder dies, however it dies. Lock files are never unlinked, because a lock on an unlinked
-//! file protects nothing.
+//! file protects nothing. The exception are the files of single windows, of which there may be thousands: their holder removes the file
+//! before it releases the lock, and whoever takes the lock checks that the file is still there ([`FileLock::try_take_at`]).
 //!
 //! - [`FileLock`]: flock, close-on-exec, so no worker inherits it. A supervisor holds two, from before its run is recorded until after its
 //!   end is. One, in the run's spool directory, shows that the supervisor is alive; the other shows that it runs this job for this account
@@ -32,6 +33,16 @@ impl FileLock {
     /// Takes the lock if it is free; `None` if someone else holds or shares it.
     pub fn try_take(path: &Path) -> io::Result<Option<Self>> {
         Self::attempt(path, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Like [`try_take`](Self::try_take), for a file that its holder removes: takes the lock of the file that has this path now.
+    pub fn try_take_at(path: &Path) -> io::Result<Option<Self>> {
+        loop {
+            match Self::try_take(path)? {
+                Some(lock) if !lock.is_at(path) => {}
+                taken => return Ok(taken),
+            }
+        }
     }
 
     /// Takes the lock, and waits for it.
@@ -90,8 +101,15 @@ impl FileLock {
 }
 
 /// Name of the lock file that concurrent runs of one key share (overlap policy `allow`). No package name contains a `+`.
-pub fn shared_name(package: &str, job: &str, account: Option<&str>) -> String {
-    format!("shared+{}", overlap_name(package, job, account))
+pub fn shared_name(overlap_name: &str) -> String {
+    format!("shared+{overlap_name}")
+}
+
+/// Name of the lock file of one window: that of job and account, and a hash of what distinguishes the window. No account is written with
+/// `%window`.
+pub(crate) fn window_name(overlap_name: &str, window: &str) -> String {
+    let hash = hex(&Sha256::digest(window));
+    format!("{overlap_name}%window-{}", &hash[..32])
 }
 
 /// Name of the overlap lock's file: `<package>.<job>.<account or ->`.
@@ -243,7 +261,7 @@ mod tests {
         let lives = child.try_wait().unwrap().is_none();
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(lives, "it was there all the time");
+        assert!(lives, "it was held all the time");
         assert!(matches!(held, (None, Ok(()))), "{held:?}");
     }
 

@@ -100,7 +100,7 @@ pub fn readable(path: &Path) -> String {
     }
     own.unwrap_or_else(|| {
         let right = if closed.is_some() { "enter" } else { "read" };
-        format!("ask {} for the right to {right} {} as user {user}", owner_text(meta.uid()), shell(at))
+        format!("ask {} to let user {user} {right} {}", owner_text(meta.uid()), shell(at))
     })
 }
 

@@ -29,11 +29,11 @@ pub(super) fn read(text: &str) -> Result<NaiveDate, TimeError> {
         });
     }
     let last = (28..=31).rev().find_map(|day| of(year, month, day)).map(|date| date.to_string()).unwrap_or_default();
-    let reason = format!("the month has no such day as {day:02}");
+    let reason = format!("the month has no day {day:02}");
     Err(TimeError::Field(if day == 0 {
         format!("{reason}; write {year:04}-{month:02}-01 or another day to {last}")
     } else {
-        format!("{reason}; write {last}, which is its last, or an earlier one")
+        format!("{reason}; write {last}, its last day, or an earlier one")
     }))
 }
 

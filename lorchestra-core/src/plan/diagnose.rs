@@ -70,7 +70,7 @@ fn number(text: &str, reader: TimeParser) -> Option<TimeError> {
     if rest.is_empty() && digits.len() == 8 {
         let (year, day) = digits.split_at(4);
         let (month, day) = day.split_at(2);
-        return Some(reader.instead("a date has dashes", format!("{year}-{month}-{day}")));
+        return Some(reader.instead("a date needs dashes", format!("{year}-{month}-{day}")));
     }
     let number = digits.parse::<i64>().ok()?;
     let nanos = fraction.and_then(|digits| format!("{digits:0<9}")[..9].parse().ok()).unwrap_or(0);
@@ -81,7 +81,7 @@ fn number(text: &str, reader: TimeParser) -> Option<TimeError> {
         18..=19 => ("nanoseconds", Some(DateTime::from_timestamp_nanos(number))),
         _ => return None,
     };
-    Some(reader.instead_at(format!("{name} since 1970 are not read, only RFC 3339"), time?))
+    Some(reader.instead_at(format!("{name} since 1970 are not supported; use RFC 3339"), time?))
 }
 
 /// `2024-1-5`, `2024/01/31`, `31.01.2024`, `01/31/2024`, `2024-01`.
@@ -111,7 +111,7 @@ fn other_date(text: &str, reader: TimeParser) -> Option<TimeError> {
             })
         }
         [a, b, c] if [a, b, c].iter().all(|field| field.len() <= 2) => {
-            Some(TimeError::Field("its year has not four digits; write year-month-day, as in 2024-01-31".into()))
+            Some(TimeError::Field("its year does not have four digits; write year-month-day, as in 2024-01-31".into()))
         }
         _ => None,
     }
@@ -120,7 +120,7 @@ fn other_date(text: &str, reader: TimeParser) -> Option<TimeError> {
 /// `Wed, 31 Jan 2024 10:00:00 +0000`, as in email headers and printed by `date -R`.
 fn mail_date(text: &str, reader: TimeParser) -> Option<TimeError> {
     let time: DateTime<Utc> = DateTime::parse_from_rfc2822(text).ok()?.to_utc();
-    Some(reader.instead_at("the dates of mails are not read", time))
+    Some(reader.instead_at("the date format of email is not supported", time))
 }
 
 /// `yesteday`, `NOW`.
@@ -130,5 +130,5 @@ fn word(text: &str, reader: TimeParser) -> Option<TimeError> {
         Precision::Day => &["today", "yesterday"],
     };
     let meant = *nearest(&text.to_lowercase(), words.iter().copied()).first()?;
-    Some(reader.instead("there is no such word", meant))
+    Some(reader.instead("it is not a known word", meant))
 }

@@ -65,7 +65,7 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
         let words: Vec<&str> = text.split_whitespace().collect();
         // `5 5` is not 55.
         let apart = words.windows(2).any(|w| w[0].ends_with(is_digit) && w[1].starts_with(is_digit));
-        return Err(if apart { DurationError::Unknown } else { instead("has spaces in it", words.concat()) });
+        return Err(if apart { DurationError::Unknown } else { instead("contains spaces", words.concat()) });
     }
     if let Some(unsigned) = text.strip_prefix(['-', '+', '\u{2212}', '\u{2013}']) {
         return Err(instead("a duration has no sign", unsigned.to_owned()));
@@ -174,7 +174,7 @@ fn fraction(text: &str) -> Option<DurationError> {
     let unit = if word == "m" { Unit::Minute } else { Unit::meant(word)? };
     let scale = 10_u64.checked_pow(u32::try_from(digits.len()).ok()?)?;
     let scaled = format!("{whole}{digits}").parse::<u64>().ok()?.checked_mul(unit.seconds()?)?;
-    (scaled.is_multiple_of(scale)).then(|| instead("the numbers are whole", show(Duration::from_secs(scaled / scale))))
+    (scaled.is_multiple_of(scale)).then(|| instead("the numbers must be whole", show(Duration::from_secs(scaled / scale))))
 }
 
 fn is_digit(c: char) -> bool {

@@ -17,7 +17,7 @@ pub(super) fn read(text: &str, reader: TimeParser) -> Option<Result<DateTime<Utc
 fn read_parts(day: &str, rest: &str, reader: TimeParser) -> Result<DateTime<Utc>, TimeError> {
     date::read(day)?;
     if reader.wanted == Precision::Day {
-        return Err(reader.instead("a day has no time of day", day));
+        return Err(reader.instead("only a day is expected, without a time", day));
     }
     let end = rest.find(|c: char| !(c.is_ascii_digit() || c == ':' || c == '.')).unwrap_or(rest.len());
     let (typed_clock, typed_offset) = rest.split_at(end);
@@ -31,7 +31,7 @@ fn read_parts(day: &str, rest: &str, reader: TimeParser) -> Result<DateTime<Utc>
         return Err(reader.instead("its seconds are missing", canonical));
     }
     if !offset.eq_ignore_ascii_case(typed_offset) {
-        return Err(reader.instead("an offset is Z or like +01:00, directly after the time", canonical));
+        return Err(reader.instead("an offset is Z or has the form +01:00, directly after the time", canonical));
     }
     let time = DateTime::parse_from_rfc3339(&canonical).map_err(|_| reader.unknown())?.to_utc();
     // A leap second is the last second of a day in UTC; chrono accepts it at any time.
@@ -66,7 +66,7 @@ fn clock(typed: &str) -> Result<String, TimeError> {
 }
 
 fn no_such_time_of_day() -> TimeError {
-    TimeError::Field("there is no such time of day; write hours from 00 to 23, minutes and seconds from 00 to 59".into())
+    TimeError::Field("the time of day does not exist; write hours from 00 to 23, minutes and seconds from 00 to 59".into())
 }
 
 /// Returns the offset in the form of RFC 3339; `None` if there is none.
@@ -79,7 +79,7 @@ fn offset(typed: &str) -> Result<Option<String>, TimeError> {
     if ["Z", "UTC", "GMT"].iter().any(|utc| trimmed.eq_ignore_ascii_case(utc)) {
         return Ok(Some("Z".into()));
     }
-    let zone = || TimeError::Field("names of time zones are not read; write Z for UTC or an offset such as +01:00".into());
+    let zone = || TimeError::Field("time zone names are not supported; write Z for UTC or an offset such as +01:00".into());
     let sign = trimmed.chars().next().filter(|c| matches!(c, '+' | '-')).ok_or_else(zone)?;
     let (hours, minutes) = match &trimmed[1..] {
         digits if digits.len() == 5 && digits.as_bytes()[2] == b':' => digits.split_at(2),
@@ -91,7 +91,7 @@ fn offset(typed: &str) -> Result<Option<String>, TimeError> {
     };
     match (field(hours), field(minutes.trim_start_matches(':'))) {
         (Some(hours), Some(minutes)) if hours <= 23 && minutes <= 59 => Ok(Some(format!("{sign}{hours:02}:{minutes:02}"))),
-        (Some(_), Some(_)) => Err(TimeError::Field("there is no such offset; write one from -23:59 to +23:59, or Z".into())),
+        (Some(_), Some(_)) => Err(TimeError::Field("the offset does not exist; write one from -23:59 to +23:59, or Z".into())),
         _ => Err(zone()),
     }
 }

@@ -1,4 +1,4 @@
-//! What to do if another run of the same job and account is running: the values of `--on-overlap`. Pure.
+//! What to do if another run of the same job and account is running: the values of `--on-overlap`. Pure functions only.
 
 use super::duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

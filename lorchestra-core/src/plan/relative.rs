@@ -87,10 +87,10 @@ fn misspelt(digits: &str, word: &str, text: &str, reader: TimeParser) -> TimeErr
         _ => {}
     }
     if date::has_form(text) || word.starts_with('-') {
-        return reader.instead("a date has no minus before it", text);
+        return reader.instead("a date does not begin with a minus", text);
     }
     if let Some(word) = word.strip_prefix(' ') {
-        return reader.instead("there is a space in it", format!("-{digits}{word}"));
+        return reader.instead("it contains a space", format!("-{digits}{word}"));
     }
     if word.starts_with(|c: char| !c.is_alphabetic()) || word.contains(|c: char| c.is_ascii_digit()) {
         return TimeError::Field("use one whole number with one unit; write -90min, for example".into());

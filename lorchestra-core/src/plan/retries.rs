@@ -1,4 +1,4 @@
-//! Which attempts to retry, and how many times. Pure.
+//! Which attempts to retry, and how many times. Pure functions only.
 
 use crate::outcome::{Cause, Failure};
 use serde::{Deserialize, Serialize};

@@ -2,17 +2,17 @@
 //!
 //! Owns its JSON form. [`super::resolve`] creates one from the user's input. [`RunSpec::from_json`] parses one, and [`RunSpec::check`]
 //! compares it with the job that will run, so that parameters of the wrong type never reach plugin code, even from a spec that was edited.
-//! A spec has no relative times and no secret values. Pure.
+//! A spec has no relative times and no secret values. Pure functions only.
 //!
 //! ```text
 //! {"schema": "lorchestra.run-spec/1",
 //!  "package": "ingester", "job": "extract_gmail", "version": "0.1.0", "sha256": "9f86…" or null (any),
 //!  "params": {…}, "secrets": {"token": "env:TOKEN"}, "account": null,
 //!  "window": {"since": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z"}, "since_last": false,
-//!  "timeout": 90 or null, "grace": 10, "on_overlap": "fail",
+//!  "timeout": 90 or null, "grace": 10, "on_overlap": "fail", "overlap_key": "account" or "window", "moves_bookmark": true,
 //!  "retries": {"limit": 0, "on": ["error", …], "wait": 1}, "memory_max": null,
 //!  "directory": "/home/anna" or null (the directory in which lorchestra is started),
-//!  "group": null, "trace_parent": null, "requested_by": "command-line",
+//!  "claim": "/shared/claims/7" or null, "group": null, "trace_parent": null, "requested_by": "command-line",
 //!  "resolved_at": "2026-01-02T03:04:05Z"}
 //! ```
 //!
@@ -24,6 +24,7 @@ use super::policy::RunLimits;
 use super::retries::{MOST, RETRYABLE};
 use super::source::Source;
 use super::{OnOverlap, Retries, Window, find, is_end, last, size, time, value};
+use crate::host::locks;
 use chrono::{DateTime, Utc};
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
@@ -72,12 +73,18 @@ pub struct RunSpec {
     pub grace: Duration,
     /// What to do if another run of the job and account is running.
     pub on_overlap: OnOverlap,
+    /// Which runs of the job exclude each other.
+    pub overlap_key: OverlapKey,
+    /// Whether success may move the bookmark of job and account.
+    pub moves_bookmark: bool,
     /// Which failures to retry, how many times, and after which delay.
     pub retries: Retries,
     /// Memory limit in bytes for each of the job's processes; `None` for no limit.
     pub memory_max: Option<u64>,
     /// Working directory of the job; `None` for that of the process that runs it.
     pub directory: Option<String>,
+    /// The file that decides which of several runs of one window counts ([`crate::run::claim`]); `None` if there is one run.
+    pub claim: Option<String>,
     /// The group of runs to which this one belongs.
     pub group: Option<String>,
     /// W3C trace context (`traceparent`) of the requester.
@@ -86,6 +93,17 @@ pub struct RunSpec {
     pub requested_by: RequestedBy,
     /// The time to which relative times refer, to the microsecond.
     pub resolved_at: DateTime<Utc>,
+}
+
+/// Which runs of a job exclude each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OverlapKey {
+    /// Those for the same account.
+    #[default]
+    Account,
+    /// Those for the same account with the same window and parameters: the windows of a backfill run side by side.
+    Window,
 }
 
 /// Who requested a run. As text: `command-line`, `schedule`, `rerun:RUN`, `engine:NAME`.
@@ -234,9 +252,12 @@ impl RunSpec {
             timeout,
             grace,
             on_overlap,
+            overlap_key: OverlapKey::default(),
+            moves_bookmark: true,
             retries,
             memory_max,
             directory,
+            claim: None,
             group,
             trace_parent,
             requested_by,
@@ -330,6 +351,15 @@ impl RunSpec {
         if self.since_last && window.is_none_or(|window| window.since.is_none()) {
             wrong("since_last".into(), "is true, but params.since is missing".into());
         }
+        if self.overlap_key == OverlapKey::Window && self.on_overlap == OnOverlap::Allow {
+            wrong("overlap_key".into(), "is \"window\", which excludes `\"on_overlap\": \"allow\"`".into());
+        }
+        if self.overlap_key == OverlapKey::Window && self.since_last {
+            wrong(
+                "overlap_key".into(),
+                "is \"window\", but with `since_last` the window is known only when the run starts".into(),
+            );
+        }
         if self.retries.limit > MOST {
             wrong("retries.limit".into(), format!("is {}; the maximum is {MOST}", self.retries.limit));
         }
@@ -353,7 +383,35 @@ impl RunSpec {
         if self.directory.as_ref().is_some_and(|directory| !Path::new(directory).is_absolute()) {
             wrong("directory".into(), "is not an absolute path".into());
         }
+        if self.claim.as_ref().is_some_and(|claim| !Path::new(claim).is_absolute()) {
+            wrong("claim".into(), "is not an absolute path".into());
+        }
         if faults.is_empty() { Ok(()) } else { Err(PlanError { faults }) }
+    }
+
+    /// Whether this run does at least the work of `other`: the same job with the same parameters, and a window that contains that of
+    /// `other`.
+    pub fn covers(&self, other: &Self) -> bool {
+        let same_job = (&self.package, &self.job) == (&other.package, &other.job);
+        let windowed = self.window.is_some();
+        let is_other_param = |name: &str| !windowed || (name != "since" && name != "until");
+        fn rest(spec: &RunSpec, keep: impl Fn(&str) -> bool) -> Vec<(&String, &Value)> {
+            spec.params.iter().filter(|(name, _)| keep(name)).collect()
+        }
+        same_job
+            && rest(self, is_other_param) == rest(other, is_other_param)
+            && match (self.window, other.window) {
+                (Some(window), Some(inner)) => {
+                    let begins_before = match (window.since, inner.since) {
+                        (None, _) => true,
+                        (Some(since), Some(inner)) => since <= inner,
+                        (Some(_), None) => false,
+                    };
+                    begins_before && inner.until <= window.until
+                }
+                (None, None) => true,
+                _ => false,
+            }
     }
 
     /// Returns the window that the parameters define; `None` if the job has none. If the job has no `until`, uses that of the spec.
@@ -368,6 +426,19 @@ impl RunSpec {
         // If the spec has no window, any end will do: the comparison fails anyway.
         let until = at("until").or_else(|| self.window.map(|window| window.until)).unwrap_or(self.resolved_at);
         Some(Window { since: at("since"), until })
+    }
+
+    /// Returns the name of the overlap lock: runs whose names are equal exclude each other.
+    pub fn overlap_name(&self) -> String {
+        let name = locks::overlap_name(&self.package, &self.job, self.account.as_deref());
+        match self.overlap_key {
+            OverlapKey::Account => name,
+            OverlapKey::Window => {
+                // Maps of JSON are ordered by key, so equal parameters have equal text.
+                let text = serde_json::to_string(&(&self.window, &self.params)).unwrap_or_default();
+                locks::window_name(&name, &text)
+            }
+        }
     }
 
     /// Returns the same run with a window that begins at `since`, because the bookmark has moved since the spec was created; `None` if the

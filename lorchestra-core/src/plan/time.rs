@@ -108,7 +108,7 @@ impl TimeParser {
             return Err(self.unknown());
         }
         if text.trim() != text {
-            return Err(self.instead("there are spaces around it", text.trim()));
+            return Err(self.instead("it has spaces around it", text.trim()));
         }
         if let Some(error) = diagnose::dash(text, self) {
             return Err(error);
@@ -116,7 +116,7 @@ impl TimeParser {
         let today = self.now.date_naive();
         let day = |day: NaiveDate| Some(day.and_time(NaiveTime::MIN).and_utc());
         match text {
-            "now" if self.wanted == Precision::Day => Err(self.instead("a day is required, not an instant", "today")),
+            "now" if self.wanted == Precision::Day => Err(self.instead("a day is required, not a time", "today")),
             "now" => fits(Some(self.now)),
             "today" => fits(day(today)),
             "yesterday" => fits(today.checked_sub_days(Days::new(1)).and_then(day)),

@@ -1,5 +1,5 @@
 //! Parses one parameter's value: from the text that a person typed, or the default in a manifest, to the value that the job receives. Owns
-//! which values each [`ParamKind`] accepts; called by [`super::resolve`] and, for [`check_default`], by the catalog. Pure.
+//! which values each [`ParamKind`] accepts; called by [`super::resolve`] and, for [`check_default`], by the catalog. Pure functions only.
 //!
 //! The result has exactly the author's type: the job's side never has to refuse it.
 
@@ -63,7 +63,7 @@ pub enum ValueError {
     #[error(transparent)]
     Duration(#[from] DurationError),
     /// It is not the source of a secret. It may be the secret itself, so it is not repeated.
-    #[error("is not a source of a secret; other users can read a command line, so write env:NAME, file:PATH or credential:NAME")]
+    #[error("is not a secret source; other users can read a command line, so write env:NAME, file:PATH or credential:NAME")]
     Source,
     /// The part after `last:` is not a time.
     #[error("after last: {0}")]
@@ -192,7 +192,7 @@ pub(super) fn invalid_default(json: &Value, why: impl std::fmt::Display) -> Stri
 pub(super) fn default(ty: ParamType<'_>, json: &Value, now: DateTime<Utc>) -> Result<Option<TypedValue>, String> {
     let value = match (json, ty.kind) {
         (Value::Null, _) => return Ok(None),
-        _ if ty.repeated => return Err("has a default, and a list has none".to_owned()),
+        _ if ty.repeated => return Err("has a default, but a list cannot have one".to_owned()),
         (Value::Bool(on), ParamKind::Bool) => Ok(TypedValue::Json((*on).into())),
         // A number is parsed from its text, so that there is one rule for valid numbers, and 1.0 is not a whole number.
         (Value::Number(number), ParamKind::Int(_) | ParamKind::Uint(_) | ParamKind::Float) => {
@@ -260,7 +260,7 @@ fn chosen<'a>(values: &'a [ValueManifest], text: &str) -> Result<&'a str, ValueE
     let respelt = text.trim().to_lowercase().replace('_', "-");
     match (named(text), named(&respelt)) {
         (Some(value), _) => Ok(value),
-        (None, Some(write)) => Err(ValueError::Form { reason: "the value is spelt differently", write: write.to_owned() }),
+        (None, Some(write)) => Err(ValueError::Form { reason: "the value is spelled differently", write: write.to_owned() }),
         (None, None) => Err(ValueError::Choice { values: names(values) }),
     }
 }
@@ -314,7 +314,7 @@ fn not_an_integer(kind: ParamKind, text: &str) -> ValueError {
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
     match text.parse::<f64>() {
         Ok(number) if plain && number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 => {
-            try_instead("a whole number is written without a point or exponent", format!("{number}"))
+            try_instead("a whole number is written without a decimal point or exponent", format!("{number}"))
         }
         _ => ValueError::Kind { kind: whole_number(kind), example: "digits only, such as 10" },
     }
@@ -339,7 +339,7 @@ fn float(text: &str) -> Result<Number, ValueError> {
         Some((whole, fraction))
             if text.len() <= LONGEST && !whole.contains('.') && fraction.len() != 3 && digits_only(fraction) =>
         {
-            try_instead("the decimal sign is a point", format!("{whole}.{fraction}"))
+            try_instead("the decimal separator is a point", format!("{whole}.{fraction}"))
         }
         _ => Err(ValueError::Kind { kind: "a number".into(), example: "digits with a point, such as 1.5" }),
     }

@@ -530,7 +530,7 @@ mod tests {
             assert_eq!(failure.message.contains("--memory-max"), may_be, "{evidence:?}");
             assert_eq!(Failure { message: String::new(), ..free }, Failure { message: String::new(), ..failure });
         });
-        assert_eq!(seen.len(), 9, "every cause there is: {seen:?}");
+        assert_eq!(seen.len(), 9, "every cause occurs: {seen:?}");
     }
 
     #[test]

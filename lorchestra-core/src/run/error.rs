@@ -83,6 +83,16 @@ pub enum RunError {
         /// The system's error.
         source: io::Error,
     },
+    /// The job has succeeded, and whether its run counts cannot be decided yet. The next command does that.
+    #[error("the claim of run {run_id} cannot be taken or read: {path}", path = path.display())]
+    NotClaimed {
+        /// The run.
+        run_id: String,
+        /// The claim.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
     /// The job has ended, and its end cannot be recorded yet. It is safe in the spool, and the next command records it.
     #[error("the end of run {run_id} could not be recorded")]
     NotRecorded {
@@ -93,7 +103,7 @@ pub enum RunError {
     },
 }
 
-/// The run that is in the way of another.
+/// The run that prevents another from starting.
 #[derive(Debug)]
 pub struct Overlap {
     /// Package of the job.

@@ -138,7 +138,7 @@ fn follow(store: &mut Store, mut ingest: Ingest, dead: &Receiver<()>, final_seen
         wait = match ingest.all(store, Writing::Alive) {
             Ok(()) => {
                 if std::mem::take(&mut refused) {
-                    tracing::warn!("the store takes events again");
+                    tracing::warn!("the store accepts events again");
                 }
                 INTERVAL
             }
@@ -242,7 +242,7 @@ mod tests {
                 (result, tried)
             });
             std::thread::sleep(Duration::from_millis(50));
-            assert!(!waiter.is_finished(), "{panics}: the worker lives");
+            assert!(!waiter.is_finished(), "{panics}: the worker is alive");
             drop(alive);
             let (result, tried) = waiter.join().unwrap();
             assert_eq!(tried, (0..=panics.min(PANICS)).map(|n| n > 0).collect::<Vec<_>>());

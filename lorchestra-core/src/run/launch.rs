@@ -172,7 +172,8 @@ pub fn launch(
     let state = StateDir::open(host.state_dir)?;
     recover(&state, observer)?;
     let closing = Closing::begin(host, state)?;
-    let env = RunEnv { state: &closing.state, worker: host.worker, secrets, progress };
+    let deliver_first = host.delivery.required.then_some((host.delivery.to, host.delivery.timeout));
+    let env = RunEnv { state: &closing.state, worker: host.worker, secrets, progress, deliver_first };
     let may_exist = run_id.is_some();
     let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
     let order = RunOrder { run_id, may_exist, spec, library: &library };
@@ -195,7 +196,7 @@ pub fn refuse(
     let run_id = record_refusal(&mut store, refusal, host.worker.version)?;
     observer.observe(&RunEvent::Refused { run_id: &run_id, refusal });
     let closing = Closing::begin(host, state)?;
-    closing.finish_after(&run_id, &mut store, signals, observer);
+    closing.finish_after(Some(&run_id), &mut store, signals, observer);
     Ok(run_id)
 }
 
@@ -221,6 +222,78 @@ fn recover(state: &StateDir, observer: &mut dyn Observer) -> Result<(), LaunchEr
     Ok(())
 }
 
+/// Runs one spec after the other in this process, without delivery and retention, which the process that gives it the specs does once for
+/// all. Runs of dead supervisors are closed once, at the start; each run still closes those of its own key. A library is sealed once, so all
+/// runs of it use the same bytes.
+#[derive(Debug)]
+pub struct Lane<'a> {
+    host: &'a Host<'a>,
+    state: StateDir,
+    sealed: Vec<(PathBuf, Library)>,
+}
+
+impl<'a> Lane<'a> {
+    /// Opens the state directory and closes the runs of dead supervisors.
+    ///
+    /// # Errors
+    /// If the state directory cannot be used, or earlier runs cannot be checked.
+    pub fn open(host: &'a Host<'a>, observer: &mut dyn Observer) -> Result<Self, LaunchError> {
+        let state = StateDir::open(host.state_dir)?;
+        recover(&state, observer)?;
+        Ok(Self { host, state, sealed: Vec::new() })
+    }
+
+    /// Runs a spec and waits for its end.
+    ///
+    /// # Errors
+    /// As for [`launch`].
+    pub fn run(
+        &mut self,
+        launch: Launch<'_>,
+        signals: &mut Signals,
+        observer: &mut dyn Observer,
+    ) -> Result<RunResult, LaunchError> {
+        let Launch { mut spec, run_id, library, lock, secrets, progress } = launch;
+        if !self.sealed.iter().any(|(path, _)| path == library) {
+            self.sealed.push((library.to_owned(), seal(library, &spec.package, lock)?));
+        }
+        let unsealed = || LaunchError::NoJob { job: spec.job.clone(), path: library.to_owned() };
+        let (_, library) = self.sealed.iter().find(|(path, _)| path == library).ok_or_else(unsealed)?;
+        fit(&spec, library)?;
+        spec.sha256 = Some(library.sha256().to_owned());
+        let env = RunEnv { state: &self.state, worker: self.host.worker, secrets, progress, deliver_first: None };
+        let may_exist = run_id.is_some();
+        let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
+        let order = RunOrder { run_id, may_exist, spec, library };
+        Ok(supervisor::run(&env, order, signals, observer)?.0)
+    }
+
+    /// The state directory.
+    pub fn state(&self) -> &StateDir {
+        &self.state
+    }
+}
+
+/// Does `work` while events are delivered, then waits for the rest of all runs' events and applies retention. Returns whether a required
+/// delivery failed.
+///
+/// # Errors
+/// If the state directory or the store cannot be used, or the error of `work`.
+pub fn around<T>(
+    host: &Host<'_>,
+    signals: &mut Signals,
+    observer: &mut dyn Observer,
+    work: impl FnOnce(&StateDir, &mut Store, &mut Signals, &mut dyn Observer) -> Result<T, LaunchError>,
+) -> Result<(T, bool), LaunchError> {
+    let state = StateDir::open(host.state_dir)?;
+    recover(&state, observer)?;
+    let closing = Closing::begin(host, state.clone())?;
+    let mut store = Store::open(&state).map_err(RunError::Store)?;
+    let done = work(&state, &mut store, signals, observer)?;
+    let undelivered = closing.finish_after(None, &mut store, signals, observer);
+    Ok((done, undelivered))
+}
+
 /// What happens during and after a run: delivery, then retention.
 struct Closing<'a> {
     host: &'a Host<'a>,
@@ -238,12 +311,12 @@ impl<'a> Closing<'a> {
         if let RunResult::Found { run, terminal } = &result {
             observer.observe(&RunEvent::Found { run, terminal: terminal.as_deref() });
         }
-        let undelivered = self.finish_after(result.run_id(), &mut store, signals, observer);
+        let undelivered = self.finish_after(Some(result.run_id()), &mut store, signals, observer);
         Launched { result, undelivered }
     }
 
-    /// Returns whether a required delivery failed.
-    fn finish_after(self, run_id: &str, store: &mut Store, signals: &mut Signals, observer: &mut dyn Observer) -> bool {
+    /// Waits for the delivery of one run's events, or of all. Returns whether a required delivery failed.
+    fn finish_after(self, run_id: Option<&str>, store: &mut Store, signals: &mut Signals, observer: &mut dyn Observer) -> bool {
         let Self { host, state, deliveries } = self;
         let undelivered = finish_delivery(deliveries, &host.delivery, (run_id, &*store), signals, observer);
         observer.observe(&RunEvent::Pruned(&store.prune(&state, host.retention, now_micros())));
@@ -292,19 +365,19 @@ pub fn fit(spec: &RunSpec, library: &Library) -> Result<(), LaunchError> {
 fn finish_delivery(
     deliveries: Deliveries<'_>,
     delivery: &Delivery<'_>,
-    (run_id, store): (&str, &Store),
+    (run_id, store): (Option<&str>, &Store),
     signals: &mut Signals,
     observer: &mut dyn Observer,
 ) -> bool {
     let Delivery { required, timeout, .. } = *delivery;
-    let request = FlushRequest { timeout, insist: required, run_id: Some(run_id.to_owned()), resend: Resend::default() };
+    let request = FlushRequest { timeout, insist: required, run_id: run_id.map(str::to_owned), resend: Resend::default() };
     let mut undelivered = false;
     for (to, report) in deliveries.finish(&request, Some(signals)) {
         let pending = store.pending(to.name());
         observer.observe(&RunEvent::Delivered { to, report: &report, pending: pending.as_ref().copied(), required });
         let elsewhere = matches!(report.trouble, Some(Incomplete::IntoAnother(_)));
         // If the backlog cannot be read, delivery is not confirmed.
-        let delivered = || store.backlog(to.name(), Some(run_id)).is_ok_and(|own| own == Backlog::default());
+        let delivered = || store.backlog(to.name(), run_id).is_ok_and(|own| own == Backlog::default());
         undelivered |= required && (elsewhere || !delivered());
     }
     undelivered

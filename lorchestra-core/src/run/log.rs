@@ -133,7 +133,7 @@ impl Log {
         }
     }
 
-    /// Number of bytes that the disk refused.
+    /// Number of bytes that could not be written.
     pub(crate) fn lost(&self) -> u64 {
         self.lost
     }
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_complete_up_to_the_limit_and_one_byte_more_costs_a_quarter() {
+    fn a_log_is_complete_up_to_the_limit_and_one_byte_more_removes_a_quarter() {
         for (bytes, from) in [(0, vec![0]), (1, vec![0]), (2048, vec![0]), (2049, vec![0, 2048]), (4096, vec![0, 2048, 3072])] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("1.out");

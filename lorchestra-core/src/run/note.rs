@@ -82,7 +82,7 @@ pub(crate) fn read(path: &Path) -> NotedFacts {
     match crate::host::files::regular_file(path).and_then(|file| file.take(SIZE as u64).read_to_end(&mut text)) {
         Ok(_) => parse(&text).unwrap_or_else(|| {
             let path = path.display();
-            tracing::warn!("{path} is damaged, so why its run was stopped and how its worker died may be unknown");
+            tracing::warn!("{path} is damaged: the reason why its run was stopped and how its worker died may be unknown");
             NotedFacts::default()
         }),
         Err(_) => NotedFacts::default(),
@@ -155,6 +155,6 @@ mod tests {
         seen.fault = Some(cut(&WorkerFault { spool: true, message: "\u{1}".repeat(100_000) }));
         note.write(&seen).unwrap();
         assert_eq!(read(&path), seen);
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), SIZE as u64, "no room beyond what was taken at first");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), SIZE as u64, "the file does not grow");
     }
 }

@@ -20,11 +20,12 @@
 //!
 //! A run that cannot be closed stays open, and blocks only other runs of the same job and account.
 
-use crate::host::locks::{self, AttemptLock, FileLock, Holder, overlap_name};
+use crate::host::locks::{self, AttemptLock, FileLock, Holder};
 use crate::host::process;
 use crate::host::state::StateDir;
 use crate::outcome::Outcome;
-use crate::plan::{OnOverlap, RunSpec};
+use crate::plan::{OnOverlap, OverlapKey, RunSpec};
+use crate::run::claim;
 use crate::run::decision::Death;
 use crate::run::ending::{DeadRun, earlier, reconstruct_end};
 use crate::run::intake::{Ingest, IntakeError};
@@ -163,13 +164,18 @@ fn close_each(state: &StateDir, store: &mut Store, open: &[String]) -> Result<Cl
 pub(crate) fn close_predecessors(state: &StateDir, store: &mut Store, spec: &RunSpec) -> Result<Closed, RecoveryError> {
     let mut closed = Closed::default();
     let (package, job, account) = (spec.package.as_str(), spec.job.as_str(), spec.account.as_deref());
+    let name = spec.overlap_name();
+    // If the lock is that of one window, runs of other windows may be alive.
+    let excluded = |run: &Run| {
+        run.has_key(package, job, account)
+            && (spec.overlap_key == OverlapKey::Account || run.spec().is_ok_and(|other| other.overlap_name() == name))
+    };
     for run_id in all_open_runs(state, store)? {
-        if !store.run(&run_id)?.is_some_and(|run| run.has_key(package, job, account)) {
-            continue;
-        }
+        let Some(run) = store.run(&run_id)?.filter(|run| excluded(run)) else { continue };
+        let same_lock = run.spec().map_or(true, |other| other.overlap_name() == name);
         let until = Instant::now() + CLOSING;
         let dead = loop {
-            match claim(state, store, &run_id, spec.on_overlap != OnOverlap::Allow, &mut 0)? {
+            match claim(state, store, &run_id, same_lock && spec.on_overlap != OnOverlap::Allow, &mut 0)? {
                 Claim::Ours(claimed) => break vec![*claimed],
                 Claim::Alive | Claim::Closed | Claim::Unrecorded(_) => break Vec::new(),
                 // Another process is closing it, and may be waiting for its worker, which must not work at the same time as this run. (Or
@@ -224,7 +230,10 @@ fn claim(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &m
         Ok(None) => return Ok(Claim::Held),
         // It was closed and removed since it was listed; or its spool is lost, and only the overlap lock shows whether it is alive.
         Err(e) if locks::means_unlocked(&e) => {
-            let path = state.lock(&overlap_name(&run.package, &run.job, run.account.as_deref()));
+            let name = run
+                .spec()
+                .map_or_else(|_| locks::overlap_name(&run.package, &run.job, run.account.as_deref()), |spec| spec.overlap_name());
+            let path = state.lock(&name);
             if !excludes && FileLock::try_take(&path).map_err(|source| RecoveryError::Io { path, source })?.is_none() {
                 return Ok(Claim::Alive);
             }
@@ -325,7 +334,27 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
         earlier: earlier(store, run_id, attempt)?,
         lived: Duration::from_micros(lived),
     };
-    Ok(reconstruct_end(dead))
+    let (outcome, mut end) = reconstruct_end(dead);
+    let outcome = claimed(state, store, run, outcome)?;
+    end.terminal.failure = match &outcome {
+        Outcome::Completed => None,
+        Outcome::Failed(failure) => Some(failure.clone()),
+    };
+    Ok((outcome, end))
+}
+
+/// Decides whether a run counts whose job has succeeded, if its spec has a claim: what the supervisor would have done ([`claim`]).
+fn claimed(state: &StateDir, store: &Store, run: &Run, outcome: Outcome) -> Result<Outcome, RecoveryError> {
+    let claim = run.spec().ok().and_then(|spec| spec.claim).filter(|_| outcome == Outcome::Completed);
+    let Some(path) = claim.map(PathBuf::from) else { return Ok(outcome) };
+    let token = store.first_event(&run.run_id)?.unwrap_or_default();
+    let claimant = claim::Claimant { run_id: &run.run_id, token: &token, host: &run.host };
+    let is_marked = claim::is_marked(state, &run.run_id);
+    let verdict = if is_marked { claim::commit(&path, claimant).map(Some) } else { claim::read(&path, claimant) };
+    match verdict.map_err(|source| RecoveryError::Io { path, source })? {
+        Some(verdict) => Ok(verdict.outcome()),
+        None => Ok(claim::not_asked("its supervisor died before that")),
+    }
 }
 
 fn wait_for_worker(state: &StateDir, run_id: &str, attempt: u32) -> Result<(), RecoveryError> {

@@ -12,7 +12,7 @@
 //! 5. When the worker and everything it started are dead, commit the rest of the spool.
 //! 6. If the attempt failed and will be retried: commit its end, start a worker after the delay, commit the next attempt, and remove the
 //!    spool of the previous one. Continue with step 4.
-//! 7. Commit state, terminal event and bookmark in one transaction.
+//! 7. If the spec has a claim and the job has succeeded, take the claim ([`crate::run::claim`]). Commit state, terminal event and bookmark in one transaction.
 //! 8. Remove the spool directory and release the locks.
 
 mod attempt;
@@ -28,12 +28,13 @@ use super::ending::{Facts, earlier, terminal};
 use super::error::RunError;
 use super::event::{AttemptFailed, Observer, RunEvent};
 use super::intake::IntakeError;
-use super::{decision, intake, recovery, traces};
+use super::{claim, decision, intake, recovery, traces};
+use crate::delivery::DestinationConfig;
 use crate::host::backoff::Backoff;
 use crate::host::clock::now_micros;
 use crate::host::locks::FileLock;
 use crate::host::process::{self, Identity};
-use crate::host::signals::Signals;
+use crate::host::signals::{Signals, signal_name};
 use crate::host::state::{StateDir, make_dir};
 use crate::outcome::{Failure, Outcome};
 use crate::packages::library::Library;
@@ -42,11 +43,14 @@ use crate::plan::{OnOverlap, RunSpec};
 use crate::secrets::Secrets;
 use crate::store::bookmark::Key;
 use crate::store::own::RunOrigin;
-use crate::store::{AttemptEnd, NewRun, Run, RunEnd, RunState, Started, Store, StoreError, Terminal};
+use crate::store::{AttemptEnd, Backlog, NewRun, Run, RunEnd, RunState, Started, Store, StoreError, Terminal};
 use attempt::{AttemptRunner, Prepared};
 use run_files::RunFilesGuard;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+/// Interval between looks at the delivery of a run that waits for it.
+const DELIVERED: Duration = Duration::from_millis(100);
 
 /// What workers on this host need, independent of the run.
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +80,8 @@ pub struct RunEnv<'a> {
     pub secrets: &'a Secrets,
     /// Whether anyone displays the job's progress, which [`progress`] reads.
     pub progress: bool,
+    /// The destinations that must have a run's events before it takes its claim, and how long to wait for them.
+    pub deliver_first: Option<(&'a [DestinationConfig], Duration)>,
 }
 
 /// Returns the progress that the job of a running run has reported: done, and the total (0 if unknown).
@@ -308,12 +314,15 @@ impl Supervision<'_> {
     fn supervise(mut self, recorded: Recorded) -> Result<(RunResult, Store), RunError> {
         let Recorded { store, prepared, started, locks } = recorded;
         let Finished { mut store, outcome, attempt, mut facts, bookmark, output } = self.attempt_until_done(store, prepared)?;
+        let outcome = self.claimed(&store, outcome)?;
         facts.duration = started.elapsed();
         let terminal = terminal(&outcome, attempt, &facts, earlier(&store, &self.run_id, attempt)?);
         let end = RunEnd { ended_at: now_micros(), bookmark, terminal };
         let ended = recorded_with_retries(|| store.end_run(&self.run_id, &end)).map_err(|e| self.not_recorded(e.into()))?;
         traces::remove_spool(self.env.state, &self.run_id);
-        drop(locks);
+        let [lives, overlap] = locks;
+        overlap::release(self.env.state, &self.spec, overlap);
+        drop(lives);
         if !ended {
             return Err(self.closed_elsewhere());
         }
@@ -321,6 +330,41 @@ impl Supervision<'_> {
         let terminal = end.terminal;
         observer.observe(&RunEvent::Ended { run_id: &run_id, spec: &spec, terminal: &terminal, output: &output });
         Ok((RunResult::Ended(Box::new(Ended { run_id, terminal, output })), store))
+    }
+
+    /// Takes the claim of a run whose job has succeeded, if it has one ([`claim`]).
+    fn claimed(&mut self, store: &Store, outcome: Outcome) -> Result<Outcome, RunError> {
+        let Some(path) = self.spec.claim.as_ref().filter(|_| outcome == Outcome::Completed).map(PathBuf::from) else {
+            return Ok(outcome);
+        };
+        if let Err(why) = self.wait_for_delivery(store) {
+            return Ok(claim::not_asked(&why));
+        }
+        let run_id = &self.run_id;
+        let failed = |source| RunError::NotClaimed { run_id: run_id.clone(), path: path.clone(), source };
+        claim::mark(self.env.state, run_id).map_err(failed)?;
+        let token = store.first_event(run_id)?.unwrap_or_default();
+        let host = process::host();
+        let verdict = claim::commit(&path, claim::Claimant { run_id, token: &token, host: &host }).map_err(failed)?;
+        Ok(verdict.outcome())
+    }
+
+    /// Waits until every destination has the run's events.
+    fn wait_for_delivery(&mut self, store: &Store) -> Result<(), String> {
+        let Some((to, timeout)) = self.env.deliver_first else { return Ok(()) };
+        let until = Instant::now() + timeout;
+        loop {
+            let is_missing = |to: &&DestinationConfig| {
+                !store.backlog(to.name(), Some(&self.run_id)).is_ok_and(|backlog| backlog == Backlog::default())
+            };
+            let Some(missing) = to.iter().find(is_missing) else { return Ok(()) };
+            if Instant::now() >= until {
+                return Err(format!("{} did not have its events in time", missing.name()));
+            }
+            if let Some(signal) = self.signals.wait(DELIVERED) {
+                return Err(format!("{} stopped it before its events were delivered", signal_name(signal)));
+            }
+        }
     }
 
     fn attempt_until_done(&mut self, mut store: Store, mut prepared: Prepared) -> Result<Finished, RunError> {
@@ -408,7 +452,7 @@ impl Supervision<'_> {
             host: process::host(),
             supervisor: Identity::own().map_err(identity)?,
             worker_pid,
-            keeps_bookmark: job.has_since(),
+            keeps_bookmark: job.has_since() && self.spec.moves_bookmark,
         })
     }
 

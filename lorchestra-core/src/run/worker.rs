@@ -52,7 +52,7 @@ const FAULT: u8 = 70;
 /// The worker's main function. Returns after the final record is written.
 pub fn main() -> ExitCode {
     // A session without a terminal, and a process group of its own: a job that reads a password from the terminal gets an error instead of
-    // being stopped for ever, and Ctrl-C reaches only the supervisor. posix_spawn does not support sessions, and a pre_exec closure would
+    // being stopped forever, and Ctrl-C reaches only the supervisor. posix_spawn does not support sessions, and a pre_exec closure would
     // require forking the supervisor's whole address space. Does not fail in a process that a supervisor started.
     let _ = rustix::process::setsid();
     let control = match take_control() {

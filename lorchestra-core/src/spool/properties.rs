@@ -45,7 +45,7 @@ fn written(dir: &Path, sizes: &[usize], segment_bytes: u64) -> Vec<Vec<u8>> {
     for (n, size) in sizes.iter().enumerate() {
         let payload = format!("{{\"n\":{n},\"x\":\"{}\"}}", "x".repeat(*size));
         let event = NewEvent { event_type: "t", payload: payload.as_bytes(), schema_ref: "", correlation_id: "", subject_id: "" };
-        // There is no reader, so a full spool would block for ever: cancel instead.
+        // There is no reader, so a full spool would block forever: cancel instead.
         if writer.append(&event, &|| true).is_err() {
             break;
         }

@@ -157,7 +157,7 @@ pub enum RecordError {
     #[error("checksum does not match")]
     Checksum,
     /// The checksum is correct but the content is not: a program other than a worker, or another version of lorchestra, wrote it.
-    #[error("content not understood: {0}")]
+    #[error("unrecognized content: {0}")]
     Content(String),
 }
 

@@ -302,7 +302,7 @@ impl Writer {
                 self.len += whole as u64;
                 self.seq += written;
                 if let Err(e) = self.file.set_len(self.len) {
-                    self.state = SpoolState::Faulted(format!("a torn record in {} could not be cut back: {e}", path.display()));
+                    self.state = SpoolState::Faulted(format!("cannot truncate the torn record in {}: {e}", path.display()));
                 }
                 Err((written, AppendError::Io { path, source }))
             }

@@ -128,6 +128,16 @@ pub(super) fn advance(tx: &Transaction<'_>, run: i64, set: Option<i64>, now: i64
         .map(drop)
 }
 
+/// Moves a bookmark as a completed run over `[from, to)` would. Returns whether it moved.
+pub(super) fn advance_to(tx: &Transaction<'_>, key: Key<'_>, (from, to): (i64, i64), now: i64) -> rusqlite::Result<bool> {
+    let before = find(tx, key)?.map(|bookmark| bookmark.at);
+    let moved = after(before, Some(from), to);
+    if let Some(at) = moved {
+        put(tx, key, at, now, None)?;
+    }
+    Ok(moved.is_some())
+}
+
 fn find(db: &Connection, key: Key<'_>) -> rusqlite::Result<Option<Bookmark>> {
     db.prepare_cached("SELECT * FROM bookmarks WHERE package = ?1 AND job = ?2 AND account = ?3")?
         .query_row(params![key.package, key.job, key.account.unwrap_or_default()], bookmark)

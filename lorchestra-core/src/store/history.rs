@@ -37,6 +37,8 @@ pub struct RunQuery {
     pub state: Option<RunState>,
     /// Runs that failed or were refused for this cause.
     pub cause: Option<Cause>,
+    /// Runs of this group.
+    pub group: Option<String>,
     /// Runs that started at or after this time, in microseconds since 1970.
     pub since: Option<i64>,
     /// Runs that started before this time, in microseconds since 1970.
@@ -106,6 +108,9 @@ impl Store {
 
     /// Returns the newest runs that a query admits, by start time.
     pub fn find_runs(&self, query: &RunQuery, limit: u64) -> Result<Vec<Run>, StoreError> {
+        if let Some(group) = &query.group {
+            return self.runs_of_group(group, query, limit);
+        }
         let mut newest = Vec::new();
         for key in self.keys(query)? {
             newest.extend(self.newest(&key, query, limit)?);
@@ -117,6 +122,27 @@ impl Store {
             runs.extend(self.select("WHERE n = ?1", [n])?);
         }
         Ok(runs)
+    }
+
+    fn runs_of_group(&self, group: &str, query: &RunQuery, limit: u64) -> Result<Vec<Run>, StoreError> {
+        let RunQuery { package, job, account, state, cause, since, until, .. } = query;
+        self.select(
+            "WHERE group_name = ?1 AND started_at >= ?2 AND started_at < ?3
+                AND (?4 IS NULL OR package = ?4) AND (?5 IS NULL OR job = ?5) AND (?6 IS NULL OR account_key = ?6)
+                AND (?7 IS NULL OR state = ?7) AND (?8 IS NULL OR cause_key = ?8)
+             ORDER BY started_at DESC, n DESC LIMIT ?9",
+            params![
+                group,
+                since.unwrap_or(i64::MIN),
+                until.unwrap_or(i64::MAX),
+                package,
+                job,
+                account,
+                state.map(RunState::as_str),
+                cause.map(Cause::as_str),
+                i64::try_from(limit).unwrap_or(i64::MAX),
+            ],
+        )
     }
 
     /// Returns every combination of package, job, account, state and cause that a query admits and a run has, in order, with one index
@@ -184,7 +210,7 @@ mod tests {
     fn a_short_id_is_the_random_end() {
         assert_eq!(short_id("01a22706-a31b-74c2-bfd6-aa30d8da6609"), "d8da6609");
         assert_eq!(short_id("r1"), "r1");
-        assert_eq!(short_id("ü1234567"), "ü1234567", "no place between two characters");
+        assert_eq!(short_id("ü1234567"), "ü1234567", "no slice inside a character");
     }
 
     #[test]
@@ -244,7 +270,7 @@ mod tests {
                         for cause in [None, Some(Cause::Panic)] {
                             for (since, until) in [(None, None), (Some(20), Some(70))] {
                                 let (package, job, account) = (package.clone(), job.clone(), account.clone());
-                                let query = RunQuery { package, job, account, state, cause, since, until };
+                                let query = RunQuery { package, job, account, state, cause, since, until, group: None };
                                 let expected: Vec<&str> = all
                                     .iter()
                                     .filter(|run| {

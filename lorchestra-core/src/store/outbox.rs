@@ -330,7 +330,7 @@ impl Outbox {
             // They stay pending, and the mark passes them, as it does suspects.
             pending_before(tx, destination, batch)?
                 .into_iter()
-                .try_for_each(|n| settle(tx, destination, n, "suspect", Some("a batch after it is of unknown fate")))?;
+                .try_for_each(|n| settle(tx, destination, n, "suspect", Some("it is not known whether a batch after it arrived")))?;
             let rest = rest_of(tx, destination, batch)?;
             let mut parts = without_holes(&rest);
             let head = parts.next().unwrap_or_default();

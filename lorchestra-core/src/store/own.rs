@@ -22,7 +22,7 @@ pub struct Started {
     pub requested_by: RequestedBy,
     pub group: Option<String>,
     pub trace_parent: Option<String>,
-    /// The run that was in the way of a skipped one, if known.
+    /// For a skipped run, the run that held the overlap lock, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_by: Option<String>,
 }

@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("AND state = 'uncertain') b", "USE TEMP B-TREE FOR LAST TERM OF ORDER BY", "sorts one batch"),
     ("FROM bookmarks ORDER BY", "SCAN bookmarks", "prints all"),
     ("FROM events e CROSS JOIN runs", "SCAN e USING INDEX events_by_time", "prints all"),
+    ("FROM run_groups ORDER BY n DESC LIMIT", "SCAN run_groups", "the newest one; ends at the limit"),
     ("FROM runs ORDER BY n DESC LIMIT", "SCAN runs", "the newest ones; ends at the limit"),
     ("state = 'running' ORDER BY n", "SCAN runs USING INDEX runs_running", "those that run have an index of their own"),
     ("SELECT count(*) FROM (SELECT 1 FROM", "SCAN (subquery-", "counts up to the limit"),
@@ -156,6 +157,7 @@ fn history(store: &mut Store) {
     }
     store.attempts("r1").unwrap();
     store.terminal("r1").unwrap();
+    store.first_event("r1").unwrap().unwrap();
     store.held_by("r1").unwrap();
     store.event_counts("r1").unwrap();
     store.has_run_of("pkg", None).unwrap();
@@ -179,6 +181,43 @@ fn history(store: &mut Store) {
     }
     store.reset_bookmark(key).unwrap();
     store.begin_run(&new_run("r4"), &started()).unwrap();
+    groups(store);
+}
+
+/// Groups and their members.
+fn groups(store: &mut Store) {
+    let settings = group::GroupSettings {
+        parallel: 1,
+        newest_first: false,
+        max_failures: None,
+        keep_going: true,
+        moves_bookmark: Some((0, 9)),
+    };
+    let member = group::NewMember { stage: 0, label: "one".into(), spec: spec().to_json() };
+    let new = group::NewGroup {
+        group_id: "0193a000-0000-7000-8000-00000000abcd".into(),
+        kind: "backfill".into(),
+        name: "pkg/job".into(),
+        created_at: 1,
+        settings,
+        members: vec![member],
+    };
+    store.create_group(&new).unwrap();
+    store.groups("backfill", 1).unwrap();
+    let found = store.find_group("last").unwrap().unwrap();
+    store.find_group("0000abcd").unwrap().unwrap();
+    store.group_counts(found.n).unwrap();
+    let member = store.member(found.n, 0).unwrap().unwrap();
+    store.member_spec(found.n, 0).unwrap().unwrap();
+    store.members(found.n, group::MemberState::Pending, 1).unwrap();
+    store.refuse_member(&member.run_id).unwrap();
+    store.resume_group(&found, group::Retry::Failed).unwrap();
+    store.pin_library(found.n, "pkg", "2", "ff").unwrap();
+    store.cancel_group(found.n, 1).unwrap();
+    store.is_cancelled(found.n).unwrap();
+    store.move_group_bookmarks(&found, 1).unwrap();
+    let query = RunQuery { group: Some("nightly".into()), ..RunQuery::default() };
+    store.find_runs(&query, 1).unwrap();
 }
 
 /// The outbox.

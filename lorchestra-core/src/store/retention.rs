@@ -133,6 +133,7 @@ impl Store {
         self.deferred(|store| {
             let waiting = store.waiting(&retention.destinations, before(FORGOTTEN))?;
             let runs = store.prune_runs(state, before(retention.runs), &waiting, events)?;
+            store.prune_groups(before(retention.runs))?;
             let logs = store.prune_logs(state, before(retention.logs))?;
             // Delivered data is removed even if no destination is configured any more.
             let waiting = if waiting.is_empty() { store.destinations()? } else { waiting };

@@ -2,7 +2,7 @@
 
 use super::event::{OwnEvent, insert_own};
 use super::own::{Started, Terminal};
-use super::{Moved, Store, StoreError, bookmark};
+use super::{Moved, Store, StoreError, bookmark, group};
 use crate::host::process::Identity;
 use crate::outcome::{Cause, Outcome};
 use crate::plan::{RunSpec, SpecError};
@@ -11,7 +11,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 /// State of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum RunState {
     Running,
     Completed,
@@ -20,6 +20,8 @@ pub enum RunState {
     Skipped,
     /// It was requested but could not start; nothing ran.
     Refused,
+    /// Its job succeeded, but another run of the same window counts.
+    Superseded,
 }
 
 impl RunState {
@@ -31,11 +33,12 @@ impl RunState {
             Self::Failed => "failed",
             Self::Skipped => "skipped",
             Self::Refused => "refused",
+            Self::Superseded => "superseded",
         }
     }
 
     /// Every state.
-    pub const ALL: [Self; 5] = [Self::Running, Self::Completed, Self::Failed, Self::Skipped, Self::Refused];
+    pub const ALL: [Self; 6] = [Self::Running, Self::Completed, Self::Failed, Self::Skipped, Self::Refused, Self::Superseded];
 
     /// Parses a stored state. The store has only states that this version knows: a newer lorchestra would have written a newer store.
     pub(super) fn from_name(name: &str) -> Self {
@@ -291,7 +294,15 @@ impl Store {
         Ok(self.last_payload(run_id)?.and_then(|json| serde_json::from_str(&json).ok()))
     }
 
-    /// Returns the run that was in the way of this skipped one, if known.
+    /// Returns the id of a run's first event, its `job.started`.
+    pub(crate) fn first_event(&self, run_id: &str) -> Result<Option<String>, StoreError> {
+        self.read("reading the first event of a run", |db| {
+            let sql = "SELECT event_id FROM events WHERE run = (SELECT n FROM runs WHERE run_id = ?1) ORDER BY n LIMIT 1";
+            db.query_row(sql, [run_id], |row| row.get(0)).optional()
+        })
+    }
+
+    /// For a skipped run, returns the run that held the overlap lock, if known.
     pub fn held_by(&self, run_id: &str) -> Result<Option<String>, StoreError> {
         let skipped = self.last_payload(run_id)?.and_then(|json| serde_json::from_str::<Started>(&json).ok());
         Ok(skipped.and_then(|skipped| skipped.held_by))
@@ -342,7 +353,9 @@ fn insert_run(tx: &Transaction<'_>, run: &NewRun, state: RunState) -> rusqlite::
             run.keeps_bookmark,
         ],
     )?;
-    Ok(tx.last_insert_rowid())
+    let n = tx.last_insert_rowid();
+    group::follow_run(tx, &run.run_id, state)?;
+    Ok(n)
 }
 
 fn insert_attempt(tx: &Transaction<'_>, run: i64, attempt: u32, started_at: i64, worker: Option<u32>) -> rusqlite::Result<()> {
@@ -366,6 +379,7 @@ fn end_one(tx: &Transaction<'_>, run_id: &str, end: &RunEnd) -> rusqlite::Result
     let outcome = terminal.outcome();
     let (state, event_type, failure) = match &outcome {
         Outcome::Completed => (RunState::Completed, "job.completed", None),
+        Outcome::Failed(failure) if failure.cause == Cause::Superseded => (RunState::Superseded, "job.superseded", Some(failure)),
         Outcome::Failed(failure) => (RunState::Failed, "job.failed", Some(failure)),
     };
     let cause = failure.map(|failure| failure.cause.as_str());
@@ -378,6 +392,7 @@ fn end_one(tx: &Transaction<'_>, run_id: &str, end: &RunEnd) -> rusqlite::Result
         "UPDATE attempts SET ended_at = ?3, cause = ?4, message = ?5 WHERE run = ?1 AND attempt = ?2 AND ended_at IS NULL",
     )?
     .execute(params![n, terminal.attempt, ended_at, cause, message])?;
+    group::follow_run(tx, run_id, state)?;
     if state == RunState::Completed {
         bookmark::advance(tx, n, *bookmark, *ended_at)?;
     }

@@ -66,6 +66,8 @@ fn apply(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
 /// - `runs`, `attempts`, `events`: values that all events of a run share (source, package, job, run_id) are stored once, in `runs`; the
 ///   view `envelope` shows events with the columns of the BigQuery table. A skipped run has no attempt, and its event has attempt 0.
 ///   `account_key` and `cause_key` are account and cause without NULL, so that one index finds runs by any of them (`history`).
+///   `group_name` is the group in the spec.
+/// - `run_groups`, `members`: see [`super::group`].
 /// - `bookmarks`: the account '' means none. A run whose job has a `since` moves one; the run's row records the move.
 /// - `retention`: for each kind of data, the run and event at which the last call stopped.
 /// - Delivery, by destination. `outbox`: all events up to `delivered_to` are settled; the last batch went to `target`; `seen_at` is when a
@@ -102,6 +104,7 @@ CREATE TABLE runs (
     bookmark_after   INTEGER,
     logs             INTEGER NOT NULL DEFAULT 1,
     payloads         INTEGER NOT NULL DEFAULT 1,
+    group_name       TEXT GENERATED ALWAYS AS (nullif(spec, '') ->> '$.group') VIRTUAL,
     account_key      TEXT GENERATED ALWAYS AS (coalesce(account, '')) VIRTUAL,
     cause_key        TEXT GENERATED ALWAYS AS (coalesce(cause, '')) VIRTUAL
 ) STRICT;
@@ -110,6 +113,7 @@ CREATE INDEX runs_by_id_end ON runs (substr(run_id, -4));
 CREATE INDEX runs_by_end ON runs (ended_at);
 CREATE INDEX runs_with_logs ON runs (ended_at) WHERE logs;
 CREATE INDEX runs_with_payloads ON runs (ended_at) WHERE payloads;
+CREATE INDEX runs_by_group ON runs (group_name, started_at) WHERE group_name IS NOT NULL;
 CREATE INDEX runs_running ON runs (n) WHERE state = 'running';
 
 CREATE TABLE attempts (
@@ -164,6 +168,32 @@ CREATE TABLE bookmarks (
     run_id   TEXT,
     PRIMARY KEY (package, job, account)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE run_groups (
+    n            INTEGER PRIMARY KEY,
+    group_id     TEXT NOT NULL UNIQUE,
+    kind         TEXT NOT NULL,
+    name         TEXT NOT NULL,
+    created_at   INTEGER NOT NULL,
+    settings     TEXT NOT NULL,
+    cancelled_at INTEGER
+) STRICT;
+CREATE INDEX groups_by_kind ON run_groups (kind);
+CREATE INDEX groups_by_id_end ON run_groups (substr(group_id, -4));
+CREATE INDEX groups_by_time ON run_groups (created_at);
+
+CREATE TABLE members (
+    run_group INTEGER NOT NULL REFERENCES run_groups (n) ON DELETE CASCADE,
+    place     INTEGER NOT NULL,
+    stage     INTEGER NOT NULL,
+    label     TEXT NOT NULL,
+    spec      TEXT NOT NULL,
+    attempt   INTEGER NOT NULL,
+    run_id    TEXT NOT NULL UNIQUE,
+    state     TEXT NOT NULL,
+    UNIQUE (run_group, place)
+) STRICT;
+CREATE INDEX members_by_state ON members (run_group, state, place);
 
 CREATE TABLE retention (
     what     TEXT PRIMARY KEY,

@@ -136,7 +136,7 @@ fn commits_wait_for_the_disk() {
         assert_eq!((pragma("journal_mode").as_deref(), synchronous), (Ok("wal"), 2), "{opened}");
         store.deferred(|_| ()).unwrap();
         let synchronous: i64 = store.db.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
-        assert_eq!(synchronous, 2, "{opened}: only as long as it was asked for");
+        assert_eq!(synchronous, 2, "{opened}: no longer than requested");
     }
 }
 
@@ -253,7 +253,7 @@ fn runs_are_found_by_enough_of_their_id() {
     assert_eq!(store.find_run("2222").unwrap().unwrap().run_id, "aaaa-2222");
     assert_eq!(store.find_run("aaaa").unwrap().unwrap_err().len(), 2);
     assert!(store.find_run("%").unwrap().unwrap_err().is_empty(), "no wildcards");
-    assert!(store.find_run("a").unwrap().unwrap_err().is_empty(), "too little to name one");
+    assert!(store.find_run("a").unwrap().unwrap_err().is_empty(), "too short for an id");
 }
 
 #[test]
@@ -313,7 +313,7 @@ fn runs_dated_in_the_future_are_kept() {
     let retention = retention::Retention { logs: none, payloads: none, runs: none, destinations: Vec::new() };
     assert_eq!(store.prune(&site.state, &retention, crate::host::clock::now_micros()).unwrap(), retention::Pruned::default());
     let newest_first: Vec<_> = store.runs(&RunFilter::default()).unwrap().into_iter().map(|run| run.run_id).collect();
-    assert_eq!(newest_first, ["r2", "r1"], "the order is that of their beginnings, not of clocks");
+    assert_eq!(newest_first, ["r2", "r1"], "ordered by start, not by clock");
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn retention_removes_old_runs_and_logs_and_no_others() {
     let pruned = store.prune(&site.state, &retention, crate::host::clock::now_micros()).unwrap();
     assert_eq!(pruned, retention::Pruned { runs: 1, logs: 0, payloads: 0 });
     assert!(!site.state.run_logs(&ids[0]).exists());
-    assert_eq!(store.runs(&RunFilter::default()).unwrap().len(), 2, "the young one and the running one stay");
+    assert_eq!(store.runs(&RunFilter::default()).unwrap().len(), 2, "the recent run and the running one stay");
     assert_eq!(events(&store).iter().filter(|e| e.run_id == ids[0]).count(), 0);
     // After 40 days all logs are old; after 800 days the running run stays.
     let later = |days: u32| crate::host::clock::now_micros() + i64::try_from((days * day).as_micros()).unwrap();

@@ -8,16 +8,16 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What is unpacked, before what it needs and this machine lacks.
+/// The packages to unpack; libraries that they need and this machine lacks are added.
 const PACKAGES: [&str; 2] = ["dovecot-core", "dovecot-imapd"];
-/// The release whose configuration the tests write.
+/// The release for which the tests write configuration files.
 const RELEASE: &str = "2.3.";
-/// Grows when the same packages are laid out differently.
+/// Increment when the same packages are laid out differently.
 const LAYOUT: u32 = 1;
 /// Where the library looks for its modules (TLS is one). It cannot be configured, so this path is replaced by one that is
 /// relative to the directory its processes run in.
 const MODULES: &[u8] = b"/usr/lib/dovecot/modules\0";
-/// What starts when a mail client comes.
+/// Programs and modules that Dovecot uses to serve a mail client.
 const PROGRAMS: [&str; 10] = [
     "usr/sbin/dovecot",
     "usr/bin/doveconf",
@@ -57,12 +57,12 @@ pub fn ensure(target: &Path) -> Result<PathBuf, String> {
     let made = unpack(&home, &root).and_then(|()| fs::write(&stamp_file, stamp).map_err(|error| failed(&stamp_file, error)));
     drop(held);
     made.map_err(|error| {
-        format!("Dovecot, which the tests of mail over IMAP start, could not be had from Debian's packages (it needs apt and dpkg):\n{error}")
+        format!("Dovecot, which the tests of mail over IMAP start, could not be installed from Debian's packages (it needs apt and dpkg):\n{error}")
     })?;
     Ok(root)
 }
 
-/// What its programs are to be started with as `LD_LIBRARY_PATH`.
+/// Returns the `LD_LIBRARY_PATH` for its programs.
 pub fn library_path(root: &Path) -> String {
     let mut places =
         vec![root.join("usr/lib/dovecot"), root.join("usr/lib/dovecot/modules"), root.join("usr/lib/dovecot/modules/old-stats")];
@@ -85,14 +85,14 @@ fn unpack(home: &Path, root: &Path) -> Result<(), String> {
         let mut command = Command::new(program);
         command.arg("-o").arg(format!("Dir::State::lists={}", lists.display()));
         command.arg("-o").arg(format!("Dir::Cache={}", cache.display()));
-        // As the user who asks, into directories of his own.
+        // As the current user, with separate directories.
         command.args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=", "-o", "APT::Update::Post-Invoke=", "-q"]);
         run(command.args(args).current_dir(home))
     };
     apt("apt-get", &["update"])?;
     let mut packages: Vec<String> = PACKAGES.map(String::from).to_vec();
     let mut known = packages.clone();
-    // Once for itself, then for the libraries that this machine lacks, and for what those lack.
+    // First Dovecot, then the libraries that this machine lacks, then their dependencies.
     for _ in 0..4 {
         let mut download = vec!["download"];
         download.extend(packages.iter().map(String::as_str));
@@ -109,7 +109,7 @@ fn unpack(home: &Path, root: &Path) -> Result<(), String> {
                 depends
                     .lines()
                     .filter_map(|line| line.trim().strip_prefix("Depends: "))
-                    // Of the C library there can only be one in a process.
+                    // A process can have only one C library.
                     .filter(|name| name.starts_with("lib") && !matches!(*name, "libc6" | "libelogind0") && !name.contains("pam-"))
                     .map(String::from),
             );
@@ -118,7 +118,7 @@ fn unpack(home: &Path, root: &Path) -> Result<(), String> {
         wanted.sort();
         wanted.dedup();
         if wanted.is_empty() {
-            return Err(format!("libraries that no package has were looked for: {}", missing.join(", ")));
+            return Err(format!("no package contains these libraries: {}", missing.join(", ")));
         }
         known.extend(wanted.iter().cloned());
         packages = wanted;
@@ -129,7 +129,7 @@ fn unpack(home: &Path, root: &Path) -> Result<(), String> {
     }
     let version = run(Command::new(root.join("usr/sbin/dovecot")).arg("--version").env("LD_LIBRARY_PATH", library_path(root)))?;
     if !version.starts_with(RELEASE) {
-        return Err(format!("the tests configure Dovecot {RELEASE}x (Debian 12), and here is {}", version.trim()));
+        return Err(format!("the tests need Dovecot {RELEASE}x (Debian 12), but this machine has {}", version.trim()));
     }
     relocate(&root.join("usr/lib/dovecot/libdovecot.so.0.0.0"))
 }

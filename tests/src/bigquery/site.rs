@@ -106,7 +106,7 @@ impl Site {
                 }
                 runs
             };
-            assert!(by_run(&delivered) == by_run(&stored), "{label}: the rows are not the events, in order");
+            assert!(by_run(&delivered) == by_run(&stored), "{label}: the rows are not the same as the events, in the same order");
         } else {
             let distinct: HashSet<&String> = delivered.iter().collect();
             assert!(distinct == stored.iter().collect(), "{label}: {} of {} arrived", distinct.len(), stored.len());

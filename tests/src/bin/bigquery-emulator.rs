@@ -1,7 +1,7 @@
 //! The real emulator as a separate process, for benches: prints its addresses, and serves until stdin closes.
 //!
 //!     bigquery-emulator DATASET.TABLE
-#![expect(clippy::print_stdout, reason = "where it listens is what it has to say")]
+#![expect(clippy::print_stdout, reason = "prints the address where it listens")]
 
 use lorchestra_tests::bigquery::emulator::{self, Emulator};
 use std::process::ExitCode;

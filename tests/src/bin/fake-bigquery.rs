@@ -1,7 +1,7 @@
 //! The fake BigQuery as a separate process, for benches and manual tests: prints its addresses, and serves until it is killed.
 //!
 //!     fake-bigquery [--acknowledge-only] [--delay MS] [--rest-port N] [--grpc-port N] [--table PROJECT.DATASET.TABLE]...
-#![expect(clippy::print_stdout, reason = "where it listens is what it has to say")]
+#![expect(clippy::print_stdout, reason = "prints the address where it listens")]
 
 use lorchestra_tests::bigquery::fake::{Fake, Fault, Method, Options, TableName};
 use std::process::ExitCode;
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 struct Asked {
     options: Options,
     tables: Vec<TableName>,
-    /// Before each answer to rows.
+    /// The delay before each answer to rows.
     delay: Option<Duration>,
 }
 
@@ -48,7 +48,7 @@ fn read(mut args: impl Iterator<Item = String>) -> Result<Asked, String> {
             "--acknowledge-only" => options.acknowledge_only = true,
             "--delay" => {
                 let text = value()?;
-                delay = Some(Duration::from_millis(text.parse().map_err(|_| format!("{text} is no number of milliseconds"))?));
+                delay = Some(Duration::from_millis(text.parse().map_err(|_| format!("{text} is not a number of milliseconds"))?));
             }
             "--rest-port" => options.rest_port = port(value()?)?,
             "--grpc-port" => options.grpc_port = port(value()?)?,

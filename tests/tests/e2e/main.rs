@@ -63,6 +63,7 @@ mod packages {
 }
 
 mod run {
+    mod backfill;
     mod bookmarks;
     mod concurrency;
     mod endings;
@@ -72,6 +73,7 @@ mod run {
     mod output;
     mod overlap;
     mod parameters;
+    mod rerun;
     mod retries;
     mod secrets;
     mod settings;

@@ -7,16 +7,16 @@ use tokio::task::JoinSet;
 
 plugin! { package = "web", jobs = [fetch, linger] }
 
-/// Requests on their way at the same time.
+/// Maximum number of requests in flight.
 const AT_ONCE: usize = 4;
 
-/// Fetches pages.
+/// Fetch pages
 #[job]
 async fn fetch(
     cx: &JobContext,
-    /// The server; each request gets its number behind it.
+    /// URL of the server; the number of the request is appended
     url: String,
-    /// How many requests.
+    /// Number of requests
     count: u64,
 ) -> JobResult {
     let client = reqwest::Client::builder().no_proxy().build()?;
@@ -40,7 +40,7 @@ async fn fetch(
     Ok(())
 }
 
-/// Ends while a blocking task of its runtime goes on for ever.
+/// Ends while a blocking task of its runtime keeps running.
 #[job]
 async fn linger(cx: &JobContext) -> JobResult {
     let blocking = tokio::task::spawn_blocking(|| {

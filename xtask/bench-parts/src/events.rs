@@ -1,5 +1,5 @@
 //! The events that benches deliver: generated from their number alone, so that a store, a client in memory and Python's client
-//! (`insert_rows.py`, next to the bench) have the same ones. Pure.
+//! (`insert_rows.py`, next to the bench) have the same ones. Pure functions only.
 
 use lorchestra_core::delivery::Row;
 use lorchestra_core::spool::record;

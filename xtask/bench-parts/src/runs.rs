@@ -1,4 +1,4 @@
-//! The run of the events. Pure.
+//! The run of the events. Pure functions only.
 
 use crate::events;
 use lorchestra_core::host::process::Identity;

@@ -9,11 +9,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Compares a bare write(2), `emit` of the same bytes, `emit` of an object made with `json!`, and `emit_all`, in turns, and writes the
-/// nanoseconds an event of each round to `report` as JSON.
+/// nanoseconds per event of each round to `report` as JSON.
 #[job]
 pub(crate) fn compare_emit(
     cx: &JobContext,
-    /// Where the report goes.
+    /// File to write the report to.
     report: PathBuf,
     /// An empty file on the spool's disk, for the bare writes.
     bare: PathBuf,
@@ -65,7 +65,7 @@ pub(crate) fn flood(cx: &JobContext, count: u64, #[param(default = 200)] bytes: 
 pub(crate) fn paced(
     cx: &JobContext,
     count: u32,
-    /// Events a second.
+    /// Events per second.
     #[param(default = 10000)]
     rate: u32,
 ) -> JobResult {

@@ -1,4 +1,4 @@
-//! Jobs to be listed, described as real ones are. None is called by a bench; each answers with an error that says so.
+//! Jobs for listings, documented like real ones. No bench calls them; each returns an error that explains this.
 
 use lorchestra_plugin_api::prelude::*;
 
@@ -8,18 +8,18 @@ fn not_real(account: Option<&str>, time: Option<DateTime<Utc>>, page_size: u32) 
 
 /// Extract the mail of an account from its mailbox.
 ///
-/// Writes one JSON object a line into the package's data directory; running it again adds nothing twice. What cannot be read
-/// is named in an event, and the rest goes on.
+/// Writes one JSON object per line to the package's data directory; a second run adds no duplicates. Unreadable items are
+/// reported in an event, and the rest is processed.
 #[job]
 pub(crate) fn extract_mail(
     _cx: &JobContext,
-    /// Whose it is; names the output file.
+    /// Account; also the name of the output file.
     account: Option<String>,
-    /// Only what is dated at or after this time.
+    /// Only items dated at or after this time.
     since: Option<DateTime<Utc>>,
-    /// Only what is dated before this time.
+    /// Only items dated before this time.
     until: Option<DateTime<Utc>>,
-    /// How many at once.
+    /// Items per request.
     #[param(default = 500)]
     page_size: u32,
 ) -> JobResult {
@@ -28,18 +28,18 @@ pub(crate) fn extract_mail(
 
 /// Extract the messages of a workspace's channels.
 ///
-/// Writes one JSON object a line into the package's data directory; running it again adds nothing twice. What cannot be read
-/// is named in an event, and the rest goes on.
+/// Writes one JSON object per line to the package's data directory; a second run adds no duplicates. Unreadable items are
+/// reported in an event, and the rest is processed.
 #[job]
 pub(crate) fn extract_chat(
     _cx: &JobContext,
-    /// Whose it is; names the output file.
+    /// Account; also the name of the output file.
     account: Option<String>,
-    /// Only what is dated at or after this time.
+    /// Only items dated at or after this time.
     since: Option<DateTime<Utc>>,
-    /// Only what is dated before this time.
+    /// Only items dated before this time.
     until: Option<DateTime<Utc>>,
-    /// How many at once.
+    /// Items per request.
     #[param(default = 500)]
     page_size: u32,
 ) -> JobResult {
@@ -48,78 +48,78 @@ pub(crate) fn extract_chat(
 
 /// Extract the events of a calendar.
 ///
-/// Writes one JSON object a line into the package's data directory; running it again adds nothing twice. What cannot be read
-/// is named in an event, and the rest goes on.
+/// Writes one JSON object per line to the package's data directory; a second run adds no duplicates. Unreadable items are
+/// reported in an event, and the rest is processed.
 #[job]
 pub(crate) fn extract_calendar(
     _cx: &JobContext,
-    /// Whose it is; names the output file.
+    /// Account; also the name of the output file.
     account: Option<String>,
-    /// Only what is dated at or after this time.
+    /// Only items dated at or after this time.
     since: Option<DateTime<Utc>>,
-    /// Only what is dated before this time.
+    /// Only items dated before this time.
     until: Option<DateTime<Utc>>,
-    /// How many at once.
+    /// Items per request.
     #[param(default = 500)]
     page_size: u32,
 ) -> JobResult {
     not_real(account.as_deref(), since.or(until), page_size)
 }
 
-/// Bring the address book up to date.
+/// Update the address book.
 ///
-/// Writes one JSON object a line into the package's data directory; running it again adds nothing twice. What cannot be read
-/// is named in an event, and the rest goes on.
+/// Writes one JSON object per line to the package's data directory; a second run adds no duplicates. Unreadable items are
+/// reported in an event, and the rest is processed.
 #[job]
 pub(crate) fn sync_contacts(
     _cx: &JobContext,
-    /// Whose it is; names the output file.
+    /// Account; also the name of the output file.
     account: Option<String>,
-    /// Only what is dated at or after this time.
+    /// Only items dated at or after this time.
     since: Option<DateTime<Utc>>,
-    /// Only what is dated before this time.
+    /// Only items dated before this time.
     until: Option<DateTime<Utc>>,
-    /// How many at once.
+    /// Items per request.
     #[param(default = 500)]
     page_size: u32,
 ) -> JobResult {
     not_real(account.as_deref(), since.or(until), page_size)
 }
 
-/// Put invoices of a period into the archive.
+/// Archive the invoices of a period.
 ///
-/// Writes one JSON object a line into the package's data directory; running it again adds nothing twice. What cannot be read
-/// is named in an event, and the rest goes on.
+/// Writes one JSON object per line to the package's data directory; a second run adds no duplicates. Unreadable items are
+/// reported in an event, and the rest is processed.
 #[job]
 pub(crate) fn archive_invoices(
     _cx: &JobContext,
-    /// Whose it is; names the output file.
+    /// Account; also the name of the output file.
     account: Option<String>,
-    /// Only what is dated at or after this time.
+    /// Only items dated at or after this time.
     since: Option<DateTime<Utc>>,
-    /// Only what is dated before this time.
+    /// Only items dated before this time.
     until: Option<DateTime<Utc>>,
-    /// How many at once.
+    /// Items per request.
     #[param(default = 500)]
     page_size: u32,
 ) -> JobResult {
     not_real(account.as_deref(), since.or(until), page_size)
 }
 
-/// Build the search index of a period again.
+/// Rebuild the search index of a period.
 ///
-/// Writes one JSON object a line into the package's data directory; running it again adds nothing twice. What cannot be read
-/// is named in an event, and the rest goes on.
+/// Writes one JSON object per line to the package's data directory; a second run adds no duplicates. Unreadable items are
+/// reported in an event, and the rest is processed.
 #[job]
 pub(crate) fn refresh_index(
     _cx: &JobContext,
-    /// Whose it is; names the output file.
+    /// Account; also the name of the output file.
     account: Option<String>,
-    /// Only what is dated at or after this time.
+    /// Only items dated at or after this time.
     since: Option<DateTime<Utc>>,
-    /// Only what is dated before this time.
+    /// Only items dated before this time.
     until: Option<DateTime<Utc>>,
-    /// How many at once.
+    /// Items per request.
     #[param(default = 500)]
     page_size: u32,
 ) -> JobResult {

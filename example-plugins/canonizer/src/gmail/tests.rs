@@ -98,9 +98,9 @@ fn content_that_gmail_omits_is_listed_as_not_included() {
     let id = "bg18c8f5dc3c6c3734";
     assert_eq!(email["blobId"], id);
     let attachments = email["attachments"].as_array().unwrap();
-    assert_eq!(attachments.len(), 2, "a nested message is one: {attachments:?}");
+    assert_eq!(attachments.len(), 2, "a nested message is an attachment: {attachments:?}");
     assert_eq!((&attachments[0]["blobId"], &attachments[0]["size"]), (&json!(format!("{id}_1")), &json!(300_000)));
-    assert_eq!(attachments[0]["name"], "päper.pdf", "Gmail's name, as no header has one");
+    assert_eq!(attachments[0]["name"], "päper.pdf", "the name from Gmail, because no header has one");
     assert_eq!(attachments[1]["type"], "message/rfc822");
     assert_eq!(email["bodyValues"]["1"], json!({"value": "", "isEncodingProblem": false, "isTruncated": true}));
     assert_eq!((&email["preview"], &email["hasAttachment"]), (&json!("the & snippet"), &json!(true)));

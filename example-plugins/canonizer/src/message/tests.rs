@@ -59,7 +59,7 @@ fn senders() {
     assert_eq!(sender(json!({"ts": ts}), None), (Value::Null, Value::Null, false));
     let tombstone = json!({"ts": ts, "user": "USLACKBOT", "subtype": "tombstone", "text": "This message was deleted."});
     let slackbot = Some(("USLACKBOT", "Slackbot"));
-    assert_eq!(sender(tombstone, slackbot), (Value::Null, Value::Null, false), "it did not say what was deleted");
+    assert_eq!(sender(tombstone, slackbot), (Value::Null, Value::Null, false), "it does not name the deleted message");
 }
 
 /// The messages of an export, in ingester's format.
@@ -173,6 +173,6 @@ fn every_accepted_line_becomes_a_valid_object() {
         taken += 1;
         objects.push(serde_json::to_value(Message::of(post, &Directory::default())).unwrap());
     }
-    assert!(taken > 2_000, "{taken} of the messages are messages");
+    assert!(taken > 2_000, "only {taken} generated messages are valid");
     assert_valid(&MESSAGE, &objects);
 }

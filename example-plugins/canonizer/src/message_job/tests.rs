@@ -137,7 +137,7 @@ fn a_file_that_changes_while_it_is_read_is_an_error() {
             job.run().assert_retryable("a.jsonl: was modified while it was being read; the previous results are unchanged");
         } else {
             let (_, counts) = sandbox.completed(job);
-            assert_eq!(counts["written"], 2, "what was added is for the next run");
+            assert_eq!(counts["written"], 2, "added lines are read by the next run");
         }
     }
 }

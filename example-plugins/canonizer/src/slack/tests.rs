@@ -86,7 +86,7 @@ fn versions() {
         &json!({"subtype": "message_changed", "ts": "1704100061.000000", "message": {"ts": first, "edited": {"ts": second}}}),
     );
     let changed = changed.unwrap();
-    assert_eq!((changed.ts.to_string().as_str(), changed.version()), (first, edited), "it is the message that was changed");
+    assert_eq!((changed.ts.to_string().as_str(), changed.version()), (first, edited), "it is a change of the same message");
     let deleted = post(&json!({"subtype": "message_deleted", "deleted_ts": first, "ts": second})).unwrap();
     assert_eq!(deleted.id(), changed.id());
     let tombstone = version(&json!({"ts": first, "subtype": "tombstone"}));

@@ -164,7 +164,7 @@ fn a_window_is_half_open_and_undated_messages_are_counted() {
     assert_eq!(ran.event("extraction.started").payload["since"], "2024-01-01T00:00:00Z");
 
     let counts = counts(&until("until-only").run());
-    assert_eq!(some(&counts, &["written", "outside_window"]), [5, 1], "without since, the undated are taken: {counts}");
+    assert_eq!(some(&counts, &["written", "outside_window"]), [5, 1], "without since, undated messages are included: {counts}");
 }
 
 #[test]
@@ -186,10 +186,10 @@ fn excluded_mail_from_the_future_is_reported() {
 
     let past = counts(&extract(mbox(&dir, &dates[..2]), &dir).param("until", "2024-01-01").run());
     assert_eq!(some(&past, &["outside_window"]), [2]);
-    assert_eq!(past["in_future"], Value::Null, "what is past was left out on purpose");
+    assert_eq!(past["in_future"], Value::Null, "excluding older mail is intended, so it is not reported");
     let asked_for = counts(&extract(mbox(&dir, &[wrong_clock]), &dir).param("until", "3000-01-01").run());
     assert_eq!(some(&asked_for, &["written"]), [1]);
-    assert_eq!(asked_for["in_future"], Value::Null, "who asks for it gets it");
+    assert_eq!(asked_for["in_future"], Value::Null, "a later until includes it");
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub(crate) enum ServerError {
     Garbled { place: String, doing: &'static str },
     #[error("{place}: sent too much data during {doing}; messages already read are saved")]
     TooMuch { place: String, doing: &'static str },
-    #[error("{place}: the connection broke during {doing}; messages already read are saved, run the job again to continue")]
+    #[error("{place}: the connection was lost during {doing}; messages already read are saved, run the job again to continue")]
     Broken { place: String, doing: &'static str, source: io::Error },
     #[error("{}: {doing} failed; messages already read are saved, run the job again to continue", .path.display())]
     Bookmark { path: PathBuf, doing: &'static str, source: io::Error },

@@ -1,5 +1,5 @@
 //! The messages of a folder that were skipped because of their dates: ranges of UIDs, each with the earliest and the latest date
-//! in it. Pure.
+//! in it. Pure functions only.
 //!
 //! A range joins UIDs between which no other message exists, so that a folder of 200,000 old messages takes some kilobytes and
 //! not a line for each. A run with a window that touches a range looks at its dates again.
@@ -107,7 +107,7 @@ mod tests {
         }
         assert_eq!(shown(&left), "2:2 3:7 9:10 ");
         left.insert(5, day(20), None);
-        assert_eq!(shown(&left), "2:2 3:7 9:10 ", "one that is read again and left again");
+        assert_eq!(shown(&left), "2:2 3:7 9:10 ", "inserting the same message again changes nothing");
         left.remove(5);
         left.remove(9);
         left.remove(11);
@@ -124,7 +124,7 @@ mod tests {
             left.touched_by(&Window { since: since.and_then(day), until: until.and_then(day) })
         };
         assert_eq!(touched(None, None), [(1, 2), (4, 4), (6, 6)]);
-        assert_eq!(touched(Some(5), Some(6)), [(1, 2)], "nobody knows what is between");
+        assert_eq!(touched(Some(5), Some(6)), [(1, 2)], "the messages in between are unknown");
         assert_eq!(touched(Some(10), Some(20)), []);
         assert_eq!(touched(Some(20), None), [(4, 4)]);
     }

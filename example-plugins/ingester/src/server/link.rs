@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(crate) enum Interruption {
     #[error("the run was cancelled")]
     Cancelled,
-    #[error("nothing was received for {0:?}")]
+    #[error("no data was received for {0:?}")]
     Silent(Duration),
     #[error("the server sent too much data")]
     TooMuch,
@@ -54,7 +54,7 @@ impl<'a> Link<'a> {
     ///
     /// Runs on a separate thread, because neither can be interrupted and a cancelled run must not wait for it. `local_only`:
     /// connect only to localhost.
-    #[expect(clippy::too_many_arguments, reason = "what a connection is about")]
+    #[expect(clippy::too_many_arguments, reason = "a connection needs all of them")]
     pub(crate) fn connect(
         host: &str,
         port: u16,

@@ -90,7 +90,7 @@ struct Surveyed {
 }
 
 impl<'a> Reading<'a> {
-    #[expect(clippy::too_many_arguments, reason = "what a connection is about")]
+    #[expect(clippy::too_many_arguments, reason = "a connection needs all of them")]
     pub(super) fn new(
         requests: Requests<'a>,
         folders: Vec<Folder>,
@@ -235,7 +235,7 @@ impl<'a> Reading<'a> {
         let ranges = bookmark.left.touched_by(&self.window);
         let mut unseen = if ranges.is_empty() { BTreeSet::new() } else { self.requests.within(&ranges)? };
         for &(first, last) in ranges.iter().filter(|(first, last)| unseen.range(first..=last).next().is_none()) {
-            tracing::debug!(first, last, "skipped messages do not exist any more");
+            tracing::debug!(first, last, "skipped messages no longer exist");
             bookmark.left.remove_range(first);
         }
         unseen.extend(&bookmark.again);

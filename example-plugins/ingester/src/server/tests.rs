@@ -84,7 +84,7 @@ fn gmails_all_mail_folder_and_its_labels() {
     assert_eq!(line["received"], "2024-01-01T09:00:00Z");
     let bookmarks = dir.read("ingester/imap/default.json");
     assert!(bookmarks.contains("[Gmail]/Alle Nachrichten") && bookmarks.contains("\"last_uid\":3"), "{bookmarks}");
-    assert!(!bookmarks.contains("INBOX"), "not what all mail has already: {bookmarks}");
+    assert!(!bookmarks.contains("INBOX"), "not the folders that all mail covers: {bookmarks}");
 }
 
 /// Each line of the file is a real server's flags of one message.

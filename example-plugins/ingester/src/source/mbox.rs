@@ -201,7 +201,7 @@ impl<R: Read> Mbox<R> {
 fn has_date(line: &[u8]) -> bool {
     const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    // Longer ones are no separators, whatever is in them.
+    // A longer line is not a separator, regardless of its content.
     let Some(line) = line.get(..line.len().min(1000)).filter(|_| line.len() <= 1000) else { return false };
     let text = String::from_utf8_lossy(line);
     let words: Vec<&str> = text.split_ascii_whitespace().skip(1).collect();
@@ -265,7 +265,7 @@ mod tests {
             let Place::Offset(offset) = entry.place else { panic!("an mbox has offsets") };
             found.push((offset, entry.fault, raw.clone()));
         }
-        assert!(mbox.next(&mut raw).unwrap().is_none(), "the end is the end");
+        assert!(mbox.next(&mut raw).unwrap().is_none(), "the end is returned again");
         found
     }
 

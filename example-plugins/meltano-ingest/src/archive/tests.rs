@@ -48,7 +48,7 @@ fn records_are_kept_up_to_the_last_state() {
             assert_eq!(read(dir.path(), "a.jsonl"), "1 3 ");
         } else {
             assert_eq!(archive.roll_back().unwrap(), Some(8 + 3));
-            assert_eq!(archive.streams[0].counts.records, 1, "what is kept is counted");
+            assert_eq!(archive.streams[0].counts.records, 1, "kept records are counted");
         }
         drop(archive);
         assert_eq!(state_of(dir.path()).as_deref(), Some("{\"at\":2}"), "killed {killed}, {interval:?}");
@@ -169,7 +169,7 @@ fn files_changed_by_another_program() {
     assert!(error.is_permanent() && error.to_string().contains("move it away to start over"), "{error}");
     fs::remove_file(dir.path().join("state.json")).unwrap();
     run(3).unwrap();
-    assert_eq!(read(dir.path(), "a.jsonl"), "2 3 ", "the records of before stay");
+    assert_eq!(read(dir.path(), "a.jsonl"), "2 3 ", "earlier records stay");
     fs::remove_file(dir.path().join("state.json")).unwrap();
     fs::write(&path, "half").unwrap();
     assert!(matches!(run(4).unwrap_err(), ArchiveError::NoLine(_)));

@@ -108,7 +108,7 @@ fn batches_are_records() {
     let completed = &ran.event("tap.completed").payload;
     assert_eq!((&completed["records"], &completed["batch_files"]), (&json!(5992), &json!(2)));
     assert_eq!(completed["set_aside"], json!({"not_an_object": 1, "not_a_number": 1}));
-    assert!(path.exists(), "it is the tap's");
+    assert!(path.exists(), "the file belongs to the tap");
 
     // Cut in the middle, and a line that is no JSON: nothing of the batch is kept.
     for (text, says) in [(&fs::read(&path).unwrap()[..2000], "packed.json.gz"), (b"\x1f", "packed.json.gz")] {

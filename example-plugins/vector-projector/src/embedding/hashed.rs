@@ -1,4 +1,5 @@
-//! Vectors without a model: each [folded](crate::fold) word of a text, and each sequence of three characters in a word, is hashed to one dimension.
+//! Vectors without a model: each [folded](crate::fold) word of a text, and each sequence of three characters in a word, is hashed to one
+//! dimension.
 //!
 //! **Lexical, not semantic**: texts that share words, parts of words or misspelled words are similar; "car" and "automobile"
 //! are not. This needs no network and no state between documents, and gives the same result on every machine.
@@ -104,7 +105,7 @@ mod tests {
         let bytes = vector("Straße 12").bytes();
         let first: Vec<(usize, i8)> =
             bytes.iter().map(|n| n.cast_signed()).enumerate().filter(|(_, n)| *n != 0).take(4).collect();
-        assert_eq!(first, FIRST, "another result needs another NAME");
+        assert_eq!(first, FIRST, "if the result changes, change NAME");
         assert_eq!(super::vector(&[]).bytes(), [0; DIMENSION]);
     }
 

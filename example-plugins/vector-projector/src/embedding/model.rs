@@ -44,7 +44,7 @@ pub(crate) enum ModelError {
     Read { path: PathBuf, source: io::Error },
     #[error("{}: has no {kind}; {WHAT}", .dir.display())]
     NoFile { dir: PathBuf, kind: &'static str },
-    #[error("{}: cannot choose its {wanted}: {}; {WHAT}", .dir.display(), .among.join(" or "))]
+    #[error("{}: several files could be its {wanted}: {}; {WHAT}", .dir.display(), .among.join(" or "))]
     ManyFiles { dir: PathBuf, wanted: &'static str, among: Vec<String> },
     #[error("{}: is larger than {} GiB, too large for a static embedding model; {WHAT}", .0.display(), MAX_BYTES >> 30)]
     Large(PathBuf),

@@ -47,7 +47,11 @@ fn documents(dir: &TempDir) -> Vec<(String, String)> {
     let vectors = db.query_row("SELECT count(*) FROM vectors", [], |row| row.get::<_, isize>(0)).unwrap();
     let sql = "SELECT count(*) FROM documents FULL JOIN (SELECT DISTINCT document FROM origins) AS o USING (document) \
                WHERE id IS NULL OR o.document IS NULL";
-    assert_eq!(db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap(), 0, "each document is of a file, and nothing else is");
+    assert_eq!(
+        db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap(),
+        0,
+        "each document has a file, and each file entry a document"
+    );
     let mut all = db.prepare("SELECT id, body FROM documents ORDER BY id").unwrap();
     let all: Vec<_> = all.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect();
     assert_eq!(all.len(), vectors.unsigned_abs(), "no vector is left over");
@@ -198,7 +202,7 @@ fn an_empty_file_removes_nothing_without_forget() {
     assert_eq!(counts(&job(&dir).param("keep_missing", true).run())["removed"], 0);
     assert_eq!(counts(&job(&dir).param("forget", [&file]).run())["removed"], 2);
     assert_eq!(ids(&dir), ["c"]);
-    assert_eq!(counts(&job(&dir).run())["documents"], 1, "from now on it is a file like others");
+    assert_eq!(counts(&job(&dir).run())["documents"], 1, "after that it is treated like any file");
 }
 
 #[test]
@@ -305,7 +309,7 @@ fn the_model_is_stored_and_another_one_recomputes_all_vectors() {
     let without = counts(&job(&dir).param("keep_missing", true).param("model", "none").run());
     assert_eq!((&without["embedding"], &without["embedded_again"]), (&json!("hashed-words-and-trigrams/2/512"), &json!(3)));
     assert_eq!(ids(&dir), ["a", "b", "c"]);
-    assert_eq!(counts(&job(&dir).run())["embedded_again"], 0, "that is remembered too");
+    assert_eq!(counts(&job(&dir).run())["embedded_again"], 0, "the choice of no model is stored too");
 }
 
 #[test]

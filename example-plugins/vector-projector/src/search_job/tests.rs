@@ -141,7 +141,7 @@ fn a_search_never_mixes_vectors_of_two_models() {
     let db = rusqlite::Connection::open(data_dir.join("index.db")).unwrap();
     db.execute_batch("BEGIN; UPDATE vectors SET vector = zeroblob(512); UPDATE about SET embedding = 'another'; COMMIT").unwrap();
     let found = |index: &Index| index.by_vector(&wanted, 10, 0.15).unwrap().len();
-    assert!(found(&index) > 0, "those of before");
+    assert!(found(&index) > 0, "the previous hits");
     drop(index);
     let index = Index::to_search(&data_dir).unwrap();
     assert_eq!((found(&index), index.made == made), (0, false));

@@ -109,7 +109,7 @@ pub(super) fn store(settings: &Settings, notices: &mut Notices<'_>, findings: &m
                 if !closed.recovered.is_empty() {
                     let n = closed.recovered.len();
                     let cause = format!(
-                        "{} had no supervisor any more and {} closed now",
+                        "{} no longer had a supervisor and {} closed now",
                         crate::show::counted(n, "run"),
                         if n == 1 { "was" } else { "were" }
                     );
@@ -137,7 +137,7 @@ pub(super) fn store(settings: &Settings, notices: &mut Notices<'_>, findings: &m
         findings.push(Finding::error(
             "store",
             "the newest events are missing: an older copy was restored, or its log was damaged",
-            "repeat the runs of that time",
+            "repeat the runs of that period",
         ));
     }
     let size = std::fs::metadata(state.store()).map_or(0, |meta| meta.len());
@@ -151,7 +151,7 @@ fn health(store: &Store, findings: &mut Vec<Finding>) -> Result<(), CommandError
     let newest = store.runs(&RunFilter { running: false, limit: Some(1) })?.pop();
     if let Some(run) = newest.filter(|run| run.started_at > now_micros() + AHEAD) {
         let cause = format!(
-            "run {} started in the future ({}): the clock was put back",
+            "run {} started in the future ({}): the clock was set back",
             short_id(&run.run_id),
             crate::show::time(run.started_at)
         );

@@ -114,7 +114,7 @@ impl LibraryFacts<'_> {
         let path = path_text(&installed.path);
         // The file itself, which has already been read and may have a gigabyte.
         if is_same_file(&installed.path, self.library.path()) {
-            return format!("these very bytes, {path}");
+            return format!("the same bytes, {path}");
         }
         let old = match Library::open(&installed.path) {
             Ok(old) => old,

@@ -78,7 +78,7 @@ fn print_changes(library: &Library, installed: &Installed, printer: &mut Printer
     line("sha256", library.sha256().to_owned());
     match &installed.before {
         Previous::Package(old) if old.version == library.manifest().version => {
-            line("replaces", format!("other bytes of {} {}", old.package, one_line(&old.version)));
+            line("replaces", format!("a different build of {} {}", old.package, one_line(&old.version)));
         }
         Previous::Package(old) => line("replaces", format!("{} {}", old.package, one_line(&old.version))),
         Previous::Unusable(problems) => {

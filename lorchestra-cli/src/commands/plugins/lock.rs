@@ -33,7 +33,7 @@ impl Lock {
                 };
                 let hints = warn(error, printer);
                 let fix = hints.into_iter().next().unwrap_or_else(|| "make plugins.lock readable by this user".to_owned());
-                settings.locked.then(|| Self::Unreliable(none_locked(format!("plugins.lock cannot be relied on: {what}"), fix)))
+                settings.locked.then(|| Self::Unreliable(none_locked(format!("plugins.lock cannot be trusted: {what}"), fix)))
             }
         }
     }

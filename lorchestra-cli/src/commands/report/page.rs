@@ -1,5 +1,5 @@
 //! The HTML of a report: one file with inline styles and charts (SVG), without scripts or external resources. Supports light and dark mode,
-//! wide and narrow screens. Its size grows with the number of jobs, not with the number of runs. Pure.
+//! wide and narrow screens. Its size grows with the number of jobs, not with the number of runs. Pure functions only.
 
 use super::{JobRuns, STRIPS, Summary, TopRun};
 use crate::show;
@@ -34,7 +34,7 @@ pub(super) fn html(summary: &Summary) -> String {
     );
     numbers(&mut out, summary);
     if summary.jobs.is_empty() {
-        out.push_str("<p>No run in this time.</p>\n");
+        out.push_str("<p>No runs in this period.</p>\n");
     } else {
         timeline(&mut out, summary);
         jobs(&mut out, summary);
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn an_empty_report_is_a_page_and_names_are_escaped() {
         let empty = html(&Summary::default());
-        assert!(empty.starts_with("<!DOCTYPE html>") && empty.contains("No run in this time."));
+        assert!(empty.starts_with("<!DOCTYPE html>") && empty.contains("No runs in this period."));
         let mut summary = Summary::default();
         let job = JobRuns {
             counts: BTreeMap::from([("completed", 3), ("failed", 1)]),

@@ -25,7 +25,7 @@ pub(crate) struct Asked {
     job: Option<String>,
     account: Option<String>,
     spec: Option<RunSpec>,
-    pub(super) own: OwnFlags,
+    pub(in crate::commands) own: OwnFlags,
     /// A dry run, or help.
     only_asks: bool,
 }

@@ -41,6 +41,9 @@ pub(crate) struct RunList {
     /// Show only runs that failed or were refused for this reason
     #[arg(long, value_name = "CAUSE", value_parser = Cause::ALL.map(Cause::as_str))]
     pub(crate) cause: Option<String>,
+    /// Show only runs of this group (a backfill's id, or the name given with `run-job --group`)
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
     /// Show only runs that are still running
     #[arg(long, conflicts_with = "state")]
     pub(crate) running: bool,
@@ -81,6 +84,7 @@ impl RunList {
             account: self.account.clone(),
             state: if self.running { Some(RunState::Running) } else { state },
             cause: self.cause.as_deref().and_then(Cause::from_name),
+            group: self.group.clone(),
             since: values::time("--since", self.since.as_deref())?,
             until: values::time("--until", self.until.as_deref())?,
         };

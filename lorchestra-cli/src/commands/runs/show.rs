@@ -39,7 +39,7 @@ pub(super) fn show(
         .map(|to| Ok((to, store.backlog(to.name(), Some(&run.run_id))?)))
         .collect::<Result<_, CommandError>>()?;
     let attempts = store.attempts(&run.run_id)?;
-    // The run that was in the way of a skipped one.
+    // For a skipped run, the run that held the overlap lock.
     let held_by = if run.state == RunState::Skipped { Some(store.held_by(&run.run_id)?) } else { None };
     let outputs: Vec<String> = attempts
         .iter()

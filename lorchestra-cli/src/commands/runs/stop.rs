@@ -94,7 +94,7 @@ pub(super) fn stop(
 /// The error for a run whose supervisor is not visible to this process.
 fn elsewhere(run: &Run) -> CommandError {
     let what = format!(
-        "run {} cannot be stopped from here: its supervisor lives in another PID namespace (a container)",
+        "run {} cannot be stopped from here: its supervisor runs in another PID namespace (a container)",
         short_id(&run.run_id)
     );
     CommandError::new(Code::Failed, what)

@@ -1,5 +1,5 @@
-//! Classifies answers: maps every error of the client and every gRPC status to a [`DeliveryError`]. Pure. Guarantees that no error is
-//! called definite if rows may have been written, and that no message contains row contents (callers pass messages through
+//! Classifies answers: maps every error of the client and every gRPC status to a [`DeliveryError`]. Pure functions only. Guarantees that no
+//! error is called definite if rows may have been written, and that no message contains row contents (callers pass messages through
 //! [`super::redact`] first) or a token.
 //!
 //! gcp-bigquery-client parses the body of an error as Google's JSON and drops status and headers. A response of another form (a proxy's
@@ -170,7 +170,7 @@ pub(super) fn inserted(
             Some(index) => refused.push(RefusedRow { index, reason: text }),
             None => {
                 return Some(DeliveryError::Malformed(format!(
-                    "{about}: a row was refused, and the response does not say which one: {text}"
+                    "{about}: a row was refused, and the response does not identify it: {text}"
                 )));
             }
         }

@@ -1,5 +1,5 @@
-//! The columns of an event: those of a table that lorchestra creates, and those of an existing table. Pure. Guarantees that a [`Layout`]
-//! names only columns that the table has, each with a type that fits its values.
+//! The columns of an event: those of a table that lorchestra creates, and those of an existing table. Pure functions only. Guarantees that
+//! a [`Layout`] names only columns that the table has, each with a type that fits its values.
 
 use super::redact::one_line;
 use crate::delivery::DeliveryError;

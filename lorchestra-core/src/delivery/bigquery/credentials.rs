@@ -155,7 +155,7 @@ impl Credentials {
         }
         let looked = adc.map(|file| format!(", there is no {}", file.display())).unwrap_or_default();
         Err(DeliveryError::Unauthenticated(format!(
-            "no credentials: GOOGLE_APPLICATION_CREDENTIALS is not set{looked}, and the metadata server is not to be asked: \
+            "no credentials: GOOGLE_APPLICATION_CREDENTIALS is not set{looked}, and the metadata server is not used: \
              run {LOGIN}"
         )))
     }
@@ -217,7 +217,7 @@ fn read(file: &Path, sources: &CredentialSources, named: bool) -> Result<Resolve
         other => {
             let other = super::redact::one_line(other);
             return refuse(format!(
-                "has the form {other}, which lorchestra does not know: name a service_account key, a file of workload identity \
+                "has the form {other}, which lorchestra does not support: use a service_account key, a file of workload identity \
                  federation, or one made by {LOGIN}"
             ));
         }

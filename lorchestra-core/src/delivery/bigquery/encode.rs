@@ -1,5 +1,5 @@
-//! Encodes events: as a protobuf message of the table's own [`Layout`] for the Storage Write API, as a JSON object for insertAll. Pure.
-//! Guarantees that a row contains exactly the columns of the layout for which the event has a value.
+//! Encodes events: as a protobuf message of the table's own [`Layout`] for the Storage Write API, as a JSON object for insertAll. Pure
+//! functions only. Guarantees that a row contains exactly the columns of the layout for which the event has a value.
 
 use super::columns::{Field, Layout, Wire};
 use crate::delivery::Row;

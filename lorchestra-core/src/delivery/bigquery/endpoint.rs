@@ -1,4 +1,4 @@
-//! The address of an API: a validated base URL. Pure. Guarantees a scheme, a host, and no credentials inside.
+//! The address of an API: a validated base URL. Pure functions only. Guarantees a scheme, a host, and no credentials inside.
 
 use crate::delivery::DeliveryError;
 use tonic::codegen::http::Uri;

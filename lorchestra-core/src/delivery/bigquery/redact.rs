@@ -1,4 +1,5 @@
-//! Redacts a server's message for people and logs. Pure. Guarantees one short line without any part of an event's payload or subject.
+//! Redacts a server's message for people and logs. Pure functions only. Guarantees one short line without any part of an event's payload or
+//! subject.
 
 use crate::delivery::Row;
 use serde_json::Value;

@@ -73,7 +73,7 @@ impl fmt::Display for SetupStep {
                 let count = columns.len();
                 write!(
                     f,
-                    "create table {table} ({count} columns, a partition a day by created_at, clustered by event_type, source)"
+                    "create table {table} ({count} columns, partitioned by day on created_at, clustered by event_type, source)"
                 )
             }
             Self::AddColumns { table, columns } => write!(f, "add to table {table}: {}", columns.join(", ")),
@@ -299,7 +299,7 @@ pub async fn probe(to: &mut BigQuery, deadline: Duration) -> Result<String, Deli
     if let Some(stream) = &stream {
         let rows = patiently(ended, async || to.finalize(Slot { stream, offset: 0, length: 1 }, &[]).await).await?;
         if rows != 1 {
-            return Err(DeliveryError::Denied(format!("{}: the probe's stream has {rows} rows, and 1 was written", to.name())));
+            return Err(DeliveryError::Denied(format!("{}: the probe's stream has {rows} rows, but 1 was written", to.name())));
         }
     }
     patiently(ended, async || {
@@ -399,7 +399,10 @@ mod tests {
         ]
         .map(|step| step.to_string());
         assert_eq!(shown[0], "create dataset p.d in EU");
-        assert_eq!(shown[1], "create table p.d.t (12 columns, a partition a day by created_at, clustered by event_type, source)");
+        assert_eq!(
+            shown[1],
+            "create table p.d.t (12 columns, partitioned by day on created_at, clustered by event_type, source)"
+        );
         assert_eq!(shown[2], "create view p.d.t_once (each event once)");
     }
 }

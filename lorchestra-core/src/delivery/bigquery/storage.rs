@@ -162,7 +162,7 @@ impl Storage {
         match self.answer(caller, rows).await {
             // A token may expire during a connection: a new connection gets a new token.
             Err(DeliveryError::Unauthenticated(_)) if reused => {
-                Err(later(format!("{}: the connection's token has ended", caller.about)))
+                Err(later(format!("{}: the connection's token has expired", caller.about)))
             }
             answer => answer,
         }

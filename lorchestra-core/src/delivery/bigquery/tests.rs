@@ -34,7 +34,7 @@ fn the_name_with_and_without_a_project() {
     let credentials = CredentialSources { file: Some(file), ..CredentialSources::default() };
     let nameless = BigQueryConfig { project: None, credentials: credentials.clone(), ..config() };
     let refusal = run(BigQuery::new(nameless).unwrap().resolve()).unwrap_err();
-    assert!(refusal.to_string().starts_with("no project: "), "who pays is not where the table is: {refusal}");
+    assert!(refusal.to_string().starts_with("no project: "), "the quota project is not the table's project: {refusal}");
     let credentials = CredentialSources { gcloud_project: Some("gclouds".to_owned()), ..credentials };
     let mut unnamed = BigQuery::new(BigQueryConfig { project: None, credentials, ..config() }).unwrap();
     assert_eq!(unnamed.name(), "?.d.t");

@@ -288,7 +288,7 @@ async fn metadata(http: &reqwest::Client, host: &str, path: &str) -> Result<Stri
         Ok(response) => response,
         Err(error) if error.is_connect() => {
             return Err(DeliveryError::Unauthenticated(format!(
-                "no credentials: GOOGLE_APPLICATION_CREDENTIALS is not set, gcloud has left none, and no metadata server \
+                "no credentials: GOOGLE_APPLICATION_CREDENTIALS is not set, gcloud has stored none, and no metadata server \
                  answers at {host}: run `gcloud auth application-default login`"
             )));
         }

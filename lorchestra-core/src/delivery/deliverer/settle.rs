@@ -9,7 +9,7 @@ use crate::delivery::{DeliveryError, Destination, Row, Slot};
 use crate::store::{RowDisposition, Was};
 use std::collections::HashSet;
 
-pub(super) const ANOTHER: &str = "something else is in its place in the stream";
+pub(super) const ANOTHER: &str = "other rows are at its position in the stream";
 
 /// A stream that accepts no more rows.
 #[derive(Debug, Clone)]
@@ -146,7 +146,7 @@ impl<D: Destination> Deliverer<'_, D> {
         // Another target than the one that the batch was sent to knows nothing about it.
         if flight.batch.target != self.session.destination.name() {
             let target = flight.batch.target.clone();
-            return self.give_up(&format!("{why}; {target}, where it was sent, is not the configured target any more"));
+            return self.give_up(&format!("{why}; {target}, where it was sent, is no longer the configured target"));
         }
         let there = match self.session.destination.present(&flight.rows).await {
             Ok(there) => there,

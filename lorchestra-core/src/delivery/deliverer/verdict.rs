@@ -1,4 +1,4 @@
-//! Decides what a refusal means for the rows of a batch, and which of them are to blame.
+//! Decides what a refusal means for the rows of a batch, and which of them caused it.
 //!
 //! Talks to the store, for the [`Deliverer`]. Guarantees that no row is set aside because of a stream, the target or this host.
 

@@ -141,16 +141,20 @@ fn a_file_that_is_left_has_complete_batches() {
     for there in [1, 20, second.len() - 1, second.len()] {
         place.set(&second[..there]);
         assert_eq!(finalize(&mut place), Ok(offset + length));
-        assert_eq!(place.text(), place.whole(), "{there} bytes: completed, never cut");
+        assert_eq!(place.text(), place.whole(), "{there} bytes: completed, not truncated");
     }
     place.set(b"");
-    assert_eq!((finalize(&mut place), place.text()), (Ok(offset), line::lines(&place.first)), "nothing of it was there");
+    assert_eq!(
+        (finalize(&mut place), place.text()),
+        (Ok(offset), line::lines(&place.first)),
+        "the file had no byte of the batch"
+    );
     place.set(b"{\"event_id\":\"of somebody else\"}");
     let before = place.text();
-    assert_eq!((finalize(&mut place), place.text()), (Ok(offset), before), "not ours, and left alone");
+    assert_eq!((finalize(&mut place), place.text()), (Ok(offset), before), "a foreign file is not changed");
     let other = File::open(&place.stream).unwrap();
     rustix::fs::flock(&other, FlockOperation::LockExclusive).unwrap();
-    assert!(matches!(finalize(&mut place), Err(DeliveryError::Later { .. })), "somebody is writing to it");
+    assert!(matches!(finalize(&mut place), Err(DeliveryError::Later { .. })), "another process is writing to it");
 }
 
 #[test]

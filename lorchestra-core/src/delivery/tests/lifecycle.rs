@@ -337,7 +337,7 @@ fn the_age_of_a_stream_counts_from_its_last_landed_batch() {
     emit(&mut store, "second");
     server.borrow_mut().script = [InjectedFault::None].into_iter().chain([InjectedFault::Later { done: false }; 10]).collect();
     let _ = drained(&mut store, &server, 10);
-    assert!(store.stream("p.d.t", landed).unwrap().is_none(), "a try is no use");
+    assert!(store.stream("p.d.t", landed).unwrap().is_none(), "a retry is useless");
     server.borrow_mut().script.clear();
     deliver_all(&mut store, &server, true, 10);
     assert!(store.stream("p.d.t", landed).unwrap().is_some());

@@ -137,7 +137,7 @@ fn check_job(job: &str, timeout: Option<&str>, retries: Option<u32>, overlap: Op
         }
     }
     if retries.is_some_and(|retries| retries > MOST) {
-        return Err(bad("retries", format!("there are at most {MOST}")));
+        return Err(bad("retries", format!("the maximum is {MOST}")));
     }
     if let Some(text) = overlap {
         text.parse::<OnOverlap>().map_err(|why| bad("overlap", why))?;

@@ -331,7 +331,7 @@ fn an_unknown_name_is_reported_with_the_nearest_names() {
     std::fs::write(dir.path().join("lib\u{e4}.so"), plugin("ingester")).unwrap();
     std::fs::write(dir.path().join(std::ffi::OsStr::from_bytes(b"lib\xff.so")), plugin("canonizer")).unwrap();
     let catalog = scan(&[dir.path(), Path::new("/no/such/directory"), &dir.path().join("lib\u{e4}.so")]);
-    assert_eq!(catalog.packages.len(), 2, "names that are not UTF-8 are names");
+    assert_eq!(catalog.packages.len(), 2, "file names need not be UTF-8");
     let Err(Lookup::Unknown { nearest }) = catalog.find("ingster") else { panic!("found") };
     assert_eq!(nearest, ["ingester"]);
     let Err(Lookup::Unknown { nearest }) = catalog.find_job("ingester", "ajob") else { panic!("found") };

@@ -296,7 +296,10 @@ mod tests {
                 let shown = format!("ls -ld {} shows this one", bad.display());
                 assert_eq!(fault.reason, Reason::NotTrusted);
                 if name == "a" {
-                    assert!(fault.fix.ends_with(&shown) && !fault.fix.contains("chmod"), "others use it: {fault:?}");
+                    assert!(
+                        fault.fix.ends_with(&shown) && !fault.fix.contains("chmod"),
+                        "other users use the directory: {fault:?}"
+                    );
                 } else {
                     assert_eq!(fault.fix, format!("{fix} {}", bad.display()));
                 }
@@ -345,7 +348,7 @@ mod tests {
         assert_eq!(directory(&through).unwrap(), fs::canonicalize(&dir).unwrap());
         mode(&open, 0o777);
         let fault = directory(&through).unwrap_err();
-        assert!(fault.fix.contains(&format!("ls -ld {} ", open.display())), "somebody could turn the link round: {fault:?}");
+        assert!(fault.fix.contains(&format!("ls -ld {} ", open.display())), "another user could change the link: {fault:?}");
         mode(&open, 0o755);
         symlink("loop", root.path().join("loop")).unwrap();
         let fault = directory(&root.path().join("loop")).unwrap_err();

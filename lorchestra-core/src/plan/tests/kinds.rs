@@ -62,7 +62,7 @@ fn values_and_their_order() {
 fn refused_values() {
     for (values, says) in [
         (vec![("every", "90 m")], "--every \"90 m\": "),
-        (vec![("format", "JSON")], "--format \"JSON\": the value is spelt differently; write json"),
+        (vec![("format", "JSON")], "--format \"JSON\": the value is spelled differently; write json"),
         (vec![("format", "nd_json")], "write nd-json"),
         (vec![("format", "xml")], "is not one of its values; write json or nd-json"),
         (vec![("format", "json"), ("format", "json")], "--format is given 2 times"),

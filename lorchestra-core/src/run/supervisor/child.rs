@@ -122,7 +122,7 @@ impl Worker {
     pub(super) fn order(&self, order: &WorkerInput) {
         let sent = order.send(&self.control);
         if sent.is_err() {
-            // Without a complete order the worker would wait for ever; now it reports that it got none.
+            // Without a complete order the worker would wait forever; now it reports that it got none.
             let _ = self.control.shutdown(Shutdown::Write);
         }
         // From now on the socket is only read, after the worker's death, and must not block.

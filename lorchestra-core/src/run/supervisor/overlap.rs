@@ -2,12 +2,13 @@
 //!
 //! Each key has two lock files ([`crate::host::locks`]). An exclusive run locks the first exclusively, and starts only if no run shares the
 //! second. A run with policy `allow` takes a shared lock on the second and never waits. So an exclusive run never starts next to another
-//! one, and a run with `allow` always starts. The previous run may have moved the bookmark at which this one is to start: [`at_bookmark`].
+//! one, and a run with `allow` always starts. A run whose key is its window ([`OverlapKey`]) uses only the first file, which it removes at
+//! its end ([`release`]). The previous run may have moved the bookmark at which this one is to start: [`at_bookmark`].
 
 use super::Supervision;
-use crate::host::locks::{FileLock, overlap_name, shared_name};
+use crate::host::locks::{FileLock, shared_name};
 use crate::host::state::{StateDir, StateError};
-use crate::plan::{OnOverlap, RunSpec};
+use crate::plan::{OnOverlap, OverlapKey, RunSpec};
 use crate::run::error::{Overlap, RunError};
 use crate::run::event::RunEvent;
 use crate::run::resume;
@@ -25,9 +26,10 @@ const LOOK: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(25
 pub(super) fn enter(run: &mut Supervision<'_>) -> Result<FileLock, RunError> {
     let Supervision { env, run_id, spec, signals, observer, .. } = run;
     let state = env.state;
-    let key = (spec.package.as_str(), spec.job.as_str(), spec.account.as_deref());
-    let path = state.lock(&overlap_name(key.0, key.1, key.2));
-    let beside = state.lock(&shared_name(key.0, key.1, key.2));
+    let name = spec.overlap_name();
+    let path = state.lock(&name);
+    let beside = state.lock(&shared_name(&name));
+    let by_window = spec.overlap_key == OverlapKey::Window;
     let io = |path: &std::path::Path| {
         let path = path.to_owned();
         move |source| StateError::Io { path, source }
@@ -52,10 +54,10 @@ pub(super) fn enter(run: &mut Supervision<'_>) -> Result<FileLock, RunError> {
     let mut store = None;
     let mut stop_signal = false;
     loop {
-        let held = FileLock::try_take(&path).map_err(io(&path))?;
-        if let Some(lock) = held {
+        let held = if by_window { FileLock::try_take_at(&path) } else { FileLock::try_take(&path) };
+        if let Some(lock) = held.map_err(io(&path))? {
             // Released immediately: a run that wants to share it waits only that long.
-            if FileLock::try_take(&beside).map_err(io(&beside))?.is_some() {
+            if by_window || FileLock::try_take(&beside).map_err(io(&beside))?.is_some() {
                 lock.write_holder(run_id);
                 return Ok(lock);
             }
@@ -64,7 +66,7 @@ pub(super) fn enter(run: &mut Supervision<'_>) -> Result<FileLock, RunError> {
             Some(store) => store,
             None => &*store.insert(Store::open(state)?),
         };
-        let holder = holder(state, store, key, FileLock::read_holder(&path))?;
+        let holder = holder(state, store, spec, FileLock::read_holder(&path))?;
         let waited = begun.elapsed();
         let patience = match spec.on_overlap {
             OnOverlap::Wait(limit) => limit,
@@ -105,14 +107,24 @@ pub(super) fn at_bookmark(store: &Store, spec: &RunSpec) -> Result<Option<RunSpe
     spec.beginning_at(at).ok_or_else(all_done).map(Some)
 }
 
-/// Returns the live run in the way: the one that the lock names, or one with policy `allow`.
-fn holder(
-    state: &StateDir,
-    store: &Store,
-    key: (&str, &str, Option<&str>),
-    named: Option<String>,
-) -> Result<Option<String>, RunError> {
-    let lives = |run: &Run| run.state == RunState::Running && run.has_key(key.0, key.1, key.2) && run.is_supervised();
+/// Releases the overlap lock of a run whose end is recorded. The file of a single window is removed first, so that thousands of them do not
+/// stay.
+pub(super) fn release(state: &StateDir, spec: &RunSpec, lock: FileLock) {
+    if spec.overlap_key == OverlapKey::Window {
+        let _ = std::fs::remove_file(state.lock(&spec.overlap_name()));
+    }
+    drop(lock);
+}
+
+/// Returns the live run that prevents this one from starting: the one that the lock names, or one with policy `allow`.
+fn holder(state: &StateDir, store: &Store, spec: &RunSpec, named: Option<String>) -> Result<Option<String>, RunError> {
+    let name = spec.overlap_name();
+    let lives = |run: &Run| {
+        run.state == RunState::Running
+            && run.has_key(&spec.package, &spec.job, spec.account.as_deref())
+            && run.spec().is_ok_and(|other| other.overlap_name() == name)
+            && run.is_supervised()
+    };
     if let Some(named) = named
         && let Some(run) = store.run(&named)?
         && lives(&run)

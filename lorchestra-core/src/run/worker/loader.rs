@@ -103,7 +103,7 @@ pub(super) fn root(library_fd: RawFd, origin: &Path) -> Result<Root_Ref, LoadErr
     // symbol of this name. The reference stays valid because the library is never closed.
     let header = unsafe { library.get::<AbiHeaderRef>(symbol.as_bytes()) }
         .map(|symbol| *symbol)
-        .map_err(|_| "it has a manifest and no root module: it was changed after it was built".to_owned())?;
+        .map_err(|_| "it has a manifest but no root module: it was changed after it was built".to_owned())?;
     // Statics, threads and thread-locals of the plugin point into it until the process ends.
     #[expect(clippy::mem_forget, reason = "a loaded plugin is never unloaded")]
     std::mem::forget(library);

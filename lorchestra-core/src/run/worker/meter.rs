@@ -71,7 +71,7 @@ mod tests {
         assert_eq!(read(&path), Some((10, 10)));
     }
 
-    /// Opening it would block for ever.
+    /// Opening it would block forever.
     #[test]
     fn a_fifo_in_its_place_is_ignored() {
         let dir = tempfile::tempdir().unwrap();

@@ -134,7 +134,7 @@ fn short_writes_are_cut_back(limit: u64) {
     };
     assert!(error.to_string().contains("cannot write the event"), "{error}");
     let len = std::fs::metadata(&segment).unwrap().len();
-    assert!(len < limit, "there was room for part of a record, and it was cut back");
+    assert!(len < limit, "part of a record fit, and it was truncated");
     assert_eq!(read_all(dir.path()).0.len(), written);
     // Of several events in one write, the complete ones stay and are reported; the rest is truncated.
     let several = ["{}"; 100].map(event);
@@ -170,7 +170,7 @@ fn a_flush_syncs_to_disk_and_a_full_segment_is_synced_before_the_next() {
     assert_eq!(
         SYNCED.take(),
         [segment_path(&dir, 1), dir.clone(), run, top.path().to_owned()],
-        "content, then the names on the way"
+        "the content, then the directories above it"
     );
     // The segment is full: the next event begins another one, and the end of the full one must be durable.
     writer.append(&event("{}"), &|| false).unwrap();

@@ -208,7 +208,7 @@ proptest! {
                     let next = store.pending_rows(after, rows, bytes).unwrap();
                     let pending = model.at(ModelPlace::Pending);
                     prop_assert!(pending.starts_with(&ids(&next)) && next.len() <= rows, "the oldest first");
-                    prop_assert_eq!(next.is_empty(), pending.is_empty(), "one goes always, however large");
+                    prop_assert_eq!(next.is_empty(), pending.is_empty(), "one event is always accepted, however large");
                     let new = next.first().zip(next.last()).map(|(first, last)| NewBatch {
                         target: TABLE.into(),
                         stream: streams.then(|| model.stream.0.clone()),

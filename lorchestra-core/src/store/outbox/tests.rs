@@ -75,10 +75,10 @@ fn no_event_is_in_two_batches() {
     };
     assert_eq!(uncertain(&outbox), (vec![1, 4], 5));
     outbox.send_one_again(Was::Refused, &batch(&all[1..2])).unwrap();
-    assert_eq!(uncertain(&outbox), (vec![1, 4], 5), "while it is on its way");
+    assert_eq!(uncertain(&outbox), (vec![1, 4], 5), "while it is in flight");
     let again = outbox.frozen_batch().unwrap().unwrap();
     outbox.advance(Some(&again), None).unwrap();
-    assert_eq!(uncertain(&outbox), (vec![1, 4], 5), "when it is there");
+    assert_eq!(uncertain(&outbox), (vec![1, 4], 5), "after it has landed");
     // Nor if the row is refused while the batch is resent.
     let last = outbox.uncertain_batches().unwrap().pop().unwrap();
     let rows = outbox.rows_of(&last).unwrap();
@@ -144,7 +144,7 @@ fn a_landed_batch_does_not_hide_one_that_was_taken_back_before_it() {
     let site = site();
     let (mut outbox, [first, second]) = two_frozen(&site);
     outbox.release(&first, &[], 10, "no").unwrap();
-    assert_eq!(outbox.stream("t", 0).unwrap(), None, "nothing else may come to the second one's place");
+    assert_eq!(outbox.stream("t", 0).unwrap(), None, "no other batch may use the second one's offset");
     outbox.advance(Some(&second), None).unwrap();
     assert_eq!(pending_numbers(&outbox), [first.first, second.last + 1]);
     assert_eq!(pending(&outbox.store, "there"), 2);
@@ -170,6 +170,6 @@ fn batches_frozen_together_are_delivered_in_order() {
     outbox.advance(Some(&first), None).unwrap();
     assert_eq!(outbox.frozen_batches().unwrap(), std::slice::from_ref(&second));
     outbox.release(&second, &[], 10, "no").unwrap();
-    assert_eq!(outbox.stream("t", 0).unwrap().map(|stream| stream.offset), Some(7), "its place is free again");
+    assert_eq!(outbox.stream("t", 0).unwrap().map(|stream| stream.offset), Some(7), "its offset is free again");
     assert_eq!(pending_numbers(&outbox), [second.first, second.last + 1]);
 }

@@ -53,7 +53,11 @@ fn a_run_of_many_events_goes_in_steps() {
     for left in [EVENTS + 12, 12] {
         assert_eq!(prune(&site, &mut store, true).runs, 0);
         assert_eq!(count(&store, "SELECT count(*) FROM events WHERE run = 1"), left);
-        assert_eq!(count(&store, "SELECT count(*) FROM events WHERE run = 1 AND terminal"), 1, "its end is last");
+        assert_eq!(
+            count(&store, "SELECT count(*) FROM events WHERE run = 1 AND terminal"),
+            1,
+            "its terminal event is removed last"
+        );
     }
     assert_eq!(prune(&site, &mut store, true).runs, 1);
     assert_eq!(store.run("r1").unwrap(), None);

@@ -4,7 +4,7 @@
 
 use lorchestra_plugin_api::prelude::*;
 
-/// What comes out.
+/// Output format.
 #[derive(ParamEnum, Clone, Copy, Debug)]
 pub enum Format {
     /// One object.

@@ -144,7 +144,7 @@ pub(crate) fn stop_self(_cx: &JobContext, marker: PathBuf) -> JobResult {
     Ok(())
 }
 
-/// Stops its supervisor, then hangs, returns (`return`), kills itself (`die`), or repeats it (`again`).
+/// Stops its supervisor, then hangs, returns (`return`), kills itself (`die`), or keeps stopping it (`again`).
 #[job]
 pub(crate) fn stop_supervisor(_cx: &JobContext, marker: PathBuf, #[param(default = "stay")] then: String) -> JobResult {
     let supervisor = rustix::process::getppid().ok_or("an orphan")?;

@@ -376,7 +376,8 @@ fn hijack(cx: &JobContext, other: PathBuf, flush: bool) -> JobResult {
 fn close_all(cx: &JobContext) -> JobResult {
     cx.emit("before", json!({}))?;
     for (fd, _) in descriptors()?.into_iter().filter(|(fd, _)| *fd > 2) {
-        // SAFETY: none: the descriptors are not ours. This is the intended fault. (Dropping an OwnedFd for a closed descriptor would abort.)
+        // SAFETY: none: the descriptors are not ours. This is the intended fault. (Dropping an OwnedFd for a closed descriptor would
+        // abort.)
         drop(unsafe { <rustix::fd::OwnedFd as rustix::fd::FromRawFd>::from_raw_fd(fd) });
     }
     Ok(())
@@ -525,7 +526,7 @@ fn trace_much(_cx: &JobContext, #[param(default = 1000)] count: u64) -> JobResul
 
 /// Emits its window and parameters.
 #[job]
-#[expect(clippy::too_many_arguments, reason = "one for each thing that may be with a window")]
+#[expect(clippy::too_many_arguments, reason = "one flag for each optional part of a window")]
 fn windowed(
     cx: &JobContext,
     account: Option<String>,

@@ -144,7 +144,7 @@ impl Faults {
     /// # Panics
     /// If the method does not support this fault.
     pub fn times(&self, times: usize, method: Method, fault: Fault) {
-        assert!(fault.fits(method), "{fault:?} is no fault of {method:?}");
+        assert!(fault.fits(method), "{method:?} does not support {fault:?}");
         self.scripts().entry(method).or_default().queue.extend(std::iter::repeat_n(fault, times));
     }
 
@@ -153,7 +153,7 @@ impl Faults {
     /// # Panics
     /// If the method does not support this fault.
     pub fn forever(&self, method: Method, fault: Fault) {
-        assert!(fault.fits(method), "{fault:?} is no fault of {method:?}");
+        assert!(fault.fits(method), "{method:?} does not support {fault:?}");
         self.scripts().entry(method).or_default().forever = Some(fault);
     }
 

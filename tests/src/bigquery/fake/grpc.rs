@@ -184,7 +184,7 @@ impl Service<Request<Streaming<Bytes>>> for Append {
             let headers = request.metadata().clone().into_headers();
             let (answers, mut answered) = mpsc::channel(16);
             tokio::spawn(answer_all(shared, door, (headers, request.into_inner()), answers));
-            // Google's servers send their headers with the first answer: a client that waits for them before sending waits for ever.
+            // Google's servers send their headers with the first answer: a client that waits for them before sending waits forever.
             match answered.recv().await {
                 Some(Err(status)) => Err(status),
                 first => Ok(Response::new(Answers { first, others: answered })),

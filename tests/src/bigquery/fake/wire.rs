@@ -81,11 +81,7 @@ impl<'a> Iterator for Fields<'a> {
         if field.is_none() {
             self.0 = &[];
         }
-        Some(
-            field.ok_or_else(|| {
-                "not a protocol buffer message: it ends within a field, or has a wire type that is none".to_owned()
-            }),
-        )
+        Some(field.ok_or_else(|| "not a protocol buffer message: it ends within a field, or has an invalid wire type".to_owned()))
     }
 }
 
@@ -159,6 +155,6 @@ fn scalar(kind: Type, raw: Raw<'_>) -> Result<Scalar, &'static str> {
         (Type::Uint32, Raw::Varint(number)) => Ok(Scalar::Int((number as u32).into())),
         (Type::Bool, Raw::Varint(number)) => Ok(Scalar::Bool(number != 0)),
         (Type::Double, Raw::Fixed64(bits)) => Ok(Scalar::Double(f64::from_bits(bits))),
-        _ => Err("the wire type is not the descriptor's"),
+        _ => Err("the wire type does not match the descriptor"),
     }
 }

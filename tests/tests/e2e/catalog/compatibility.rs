@@ -65,7 +65,8 @@ const KEYS: &[(&str, &[&str])] = &[
     ]),
     ("lorchestra.run-spec/1", &[
         "package", "version", "sha256", "job", "account", "params", "secrets", "window", "since_last", "resolved_at", "timeout", "grace",
-        "on_overlap", "retries.limit", "retries.on", "retries.wait", "memory_max", "directory", "group", "trace_parent", "requested_by",
+        "on_overlap", "overlap_key", "moves_bookmark", "retries.limit", "retries.on", "retries.wait", "memory_max", "directory", "claim", "group", "trace_parent",
+        "requested_by",
     ]),
     ("lorchestra.run-job/1", &["run_id", "package", "job", "state", "cause", "message", "duration_ms"]),
     ("lorchestra.run/1", &[
@@ -207,7 +208,7 @@ fn json_of_library_files_keeps_its_keys() {
 fn json_of_a_skipped_run_keeps_its_keys() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
-    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    eventually("the job has started", || !sandbox.read("marker").is_empty());
     let skipped = sandbox.lorchestra(&["run-job", "--json", "--on-overlap", "skip", "misbehave", "wait"]).exits(0);
     has_keys("a run-job/1 that was skipped", &skipped.json("lorchestra.run-job/1"));
     let run = sandbox.runs()[0].clone();

@@ -128,6 +128,6 @@ fn a_check_loads_the_library_once_in_another_process() {
     let pids: Vec<u32> = sandbox.read("marker").lines().map(|line| line.parse().unwrap()).collect();
     assert_eq!(pids.len(), 1, "loaded once: {pids:?}");
     assert_ne!(pids[0], started, "not in the process that was started");
-    assert!(!lorchestra_tests::processes::is_alive(pids[0]), "its process is thrown away");
-    assert!(sandbox.runs().is_empty(), "it was no run");
+    assert!(!lorchestra_tests::processes::is_alive(pids[0]), "its process has ended");
+    assert!(sandbox.runs().is_empty(), "it is not recorded as a run");
 }

@@ -15,7 +15,7 @@ fn an_unreadable_file_is_reported() {
     assert_eq!(ended.out(), "ingester:\n  extract_gmail\n  extract_slack\n");
     assert!(ended.err().contains("(unreadable)"), "{}", ended.shown());
     let fix = if processes::is_root() {
-        format!("fix: ask user 0 for the right to read {} as user {NOBODY}\n", path.display())
+        format!("fix: ask user 0 to let user {NOBODY} read {}\n", path.display())
     } else {
         format!("fix: chmod u+r {}\n", path.display())
     };
@@ -43,7 +43,7 @@ fn an_unreadable_directory_is_reported() {
         dir = theirs.display(),
         // Only this user can change it, but it is not lorchestra's alone: no hint changes it.
         fix = if processes::is_root() {
-            format!("ask user 0 for the right to read {} as user {NOBODY}", theirs.display())
+            format!("ask user 0 to let user {NOBODY} read {}", theirs.display())
         } else {
             format!("ls -ld {} shows who may read it", theirs.display())
         },
@@ -194,7 +194,7 @@ fn a_wrong_manifest_is_a_failure_to_load() {
     let marker = sandbox.arg("marker");
     let lies = [
         // The name of the root module's symbol includes the package's name.
-        ("\"misbehave\"", "\"misbehavf\"", "misbehavf", "it has a manifest and no root module"),
+        ("\"misbehave\"", "\"misbehavf\"", "misbehavf", "it has a manifest but no root module"),
         ("\"version\":\"0.3.0\"", "\"version\":\"0.4.0\"", "misbehave", "its manifest and its root module differ"),
     ];
     for (from, to, package, what) in lies {
@@ -204,7 +204,7 @@ fn a_wrong_manifest_is_a_failure_to_load() {
         let run = sandbox.runs().remove(0);
         assert_eq!(run.cause(), "load");
         sandbox.whole_events_of(&run);
-        assert_eq!(sandbox.read("marker"), "", "the job was not entered");
+        assert_eq!(sandbox.read("marker"), "", "the job did not start");
     }
 }
 
@@ -214,7 +214,7 @@ fn a_library_that_is_overwritten_while_it_runs_harms_nothing() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let marker = sandbox.arg("marker");
     let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &marker]);
-    lorchestra_tests::eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    lorchestra_tests::eventually("the job has started", || sandbox.read("marker").ends_with('\n'));
     // In place, as `cp` does: truncated and overwritten.
     fs::write(sandbox.plugins().join("libmisbehave.so"), vec![0xcc; 8 << 20]).unwrap();
     running.signal(rustix::process::Signal::TERM);

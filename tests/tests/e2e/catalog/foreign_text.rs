@@ -142,7 +142,7 @@ fn invisible_text_of_events_and_messages_is_not_printed() {
     for run in sandbox.runs() {
         is_harmless(&sandbox.lorchestra(&["runs", "show", run.id()]).exits(0));
     }
-    // Typed text is shown, and harmless.
+    // Text that the user typed is printed in an escaped form.
     for args in [["jobs", "list", &message], ["runs", "show", &message], ["run-job", "misbehave", &message]] {
         is_harmless(&sandbox.lorchestra(&args));
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 const MARKER: &str = "CONSTRUCTOR_MARKER";
 const OTHER_MARKER: &str = "CONSTRUCTOR_MARKEX";
 
-#[expect(clippy::disallowed_methods, reason = "how long a soak is, is asked for from outside")]
+#[expect(clippy::disallowed_methods, reason = "the environment sets the duration of a soak")]
 fn rounds() -> u32 {
     // These rounds are shorter than those that kill something, by this factor.
     10 * std::env::var("LORCHESTRA_TEST_ROUNDS")
@@ -117,7 +117,7 @@ fn the_configuration_locks_listings_and_runs() {
     fs::remove_file(library(&sandbox)).unwrap();
     let locked = sandbox.lorchestra(&["plugins", "lock"]).exits(0);
     assert!(locked.out().ends_with("  added:   misbehave 0.3.0\n  removed: constructor 0.1.0\n"), "{}", locked.shown());
-    assert_eq!(locked.err(), "", "somebody is held to it");
+    assert_eq!(locked.err(), "", "a run was refused because of the lock");
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
 }
 
@@ -200,13 +200,13 @@ fn listings_report_how_to_fix_a_lock_file() {
             );
         }
         assert_eq!(
-            listed.out().contains("not-locked: plugins.lock cannot be relied on: any user may"),
+            listed.out().contains("not-locked: plugins.lock cannot be trusted: any user may"),
             locked,
             "{}",
             listed.shown()
         );
         assert_eq!(listed.out().contains(&format!("fix: {hint}\n")), locked, "{}", listed.shown());
-        assert_eq!(checked.out().contains("locked:     no: plugins.lock cannot be relied on"), locked, "{}", checked.shown());
+        assert_eq!(checked.out().contains("locked:     no: plugins.lock cannot be trusted"), locked, "{}", checked.shown());
     }
     // A lock file that is written where others may replace it is reported immediately.
     let dir = path.parent().unwrap();
@@ -298,7 +298,7 @@ fn race(swap: Swap) {
     });
     assert_eq!(count(&sandbox, "other"), 0, "bytes ran that were not locked");
     assert_eq!(count(&sandbox, "marker"), ran, "each run loaded the locked bytes once");
-    assert!(ran > 0 && refused > 0, "there was no race: {ran} ran, {refused} were refused");
+    assert!(ran > 0 && refused > 0, "the race did not happen: {ran} ran, {refused} were refused");
     // These bytes are the ones that were refused.
     fs::write(&path, &other).unwrap();
     run(&sandbox, &[]).exits(0);

@@ -164,7 +164,7 @@ fn a_library_that_dies_or_hangs_while_loading_is_reported() {
         let json = checked.json("lorchestra.plugins-check/1");
         assert_eq!((&json["ok"], &json["load"]["state"]), (&json!(false), &json!("died")));
     }
-    // Opening a FIFO for writing waits for a reader, so the constructor blocks for ever.
+    // Opening a FIFO for writing waits for a reader, so the constructor blocks forever.
     let fifo = sandbox.path("fifo");
     rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
     let mut command = sandbox.command(&["plugins", "check", "--timeout", "1s", &file]);
@@ -245,7 +245,7 @@ fn installing_reports_changes() {
     let inode = meta("libingester.so").ino();
     let again = sandbox.lorchestra(&["plugins", "install", &built]).exits(0);
     assert!(again.out().contains("✓ ingester 0.1.0 is already installed: "), "{}", again.shown());
-    assert_eq!(meta("libingester.so").ino(), inode, "the file was left as it is");
+    assert_eq!(meta("libingester.so").ino(), inode, "the file is unchanged");
 
     // Another version; the file that contained the package had another name.
     let old = sandbox.install(Fixture::Misbehave, "old-name.so");
@@ -368,7 +368,7 @@ fn concurrent_installs_leave_one_complete_package_at_every_moment() {
         });
         assert_eq!(names(&sandbox.plugins()), [".lorchestra.lock", "libmisbehave.so"]);
         let bytes = fs::read(&installed).unwrap();
-        assert!(versions.iter().any(|version| fs::read(version).unwrap() == bytes), "one of the two, whole");
+        assert!(versions.iter().any(|version| fs::read(version).unwrap() == bytes), "one of the two, complete");
     }
     assert!(looks > 3, "somebody looked: {looks}");
 }
@@ -382,7 +382,7 @@ fn removing_takes_the_file_and_leaves_the_rest() {
     let removed = sandbox.lorchestra(&["plugins", "remove", "misbehave"]).exits(0);
     insta::assert_snapshot!(removed.snapshot(&sandbox));
     assert_eq!(libraries(&sandbox.plugins()), ["libingester.so"]);
-    assert!(sandbox.data().join("misbehave").is_dir() && sandbox.runs().len() == 1, "what it left stays");
+    assert!(sandbox.data().join("misbehave").is_dir() && sandbox.runs().len() == 1, "its data stays");
     let unknown = sandbox.lorchestra(&["plugins", "remove", "ingestr"]).exits(1);
     assert!(unknown.err().contains("did you mean ingester?"), "{}", unknown.shown());
     let json = sandbox.lorchestra(&["plugins", "remove", "--json", "ingester"]).exits(0).json("lorchestra.plugins-remove/1");
@@ -412,7 +412,7 @@ fn a_job_continues_while_its_package_is_replaced_and_removed() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let marker = sandbox.arg("marker");
     let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &marker]);
-    eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    eventually("the job has started", || sandbox.read("marker").ends_with('\n'));
     let next = write(&sandbox.path("next.so"), &next_version());
     sandbox.lorchestra(&["plugins", "install", &next]).exits(0);
     sandbox.lorchestra(&["plugins", "remove", "misbehave"]).exits(0);

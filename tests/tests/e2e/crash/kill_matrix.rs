@@ -113,7 +113,7 @@ impl Case {
         assert_eq!(std::fs::read_dir(site.sandbox.state().join("spool")).unwrap().count(), 0, "{label}: a spool is left");
         let _ = std::fs::remove_file(site.sandbox.path("loading"));
         self.start("none", &[]).wait().exits(0);
-        assert!(site.sandbox.runs()[1].0 == run.0, "{label}: closed once and for all");
+        assert!(site.sandbox.runs()[1].0 == run.0, "{label}: it stays closed");
 
         site.fake.faults().clear(Method::AppendRows);
         site.fake.faults().release();

@@ -127,7 +127,7 @@ fn unrecorded(count: u32) -> (Sandbox, PathBuf) {
     let count = count.to_string();
     let args = ["run-job", "misbehave", "numbered", "--count", &count, "--begin", &begin, "--acknowledged", &acknowledged];
     let running = sandbox.start(&args);
-    eventually("the job is entered", || sandbox.path("begin.wanted").exists());
+    eventually("the job has started", || sandbox.path("begin.wanted").exists());
     let worker = running.children()[0];
     running.signal(Signal::STOP);
     eventually("its supervisor is stopped", || processes::is_stopped(running.pid()));
@@ -160,7 +160,7 @@ fn a_changed_spool_is_never_a_success_with_events_missing() {
         let [run] = &runs[..] else { panic!("{what}: {} runs", runs.len()) };
         match run.state {
             RunState::Completed => {
-                assert_eq!(numbers.len(), COUNT as usize, "{what}: a success, and not all events");
+                assert_eq!(numbers.len(), COUNT as usize, "{what}: a success without all events");
                 whole += 1;
             }
             RunState::Failed => {
@@ -227,7 +227,7 @@ fn a_changed_store_is_reported_or_read_and_never_a_panic() {
     });
     assert!(named.values().sum::<u32>() > 50 && read > 0 && damaged > 0, "{named:#?}, {read} read, {damaged} damaged");
     // A page that claims fewer rows contradicts nothing that a reader compares: `PRAGMA integrity_check` finds it (docs/guides/store.md).
-    assert!(fewer <= 2, "{fewer} of {CHANGES} changes lost events without a word");
+    assert!(fewer <= 2, "{fewer} of {CHANGES} changes lost events without a message");
 }
 
 /// SQLite ignores a damaged WAL frame and everything after it as if it had not been committed: the history is older but consistent, and the
@@ -258,9 +258,9 @@ fn a_changed_wal_leaves_a_consistent_history() {
         let there: BTreeSet<&str> = events.iter().map(|event| event.event_id.as_str()).collect();
         let lost = before.iter().filter(|event| !there.contains(event.event_id.as_str())).count();
         assert_eq!(lost > 0, missing > 0, "{what}: {lost} events are gone, and {missing} were reported as missing");
-        assert!(runs.len() >= 4, "{what}: what was in the database is there");
+        assert!(runs.len() >= 4, "{what}: the events in the database are there");
         complete(&runs, &events);
         *runs_left.entry(runs.len()).or_default() += 1;
     });
-    assert!(runs_left.len() > 1, "the changes did something: {runs_left:?}");
+    assert!(runs_left.len() > 1, "the changes had an effect: {runs_left:?}");
 }

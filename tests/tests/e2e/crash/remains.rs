@@ -54,7 +54,7 @@ fn a_stopped_run_leaves_nothing() {
     }
 }
 
-/// The end of an attempt is like that of a run: processes of the first one do not meet the second one.
+/// Like the end of a run: no process of the first attempt survives into the second one.
 #[test]
 fn an_attempt_leaves_nothing_for_the_next_one() {
     let sandbox = sandbox();
@@ -102,7 +102,7 @@ fn processes_that_escaped_a_killed_supervisor_are_killed_by_the_next_command() {
         running.signal(Signal::KILL);
         drop(running);
         eventually("the worker is gone", || workers.iter().all(|pid| !processes::is_alive(*pid)));
-        assert!(processes::is_alive(pid), "{job}: out of the watchdog's reach");
+        assert!(processes::is_alive(pid), "{job}: the watchdog cannot find it");
         // Commands that do not use runs leave them alone.
         sandbox.lorchestra(&["jobs", "list"]).exits(0);
         assert!(processes::is_alive(pid));
@@ -121,7 +121,7 @@ impl Adopting {
     fn begin() -> Self {
         static ONE: Mutex<()> = Mutex::new(());
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("anybody may");
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("any process may become a subreaper");
         Self(one)
     }
 }
@@ -154,7 +154,7 @@ fn a_stopped_worker_of_a_run_that_was_never_recorded_is_killed_by_the_next_comma
         let ended = sandbox.lorchestra(next).exits(0);
         assert!(!processes::is_alive(worker), "{}", ended.shown());
         assert!(sandbox.processes().is_empty());
-        assert_eq!(sandbox.runs().len(), usize::from(next[0] == "run-job"), "the killed one was never recorded");
+        assert_eq!(sandbox.runs().len(), usize::from(next[0] == "run-job"), "the killed run was never recorded");
         for dir in ["spool", "logs"] {
             let left = std::fs::read_dir(sandbox.state().join(dir)).unwrap().count();
             assert_eq!(left, usize::from(next[0] == "run-job" && dir == "logs"), "{dir}");
@@ -183,7 +183,7 @@ fn a_stopped_worker_of_a_trial_is_killed_by_the_next_trial() {
     let of_alive = stop_worker_of(&alive);
     assert!(!processes::is_alive(worker), "killed by the second trial");
     Running::start(check("")).wait().exits(0);
-    assert!(processes::is_alive(of_alive), "not by the third");
+    assert!(processes::is_alive(of_alive), "the third trial does not kill it");
     alive.signal(Signal::KILL);
     drop(alive);
     Running::start(check("")).wait().exits(0);
@@ -272,8 +272,8 @@ fn processes_of_others_are_not_touched() {
     dying.signal(Signal::KILL);
     drop(dying);
     sandbox.lorchestra(&["runs", "list"]).exits(0);
-    assert!(!processes::is_alive(pid) && !processes::is_alive(own.id()), "what carries the run's id is gone");
-    assert!(processes::is_alive(of_alive), "what belongs to a run that lives stays");
+    assert!(!processes::is_alive(pid) && !processes::is_alive(own.id()), "processes with the run's id are killed");
+    assert!(processes::is_alive(of_alive), "processes of a live run are not");
     for stranger in &mut strangers {
         assert!(processes::is_alive(stranger.id()));
         let _ = stranger.kill();

@@ -1,5 +1,5 @@
 //! External problems: disks that are full or read-only, stores that are locked, damaged or belong to another program, clocks that were set
-//! back, thousands of leftovers. Each has an outcome that says what happened, and nothing acknowledged is lost.
+//! back, thousands of leftovers. Each has an outcome that reports what happened, and nothing acknowledged is lost.
 
 use lorchestra_tests::small_disk::SmallDisks;
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox, eventually};
@@ -44,7 +44,7 @@ fn only_run(disks: &SmallDisks, sandbox: &Sandbox, event_type: &str) -> (String,
     let of_type: Vec<_> = events.iter().filter(|event| event["event_type"] == event_type).collect();
     if event_type == "number" {
         let numbers: Vec<u64> = of_type.iter().map(|event| event["payload"]["n"].as_u64().unwrap()).collect();
-        assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "none twice, none left out");
+        assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "no duplicates, no gaps");
     }
     let text = |key: &str| only[key].as_str().unwrap_or_default().to_owned();
     (text("state"), text("cause"), text("message"), of_type.len() as u64)
@@ -58,7 +58,7 @@ fn a_full_spool_ends_the_job_and_keeps_acknowledged_events() {
     let ended = run(&disks, &sandbox, &args).exits(1);
     assert!(ended.err().contains("No space left on device"), "{}", ended.shown());
     let (state, cause, message, events) = only_run(&disks, &sandbox, "number");
-    // The job's own end, if there was space for it.
+    // The job's own final record, if there was space for it.
     assert!(state == "failed" && (cause == "error" || cause == "spool"), "{cause}: {message}");
     assert!(message.contains("No space left on device"), "{message}");
     let safe = acknowledged(&sandbox);
@@ -78,10 +78,10 @@ fn a_full_store_prevents_the_job_from_starting() {
         let dir = sandbox.state().display().to_string();
         assert!(ended.err().contains("the store") && ended.err().contains(&dir), "{}", ended.shown());
         assert!(ended.err().contains("full") || ended.err().contains("No space left"), "{}", ended.shown());
-        assert_eq!(sandbox.read("marker"), "", "the job was not entered; the store was there before: {made_before}");
+        assert_eq!(sandbox.read("marker"), "", "the job did not start; the store was there before: {made_before}");
         let left = |dir: &str| fs::read_dir(disks.path(&sandbox.state().join(dir))).unwrap().count();
         let before = usize::from(made_before);
-        assert_eq!((left("spool"), left("logs")), (0, before), "nothing is left of a run that did not begin");
+        assert_eq!((left("spool"), left("logs")), (0, before), "a run that did not start leaves nothing");
         fs::remove_file(ballast).unwrap();
         run(&disks, &sandbox, &args).exits(0);
         fs::remove_file(sandbox.path("marker")).unwrap();
@@ -93,7 +93,7 @@ fn a_full_store_prevents_the_job_from_starting() {
 fn a_store_that_becomes_full_loses_nothing() {
     let (sandbox, Some(disks)) = on_disks(&[("", 1024), ("spool", 1024), ("logs", 1024)]) else { return };
     let running = disks.start(&sandbox, &["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
-    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    eventually("the job has started", || !sandbox.read("marker").is_empty());
     let ballast = disks.fill(&sandbox.state());
     running.signal(Signal::TERM);
     let ended = running.wait().exits(74);
@@ -164,7 +164,7 @@ fn a_disk_that_became_read_only_is_reported() {
     disks.remount(&sandbox.state(), "ro");
     let ended = run(&disks, &sandbox, &args).exits(74);
     assert!(ended.err().to_lowercase().contains("read-only"), "{}", ended.shown());
-    assert_eq!(sandbox.read("marker"), "", "the job was not entered");
+    assert_eq!(sandbox.read("marker"), "", "the job did not start");
     // Reading needs the store's WAL, which must be writable.
     let listed = run(&disks, &sandbox, &["runs", "list"]);
     assert!(matches!(listed.code(), Some(0 | 74)), "{}", listed.shown());
@@ -191,7 +191,7 @@ fn a_run_waits_for_a_store_that_is_locked_for_a_while() {
         "--file",
         &sandbox.arg("go"),
     ]);
-    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    eventually("the job has started", || !sandbox.read("marker").is_empty());
     let other = store(&sandbox);
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     fs::write(sandbox.path("go"), "").unwrap();
@@ -199,7 +199,7 @@ fn a_run_waits_for_a_store_that_is_locked_for_a_while() {
     let second = sandbox.start(&["run-job", "misbehave", "numbered", "--count", "1000", "--acknowledged", &marker]);
     std::thread::sleep(Duration::from_secs(2));
     let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
-    assert!(listed.out().contains("running"), "readers wait for nobody: {}", listed.shown());
+    assert!(listed.out().contains("running"), "readers do not wait: {}", listed.shown());
     assert_eq!(acknowledged(&sandbox), 0, "it has not begun");
     other.execute_batch("ROLLBACK").unwrap();
     for running in [running, second] {
@@ -216,7 +216,7 @@ fn a_run_waits_for_a_store_that_is_locked_for_a_while() {
 fn a_store_that_is_locked_for_longer_than_writers_wait_loses_nothing() {
     let sandbox = sandbox();
     let ends = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
-    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    eventually("the job has started", || !sandbox.read("marker").is_empty());
     let other = store(&sandbox);
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     ends.signal(Signal::TERM);
@@ -229,7 +229,7 @@ fn a_store_that_is_locked_for_longer_than_writers_wait_loses_nothing() {
         "{}",
         ends.shown()
     );
-    assert_eq!(sandbox.read("entered"), "", "it was not entered");
+    assert_eq!(sandbox.read("entered"), "", "the job did not start");
     other.execute_batch("ROLLBACK").unwrap();
     // The first run left nothing, the second everything.
     let run = sandbox.run();
@@ -288,7 +288,7 @@ fn a_foreign_store_is_reported_with_a_fix() {
             let ended = ended.exits(78);
             assert!(ended.err().contains(what) && ended.err().contains(hint), "{name}: {}", ended.shown());
         }
-        assert_eq!(sandbox.read("marker"), "", "{name}: the job was not entered");
+        assert_eq!(sandbox.read("marker"), "", "{name}: the job did not start");
         assert!(fs::read(&path).unwrap() == before, "{name}: nothing was written to it");
         // The fix.
         for name in ["lorchestra.db", "lorchestra.db-wal", "lorchestra.db-shm"] {
@@ -321,7 +321,7 @@ fn events_whose_store_is_gone_are_kept_until_it_is_back() {
     let sandbox = sandbox();
     let acknowledged = sandbox.arg("acknowledged");
     let running = sandbox.start(&["run-job", "misbehave", "numbered", "--count", "100000000", "--acknowledged", &acknowledged]);
-    eventually("the job is at work", || self::acknowledged(&sandbox) > 100);
+    eventually("the job has started", || self::acknowledged(&sandbox) > 100);
     let workers = running.children();
     running.signal(Signal::KILL);
     drop(running);
@@ -360,7 +360,7 @@ fn a_clock_that_was_set_back_blocks_and_removes_nothing() {
     let ahead = sandbox.run();
     // A run that is still open, too: its supervisor was killed before the clock was corrected.
     let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
-    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    eventually("the job has started", || !sandbox.read("marker").is_empty());
     let workers = running.children();
     running.signal(Signal::KILL);
     drop(running);
@@ -380,13 +380,13 @@ fn a_clock_that_was_set_back_blocks_and_removes_nothing() {
     let runs = sandbox.runs();
     assert_eq!(runs.len(), 3, "none is removed");
     let states: Vec<_> = runs.iter().map(|run| (run.state(), run.cause())).collect();
-    assert_eq!(states, [("completed", ""), ("failed", "abandoned"), ("completed", "")], "in the order in which they began");
+    assert_eq!(states, [("completed", ""), ("failed", "abandoned"), ("completed", "")], "in the order of their start");
     assert_eq!(runs[2].id(), ahead.id());
     for run in &runs {
         sandbox.whole_events_of(run);
     }
     let shown = sandbox.lorchestra(&["runs", "show", runs[1].id()]).exits(0);
-    assert!(shown.out().contains("(after 0"), "it took no less than nothing: {}", shown.shown());
+    assert!(shown.out().contains("(after 0"), "its duration is not negative: {}", shown.shown());
     assert_eq!(sandbox.lorchestra(&["events", "list", "--run", ahead.id(), "--since", "-1d"]).exits(0).out().lines().count(), 7);
 }
 

@@ -115,7 +115,7 @@ fn a_server_restarted_during_delivery_has_each_event_once() {
         sandbox.lorchestra(&["runs", "list"]).exits(0);
         sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
         let failed = sandbox.lorchestra(&["events", "list", "--failed"]).exits(0);
-        assert_eq!(failed.out(), "", "no row is to blame");
+        assert_eq!(failed.out(), "", "no row is set aside");
         let (rows, distinct, stored) = counts(&emulator, &dataset, &sandbox);
         assert_eq!((rows, distinct), (stored, stored), "round {round}");
     }
@@ -202,7 +202,11 @@ fn the_documented_queries_answer() {
         emulator.rows(&sql.replace("lorchestra.events", &format!("{dataset}.events")).replace("@run_id", &format!("'{run}'")))
     };
     let files = std::fs::read_dir(built::workspace().join("docs/guides/sql")).unwrap().count();
-    assert_eq!(files, 7, "a query that is not looked at here");
+    assert_eq!(files, 8, "a query without a test");
+    let effective = query("effective.sql");
+    let counted = |run: &str| effective.iter().filter(|row| row["run_id"] == run).count();
+    assert_eq!((counted("r-old"), counted("r-open"), counted(&run)), (2, 0, 0), "{effective:?}");
+    assert!(effective.iter().any(|row| row["event_type"] == "extraction.completed"), "{effective:?}");
 
     let failed = query("failed_last_night.sql");
     assert_eq!(failed.len(), 1);

@@ -89,9 +89,9 @@ fn requests_match_those_of_googles_clients() {
     }
     let known: BTreeMap<&str, &str> = DIFFERENCES.iter().copied().collect();
     let unknown: Vec<_> = found.iter().filter(|(path, _)| !known.contains_key(path.as_str())).collect();
-    assert!(unknown.is_empty(), "ours, and theirs: {unknown:#?}");
+    assert!(unknown.is_empty(), "lorchestra's request, and Google's client's: {unknown:#?}");
     let gone: Vec<_> = known.keys().filter(|path| !found.contains_key(**path)).collect();
-    assert!(gone.is_empty(), "there is no such difference any more: {gone:#?}");
+    assert!(gone.is_empty(), "these differences no longer exist: {gone:#?}");
     assert!(DIFFERENCES.iter().all(|(_, reason)| reason.len() > 10), "each has its reason");
 }
 

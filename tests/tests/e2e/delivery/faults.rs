@@ -92,7 +92,7 @@ fn meets(write: Write, method: Method, fault: &Fault, times: usize) {
     let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "60"]);
     assert_eq!(ended.code(), Some(0), "{label}: {}", ended.shown());
     assert!(ended.err().lines().count() <= 2, "{label}: {}", ended.shown());
-    assert!(site.fake.requests(method) > 0, "{label}: the fault was met");
+    assert!(site.fake.requests(method) > 0, "{label}: the fault occurred");
     let requests =
         site.fake.requests(Method::AppendRows) + site.fake.requests(Method::InsertAll) + site.fake.requests(Method::TablesGet);
     assert!(requests <= 40, "{label}: {requests} requests");
@@ -103,7 +103,7 @@ fn meets(write: Write, method: Method, fault: &Fault, times: usize) {
         assert!(ended.code() == Some(0) || is_reported(), "{label}: {}", ended.shown());
     }
     site.flushed();
-    assert_eq!(site.fake.faults().left(method), 0, "{label}: all faults were met");
+    assert_eq!(site.fake.faults().left(method), 0, "{label}: all faults occurred");
     site.all_is_delivered(write, &label);
     assert_eq!(site.flushed(), 0, "{label}");
 }

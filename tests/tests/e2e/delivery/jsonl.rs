@@ -1,4 +1,5 @@
-//! Files of JSON lines, alone and next to BigQuery: whatever is killed, full, moved away or down, each event is at each destination once.
+//! Files of JSON lines, alone and together with BigQuery: despite kills, full disks, moved files and servers that are down, each event is
+//! at each destination once.
 
 use lorchestra_tests::bigquery::site::{Site, Write};
 use lorchestra_tests::jsonl::{EVENTS, all_is_there, files, lines, table};
@@ -103,7 +104,7 @@ fn no_kill_loses_or_duplicates_an_event() {
         flush.signal(Signal::KILL);
         flush.wait();
     }
-    eventually("no run goes on", || sandbox.runs().iter().all(|run| run.state() != "running"));
+    eventually("no run is still open", || sandbox.runs().iter().all(|run| run.state() != "running"));
     sandbox.lorchestra(&["events", "flush"]).exits(0);
     let files = files(&dir);
     all_is_there(&sandbox, &files, "after the kills");

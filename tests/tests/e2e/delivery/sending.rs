@@ -14,7 +14,7 @@ fn a_run_delivers_its_events_with_all_columns() {
     for write in BOTH {
         let site = Site::new(write);
         let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "50", "--account", "me"]).exits(0);
-        assert_eq!(ended.err(), "", "{write:?}: nothing to tell");
+        assert_eq!(ended.err(), "", "{write:?}: nothing to report");
         site.all_is_delivered(write, "after the run");
         let run = site.sandbox.run();
         let rows = site.fake.rows(&site.table);
@@ -66,7 +66,7 @@ fn refused_events_are_resent_on_request() {
     }
 }
 
-/// A job continues while the server is down and comes back, and does not keep others from delivering.
+/// A job continues while the server is down and comes back, and does not prevent other processes from delivering.
 #[test]
 fn a_flush_delivers_during_a_job_that_found_the_server_down() {
     let site = Site::new(Write::Storage);
@@ -245,7 +245,7 @@ fn rows_that_are_refused_are_set_aside_and_block_nothing() {
         let delivered = site.delivered();
         assert_eq!(delivered.len(), 10, "{write:?}: all the others");
         assert!(failed.iter().all(|event| !delivered.iter().any(|id| event["event_id"] == **id)));
-        assert_eq!(site.flushed(), 0, "{write:?}: not tried for ever");
+        assert_eq!(site.flushed(), 0, "{write:?}: not tried forever");
         let shown = site.sandbox.lorchestra(&["runs", "show", site.sandbox.run().id()]).exits(0);
         assert!(shown.out().contains("delivery   2 failed"), "{}", shown.shown());
     }
@@ -268,11 +268,11 @@ fn an_unconfirmed_batch_is_uncertain_and_resent_only_on_request() {
     let before = site.delivered().len();
     let again = site.sandbox.lorchestra(&["events", "flush", "--resend-uncertain"]).exits(0);
     assert_eq!(again.out(), format!("Delivered {uncertain} events.\n"));
-    assert_eq!(site.delivered().len(), before + uncertain, "they are there twice now, as the help says");
+    assert_eq!(site.delivered().len(), before + uncertain, "they are there twice now, as documented in the help");
     assert_eq!(site.sandbox.lorchestra(&["events", "list", "--uncertain"]).exits(0).out(), "");
 }
 
-#[expect(clippy::disallowed_methods, reason = "how long a soak is, is asked for from outside")]
+#[expect(clippy::disallowed_methods, reason = "the environment sets the duration of a soak")]
 pub(crate) fn rounds() -> u32 {
     std::env::var("LORCHESTRA_TEST_ROUNDS").map_or(20, |rounds| rounds.parse().expect("LORCHESTRA_TEST_ROUNDS is a number"))
 }
@@ -289,8 +289,8 @@ fn a_kill_during_delivery_loses_and_duplicates_nothing() {
         let write = BOTH[round as usize % 2];
         let label = format!("round {round}, {write:?}");
         let site = Site::new(write);
-        // Some requests are slow, so that a kill finds them in flight; some are lost after their work was done. With a delay on each answer,
-        // several batches are in flight on one stream.
+        // Some requests are slow, so that a kill finds them in flight; some are lost after their work was done. With a delay on each
+        // answer, several batches are in flight on one stream.
         let pipelined = write == Write::Storage && random(2) == 0;
         let count = if pipelined { "20000" } else { "2500" };
         for _ in 0..if pipelined { 0 } else { 30 } {
@@ -362,7 +362,7 @@ fn required_delivery_is_part_of_the_outcome() {
     let ended = site.sandbox.lorchestra(&args).exits(69);
     assert_eq!(ended.plain_out(), "✓ misbehave/numbered completed (run [SHORT])\n");
     assert!(ended.err().contains("7 events are not in BigQuery yet"), "{}", ended.shown());
-    assert_eq!(site.sandbox.runs()[0].state(), "completed", "the run itself is what it is");
+    assert_eq!(site.sandbox.runs()[0].state(), "completed", "the outcome of the run is unaffected");
     // The job's own failure is reported first.
     let ended =
         site.sandbox.lorchestra(&["run-job", "--require-delivery", "--delivery-timeout", "1s", "misbehave", "fail"]).exits(1);
@@ -402,7 +402,7 @@ fn required_delivery_without_credentials_starts_no_job() {
     site.all_is_delivered(Write::Storage, "with credentials");
 }
 
-/// Somebody replaces credentials that are refused, while a run with many attempts left delivers: the next attempt reads the new file.
+/// Refused credentials are replaced while a run still has many attempts to deliver: the next attempt reads the new file.
 #[test]
 fn replaced_credentials_are_used_by_the_next_attempt() {
     use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, CredentialSources, WriteMethod};
@@ -518,7 +518,7 @@ fn setup_creates_what_is_missing_and_reports_it_first() {
         let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
         assert!(ended.err().contains("run lorchestra events setup to create the table"), "{}", ended.shown());
         let dry = site.sandbox.lorchestra(&["events", "setup", "--dry-run"]).exits(0);
-        assert!(site.fake.table_resource(&site.table).is_none(), "nothing was made");
+        assert!(site.fake.table_resource(&site.table).is_none(), "nothing was created");
         let done = site.sandbox.lorchestra(&["events", "setup"]).exits(0);
         let steps =
             |out: &str| out.lines().filter(|line| line.contains("create")).map(|l| l.replace("would ", "")).collect::<Vec<_>>();
@@ -566,7 +566,7 @@ fn the_python_tools_table_keeps_working() {
     }
 }
 
-/// Tables that cannot be written to are refused in one sentence that says what to change; nothing is lost, and a suitable table gets
+/// Tables that cannot be written to are refused in one sentence that names the change to make; nothing is lost, and a suitable table gets
 /// everything.
 #[test]
 fn unsuitable_tables_are_refused_in_one_sentence() {
@@ -624,6 +624,6 @@ fn a_table_that_was_created_again_gets_later_events() {
     site.fake.recreate_table(&site.table);
     site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let stored = site.stored();
-    assert_eq!(site.delivered(), stored[2..], "the first two went with the table before");
+    assert_eq!(site.delivered(), stored[2..], "the first two were deleted with the previous table");
     assert_eq!(site.fake.streams().len(), 2);
 }

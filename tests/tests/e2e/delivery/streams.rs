@@ -80,7 +80,7 @@ fn not_delivered(site: &Site) -> String {
     listed.concat()
 }
 
-/// The look-up of a batch in doubt is restricted to its times, which a table with a required partition filter demands, and finds all its
+/// The query for an unconfirmed batch is restricted to its times, as a table with a required partition filter demands, and finds all its
 /// rows.
 #[test]
 fn an_unconfirmed_batch_is_found_in_a_table_that_requires_a_partition_filter() {
@@ -92,12 +92,12 @@ fn an_unconfirmed_batch_is_found_in_a_table_that_requires_a_partition_filter() {
     site.fake.faults().next(Method::AppendRows, Fault::DropStream);
     site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "60"]).exits(0);
     site.flushed();
-    assert!(site.fake.requests(Method::Query) > 0, "the table was asked");
+    assert!(site.fake.requests(Method::Query) > 0, "the table was queried");
     site.all_is_delivered(Write::Storage, "with a partition filter");
     assert_eq!(not_delivered(&site), "");
 }
 
-/// Google may take longer to create a stream than for any other request: it is waited for, not requested again.
+/// Google may take longer to create a stream than to answer any other request: lorchestra waits, and does not send the request again.
 #[test]
 fn delivery_waits_for_a_stream_that_is_created_slowly() {
     let site = Site::new(Write::Storage);

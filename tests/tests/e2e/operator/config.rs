@@ -38,9 +38,9 @@ fn parameters_are_configured_and_a_flag_wins() {
 fn a_mistake_is_described_with_the_names_used_in_the_file() {
     let sandbox = sandbox();
     for (config, what) in [
-        ("retention = \"30d\"", "line 1: retention is string \"30d\", and must be a table: [name], with keys below it"),
+        ("retention = \"30d\"", "line 1: retention is string \"30d\", but must be a table: [name], with keys below it"),
         ("[retention]\nlogs = \"soon\"", "line 2: logs is not a duration; write numbers with the units"),
-        ("locked = \"yes\"", "line 1: locked is string \"yes\", and must be true or false"),
+        ("locked = \"yes\"", "line 1: locked is string \"yes\", but must be true or false"),
         ("lokced = true", "unknown key `lokced`"),
     ] {
         sandbox.configure(config);

@@ -69,7 +69,7 @@ const FAULTS: &[Fault] = &[
         fix: "chmod go-w",
     },
     Fault {
-        name: "a hook that is no command",
+        name: "a hook that is not a command",
         seed: |s| s.configure("on_failure = \"if then\""),
         finds: "error configuration: on_failure is not a shell command",
         fix: "fix on_failure",
@@ -214,7 +214,7 @@ const FAULTS: &[Fault] = &[
             running.signal(Signal::KILL);
             drop(running);
         },
-        finds: "warning state: 1 run had no supervisor any more and was closed now",
+        finds: "warning state: 1 run no longer had a supervisor and was closed now",
         fix: "--cause abandoned",
     },
     Fault {

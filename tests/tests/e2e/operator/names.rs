@@ -38,7 +38,7 @@ fn last_and_a_job_name_the_newest_run() {
         shown.json("lorchestra.runs-show/1")["run_id"].clone()
     };
     assert_eq!(shown("last"), runs[0].id());
-    assert_eq!(shown("misbehave/noop"), runs[1].id(), "the newer of two");
+    assert_eq!(shown("misbehave/noop"), runs[1].id(), "the newer of the two");
     assert_eq!(shown("misbehave/fail"), runs[2].id());
     sandbox.lorchestra(&["runs", "logs", "misbehave/fail"]).exits(0);
     let stopped = sandbox.lorchestra(&["runs", "stop", "last"]).exits(0);

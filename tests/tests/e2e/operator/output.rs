@@ -36,7 +36,7 @@ fn events_are_exported_as_lines_of_json_and_as_csv() {
 fn a_report_is_one_page_that_loads_nothing() {
     let sandbox = sandbox();
     let empty = sandbox.lorchestra(&["report"]).exits(0);
-    assert!(empty.out().starts_with("<!DOCTYPE html>") && empty.out().contains("No run in this time."), "{}", empty.shown());
+    assert!(empty.out().starts_with("<!DOCTYPE html>") && empty.out().contains("No runs in this period."), "{}", empty.shown());
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--account", "private-name"]).exits(0);
     sandbox.lorchestra(&["run-job", "misbehave", "panic_now"]).exits(1);
     let written = sandbox.lorchestra(&["report", "--days", "7", "-o", &sandbox.arg("report.html")]).exits(0);

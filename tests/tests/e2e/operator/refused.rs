@@ -1,4 +1,5 @@
-//! A run that cannot start is recorded: a run in the state `refused`, an event, and a call of `on_failure`. Mistyped commands are not recorded.
+//! A run that cannot start is recorded: a run in the state `refused`, an event, and a call of `on_failure`. Mistyped commands are not
+//! recorded.
 
 use lorchestra_tests::bigquery::site::{Site, Write};
 use lorchestra_tests::{Event, Fixture, Sandbox, eventually};
@@ -26,7 +27,7 @@ fn refused(sandbox: &Sandbox, args: &[&str], code: i32, cause: &str, message: &s
     let called = sandbox.read("failures").lines().count();
     let ended = sandbox.lorchestra(&[&["run-job"], args].concat()).exits(code);
     let runs = sandbox.all_runs();
-    assert_eq!(runs.len(), before + 1, "one run more: {}", ended.shown());
+    assert_eq!(runs.len(), before + 1, "one more run: {}", ended.shown());
     let run = &runs[0];
     assert_eq!((run.state(), run.cause()), ("refused", cause), "{run:?}");
     assert!(run.message().contains(message), "{run:?}");

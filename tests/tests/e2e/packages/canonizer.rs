@@ -111,7 +111,7 @@ fn samples_become_objects_and_the_event_names_their_schema() {
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
         job.is_run(&sandbox);
-        assert_eq!(job.left(&sandbox).0, results, "the same once more");
+        assert_eq!(job.left(&sandbox).0, results, "a second run gives the same results");
     }
 }
 

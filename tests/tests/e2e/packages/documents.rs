@@ -144,7 +144,7 @@ fn a_run_killed_halfway_is_completed_by_the_next() {
     let index = sandbox.data().join("vector-projector/index.db");
     for at_least in [1, 2500] {
         let mut running = sandbox.start(&INDEX);
-        eventually("some of it is there", || {
+        eventually("some documents are indexed", || {
             let count = || -> rusqlite::Result<i64> {
                 Connection::open(&index)?.query_row("SELECT count(*) FROM documents", [], |row| row.get(0))
             };
@@ -152,17 +152,17 @@ fn a_run_killed_halfway_is_completed_by_the_next() {
         });
         let worker = running.children();
         running.signal(Signal::KILL);
-        eventually("all of it is gone", || {
+        eventually("all processes have ended", || {
             running.has_ended() && !worker.iter().any(|&pid| lorchestra_tests::processes::is_alive(pid))
         });
         let left = documents(&index);
-        assert!((1..6000).contains(&left) && left.is_multiple_of(500), "whole batches, and it was not done: {left}");
+        assert!((1..6000).contains(&left) && left.is_multiple_of(500), "complete batches, but not all documents: {left}");
     }
     sandbox.lorchestra(&INDEX).exits(0);
     assert_eq!(documents(&index), 6000);
     let counts = payload_of(&sandbox, "index.completed");
     assert_eq!(counts["unchanged"].as_u64().unwrap() + counts["added"].as_u64().unwrap(), 6000);
-    assert!(counts["unchanged"].as_u64().unwrap() >= 2500, "what was there was not made again: {counts}");
+    assert!(counts["unchanged"].as_u64().unwrap() >= 2500, "existing vectors were not recomputed: {counts}");
 }
 
 #[test]
@@ -196,14 +196,14 @@ fn searches_run_concurrently() {
     let search = ["run-job", "vector-projector", "search", "--query", "filler"];
     let mut searches: Vec<_> = (0..4).map(|_| sandbox.start(&search)).collect();
     eventually("four searches run at once", || {
-        assert!(!searches.iter_mut().any(|search| search.has_ended()), "one ended that cannot have searched");
+        assert!(!searches.iter_mut().any(|search| search.has_ended()), "a search ended although the index was locked");
         sandbox.runs().iter().filter(|run| run.state() == "running").count() == 4
     });
     drop(held);
     for search in searches {
         search.wait().exits(0);
     }
-    assert_eq!(hits(&sandbox).len(), 3, "the file of the last search is whole");
+    assert_eq!(hits(&sandbox).len(), 3, "the file of the last search is complete");
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn messages_of_a_chat_are_found_together_with_mail() {
     assert_eq!((&counts["added"], &counts["set_aside"]), (&json!(14 + 3), &json!({})));
     let text = fs::read_to_string(sandbox.data().join("canonizer/message.jsonl")).unwrap();
     for message in text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
-        // Words that a person would remember.
+        // Some words of the message.
         let words: Vec<&str> = message["text"].as_str().unwrap().split_whitespace().take(6).collect();
         if words.len() < 3 {
             continue;
@@ -306,7 +306,7 @@ fn a_model_finds_texts_by_meaning_and_hashed_words_do_not() {
     };
     assert_eq!(index(&[])["embedding"], "hashed-words-and-trigrams/2/512");
     let lexical: Vec<_> = MEANT.iter().filter(|(subject, _, query)| best(query).as_deref() == Some(*subject)).collect();
-    assert!(lexical.is_empty(), "no search has a word of what it means: {lexical:?}");
+    assert!(lexical.is_empty(), "no query shares a word with its mail: {lexical:?}");
 
     let model = venv::ensure_model(&built::target()).unwrap_or_else(|error| panic!("{error}"));
     let place = model.display().to_string();
@@ -316,7 +316,7 @@ fn a_model_finds_texts_by_meaning_and_hashed_words_do_not() {
         assert_eq!(best(query).as_deref(), Some(subject), "{query}");
     }
     assert_eq!(best("qqqq wwww"), None);
-    assert_eq!(index(&[])["embedded_again"], 0, "the model is remembered");
+    assert_eq!(index(&[])["embedded_again"], 0, "the model is stored");
     // By words and by meaning at once.
     assert_eq!(best("rent of the flat").as_deref(), Some("Rent"));
 
@@ -330,7 +330,7 @@ fn a_model_finds_texts_by_meaning_and_hashed_words_do_not() {
     fs::copy(model.join("tokenizers/l2_supercat_tokenizer_config.json"), cut.join("tokenizer.json")).unwrap();
     let ended = sandbox.lorchestra(&[&INDEX[..], &["--input", "mail.jsonl", "--model", "cut"]].concat()).exits(1);
     assert!(ended.err().contains("cut/model.safetensors: is not a complete safetensors file ("), "{}", ended.shown());
-    assert_eq!(best("car").as_deref(), Some("Sold"), "the index is as it was");
+    assert_eq!(best("car").as_deref(), Some("Sold"), "the index is unchanged");
 
     assert_eq!(index(&["--model", "none"])["embedded_again"], MEANT.len());
     assert_eq!(best("car"), None);
@@ -362,7 +362,7 @@ fn a_kill_while_all_vectors_are_recomputed_leaves_the_index_unchanged() {
     });
     let worker = running.children();
     running.signal(Signal::KILL);
-    eventually("all of it is gone", || {
+    eventually("all processes have ended", || {
         running.has_ended() && !worker.iter().any(|&pid| lorchestra_tests::processes::is_alive(pid))
     });
     drop(db);

@@ -109,7 +109,7 @@ fn fill(server: &Dovecot, count: usize) -> BTreeMap<usize, Vec<u8>> {
 fn has_all(sandbox: &Sandbox, messages: &BTreeMap<usize, Vec<u8>>) {
     let lines = lines(sandbox);
     let keys: HashSet<&str> = lines.iter().map(|line| line["sha256"].as_str().unwrap()).collect();
-    assert_eq!((lines.len(), keys.len()), (messages.len(), messages.len()), "nothing twice, nothing missing");
+    assert_eq!((lines.len(), keys.len()), (messages.len(), messages.len()), "no duplicates, no gaps");
     for line in &lines {
         let n: usize = line["message_id"].as_str().unwrap().split('@').next().unwrap().parse().unwrap();
         assert!(bytes(line) == messages[&n], "message {n} is not byte for byte what is on the server");
@@ -132,19 +132,19 @@ fn five_hundred_messages_and_the_second_run_fetches_nothing() {
     has_all(&sandbox, &messages);
     let archive = fs::read(sandbox.data().join(MAIL)).unwrap();
     eventually("the end of the first session", || server.sessions().0 == 1);
-    assert!(server.sessions().1 > 30_000_000, "the server counts what goes out: {}", server.log());
+    assert!(server.sessions().1 > 30_000_000, "the server counts the bytes that it sends: {}", server.log());
 
     let second = counts(&sandbox, server.plain_port(), &[]);
     assert_eq!(second["read"], 0, "{second}");
     eventually("the end of the second session", || server.sessions().0 == 2);
     assert_eq!(server.sessions().1, 0, "not a byte of a message: {}", server.log());
     assert_eq!(fs::read(sandbox.data().join(MAIL)).unwrap(), archive);
-    assert!(server.folder("INBOX").join("cur").join("1704103200.M0P1.example:2,").exists(), "what was not seen is not seen");
+    assert!(server.folder("INBOX").join("cur").join("1704103200.M0P1.example:2,").exists(), "unread messages stay unread");
 
     server.deliver("INBOX", 1000, "", &message(1000, b"new"));
     server.hand_over();
     let third = counts(&sandbox, server.plain_port(), &[]);
-    assert_eq!((&third["read"], &third["written"]), (&json!(1), &json!(1)), "what is new: {third}");
+    assert_eq!((&third["read"], &third["written"]), (&json!(1), &json!(1)), "only new messages: {third}");
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_run_killed_halfway_is_completed_by_the_next() {
     for (round, open) in [20 << 20, 80_000].into_iter().enumerate() {
         let gate = Gate::to(server.plain_port(), open, Then::Silence);
         let mut running = Running::start(command(&sandbox, gate.port(), &["--account", &format!("round{round}")]));
-        eventually("so many bytes have come", || gate.is_shut());
+        eventually("these bytes have arrived", || gate.is_shut());
         let workers = running.children();
         assert_eq!(workers.len(), 1);
         // The supervisor first, or it would report its worker's death.
@@ -167,13 +167,13 @@ fn a_run_killed_halfway_is_completed_by_the_next() {
         let account = sandbox.data().join(format!("ingester/mail/round{round}.jsonl"));
         let half = fs::read(&account).unwrap();
         let had = half.split(|&b| b == b'\n').count() - 1;
-        assert!(had < 500, "it was half way: {had}");
+        assert!(had < 500, "it was halfway: {had}");
 
         gate.open();
         let again = counts(&sandbox, gate.port(), &["--account", &format!("round{round}")]);
         let (written, read) = (again["written"].as_u64().unwrap(), again["read"].as_u64().unwrap());
         assert_eq!(written as usize + had, 500, "{again}");
-        assert!(round > 0 || read < 500, "it began where the bookmarks were: {again}");
+        assert!(round > 0 || read < 500, "it continued at the bookmarks: {again}");
         fs::rename(&account, sandbox.data().join(MAIL)).unwrap();
         has_all(&sandbox, &messages);
     }
@@ -207,7 +207,7 @@ fn a_folder_that_was_created_again_is_read_again_and_reported() {
 
     fs::remove_file(sandbox.data().join(MAIL)).unwrap();
     let anew = counts(&sandbox, server.plain_port(), &[]);
-    assert_eq!(anew["written"], 40, "an archive that is gone is made anew, whatever the bookmarks say: {anew}");
+    assert_eq!(anew["written"], 40, "a missing archive is rebuilt, regardless of the bookmarks: {anew}");
     has_all(&sandbox, &messages);
 }
 
@@ -229,7 +229,7 @@ fn a_window_leaves_mail_to_later_runs() {
     let wider = counts(&sandbox, port, &["--since", "2024-01-15", "--until", "2024-01-25"]);
     // The dates of all remaining messages at that end of the folder are checked again, and only matching ones are fetched.
     let looked_at = (&wider["read"], &wider["written"], &wider["outside_window"]);
-    assert_eq!(looked_at, (&json!(10), &json!(5), &json!(5)), "only what was left: {wider}");
+    assert_eq!(looked_at, (&json!(10), &json!(5), &json!(5)), "only the remaining messages: {wider}");
     let all = counts(&sandbox, port, &[]);
     assert_eq!((&all["read"], &all["written"]), (&json!(14), &json!(14)), "{all}");
     assert_eq!(lines(&sandbox).len(), 29);
@@ -318,7 +318,7 @@ fn a_run_that_waits_for_the_server_can_be_stopped() {
     let messages = fill(&server, 300);
     let gate = Gate::to(server.plain_port(), 60_000, Then::Silence);
     let running = Running::start(command(&sandbox, gate.port(), &[]));
-    eventually("so many bytes have come", || gate.is_shut());
+    eventually("these bytes have arrived", || gate.is_shut());
     running.signal(Signal::TERM);
     let ended = running.wait();
     assert_ne!(ended.code(), Some(0));
@@ -330,7 +330,7 @@ fn a_run_that_waits_for_the_server_can_be_stopped() {
     let had = lines(&sandbox).len();
     gate.open();
     let again = counts(&sandbox, gate.port(), &[]);
-    assert_eq!(again["read"].as_u64().unwrap() as usize + had, 300, "it goes on where it was: {again}");
+    assert_eq!(again["read"].as_u64().unwrap() as usize + had, 300, "it continues where it stopped: {again}");
     has_all(&sandbox, &messages);
 }
 

@@ -67,7 +67,7 @@ fn the_sample_passes_both_jobs_and_a_second_run_adds_nothing() {
     let results = sandbox.data().join("canonizer");
     assert_eq!(schema::check_lines(&results.join("email.jsonl"), &results.join("email.schema.json")), 34);
     sandbox.lorchestra(&canonicalize).exits(0);
-    assert_eq!(lines(&sandbox, "canonizer/email.jsonl"), emails, "the same once more");
+    assert_eq!(lines(&sandbox, "canonizer/email.jsonl"), emails, "a second run gives the same results");
 }
 
 #[test]
@@ -161,9 +161,9 @@ fn mail_of_any_form_passes_both_jobs() {
     assert_eq!(extracted["read"], shapes.len(), "{extracted}");
     let mail = lines(&sandbox, "ingester/mail/default.jsonl");
     assert_eq!(mail.len() as u64, extracted["written"].as_u64().unwrap());
-    assert!(mail.len() >= shapes.len() - 2, "at most what is empty is set aside: {extracted}");
+    assert!(mail.len() >= shapes.len() - 2, "only empty messages are set aside: {extracted}");
     let sizes: Vec<u64> = mail.iter().filter_map(|line| line["size"].as_u64()).collect();
-    assert!(sizes.iter().any(|size| *size > 30 << 20), "the large one is there, whole: {sizes:?}");
+    assert!(sizes.iter().any(|size| *size > 30 << 20), "the large message is complete: {sizes:?}");
     assert!(mail.iter().any(|line| line["raw"].as_str().is_some_and(|raw| raw.contains("\nFrom the beginning\n>From deeper\n"))));
 
     sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_email"]).exits(0);

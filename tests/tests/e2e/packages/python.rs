@@ -131,9 +131,9 @@ fn nothing_acknowledged_is_lost_when_a_job_of_ten_thousand_events_is_killed() {
         let path = format!("acknowledged={acknowledged}");
         let run = python.run("my_package.faults:numbered", &["--arg", "count:=10000", "--arg", &path, "--arg", "stay:=9000"]);
         let mut running = python.sandbox.start(&run);
-        // In two of three cases it is killed during its work, not where it waits.
+        // In two of three cases it is killed while it emits, not while it waits.
         let enough = if victim == "python" { 9000 } else { 3000 };
-        eventually("the job has emitted much", || python.acknowledged() >= enough);
+        eventually("the job has emitted many events", || python.acknowledged() >= enough);
         let worker = running.children()[0];
         let interpreter = || processes::children(worker).into_iter().next();
         let interpreter = interpreter().unwrap();
@@ -142,7 +142,7 @@ fn nothing_acknowledged_is_lost_when_a_job_of_ten_thousand_events_is_killed() {
             "worker" => processes::kill(worker),
             _ => running.signal(Signal::KILL),
         }
-        eventually("all of it is gone", || {
+        eventually("all processes have ended", || {
             running.has_ended() && !processes::is_alive(interpreter) && !processes::is_alive(worker)
         });
         // Closes the run of the killed supervisor.
@@ -198,7 +198,7 @@ fn every_other_end_is_reported() {
     let ends = |how: &'static str| ["--retries", "1", "--arg", how];
     for how in ["how=exit-3", "how=exit-text", "how=_exit", "how=segv", "how=typo", "how=query"] {
         page(how, 1, &python.run("my_package.faults:ends", &ends(how)));
-        assert_eq!(python.sandbox.runs()[0].0["attempts"], 2, "{how}: worth another attempt");
+        assert_eq!(python.sandbox.runs()[0].0["attempts"], 2, "{how}: retried");
     }
     page("how=exit-0", 0, &python.run("my_package.faults:ends", &ends("how=exit-0")));
     for how in ["how=invalid", "how=reserved"] {

@@ -91,7 +91,7 @@ fn all(count: usize) -> Vec<String> {
     (0..count).flat_map(|n| std::iter::once(format!("number {n}")).chain(answers(n))).collect()
 }
 
-/// The disk is full in the middle: the message says so, what is there are whole lines, and the next run completes them, nothing twice.
+/// The disk becomes full during a run: the message reports it, the file has only whole lines, and the next run adds the rest once.
 #[test]
 fn a_full_disk_is_reported_and_the_next_run_completes() {
     let slack = Slack::start();
@@ -130,7 +130,7 @@ fn a_full_disk_is_reported_and_the_next_run_completes() {
     start().exits(0);
     let mut expected: Vec<String> = (0..400).map(|n| n.to_string()).collect();
     expected.sort();
-    assert_eq!(numbers(), expected, "all of them, and nothing twice");
+    assert_eq!(numbers(), expected, "all of them, without duplicates");
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn all_pages_and_threads_and_then_new_messages() {
     slack.forget();
     let second = counts(&sandbox, &slack, &["--look-back", "0s"]);
     assert_eq!(second["written"], 0, "{second}");
-    assert_eq!(slack.calls("conversations.history").len(), 2, "one look at each channel");
+    assert_eq!(slack.calls("conversations.history").len(), 2, "one request for each channel");
     assert!(slack.calls("conversations.replies").is_empty());
 
     // A new message, an edit, a reply to a known message, and one to a message that is too old to be read again.
@@ -168,7 +168,7 @@ fn all_pages_and_threads_and_then_new_messages() {
     assert!(found.contains(&"number 44".into()) && found.contains(&"number 44, changed".into()), "both are kept");
 }
 
-/// `canonizer` reads the results of both ways.
+/// `canonizer` reads the results of both sources.
 #[test]
 fn an_export_and_the_web_api_pass_both_jobs() {
     let slack = workspace(5);
@@ -191,7 +191,7 @@ fn a_run_killed_halfway_is_completed_by_the_next() {
     let sandbox = sandbox();
     slack.state().faults.push(("conversations.history", 4, 1, Fault::Silent));
     let mut running = Running::start(command(&sandbox, &slack.base_url(), &[]));
-    eventually("the fifth page is asked for", || slack.calls("conversations.history").len() == 5);
+    eventually("the fifth page is requested", || slack.calls("conversations.history").len() == 5);
     let workers = running.children();
     running.signal(Signal::STOP);
     processes::signal(workers[0], Signal::KILL);
@@ -207,7 +207,7 @@ fn a_run_killed_halfway_is_completed_by_the_next() {
     let keys: HashSet<String> = lines(&sandbox).iter().map(|line| line["sha256"].to_string()).collect();
     assert_eq!(keys.len(), 61, "nothing twice");
     let first = &slack.calls("conversations.history")[0];
-    assert_eq!(first["latest"], ts(17), "it began below the pages that were on the disk");
+    assert_eq!(first["latest"], ts(17), "it continued after the pages on disk");
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn window_and_channel_are_passed_to_slack() {
     assert_eq!(counted["written"], 13, "{counted}");
     assert!(slack.calls("conversations.history").iter().all(|params| params["channel"] == "C1"));
     let wider = counts(&sandbox, &slack, &[]);
-    assert_eq!(wider["written"], 61 - 13, "what was not asked for then is read now: {wider}");
+    assert_eq!(wider["written"], 61 - 13, "messages outside the earlier window are read now: {wider}");
     assert_eq!(texts(&sandbox, "general"), all(45));
 }
 

@@ -132,7 +132,7 @@ fn a_real_tap_continues_where_it_stopped() {
     let log = sandbox.lorchestra(&["runs", "logs", sandbox.runs()[0].id()]).exits(0);
     assert!(
         log.out().contains("\norders\n") && log.out().contains("| tap-jsonfile "),
-        "names, and what it said: {}",
+        "names, and the tap's message: {}",
         log.shown()
     );
     let catalog = taps.data("tap-jsonfile/catalog.json").display().to_string();
@@ -158,7 +158,7 @@ fn a_real_tap_continues_where_it_stopped() {
     let ids: Vec<Value> = lines(&orders).iter().map(|line| line["id"].clone()).collect();
     assert_eq!(ids, [1, 2, 3]);
     let log = sandbox.lorchestra(&["runs", "logs", sandbox.runs()[0].id()]).exits(0);
-    assert!(log.out().contains("Skipped 1 unchanged files"), "its state was handed back to it: {}", log.shown());
+    assert!(log.out().contains("Skipped 1 unchanged files"), "its state was passed to it: {}", log.shown());
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn each_failure_is_reported_with_its_cause_and_nothing_is_half_stored() {
     assert!(!processes::is_alive(pid));
     assert_eq!(taps.state(), json!({"n": 40}));
 
-    // A second attempt would not help: there is none.
+    // A retry would not help, so there is none.
     let run = ["run-job", "--retries", "2", "meltano-ingest", "run_tap", "--tap"];
     page("not on PATH", &[&run[..], &["tap-of-nobody"]].concat());
     page("no such program", &[&run[..], &["./tap-of-nobody"]].concat());
@@ -203,7 +203,7 @@ fn each_failure_is_reported_with_its_cause_and_nothing_is_half_stored() {
     insta::assert_snapshot!(pages);
 
     sandbox.lorchestra(&strs(&taps.count(&[], &[], &json!({"upto": 100})))).exits(0);
-    assert_eq!(taps.numbers(), (1..=100).collect::<Vec<_>>(), "complete, and nothing twice");
+    assert_eq!(taps.numbers(), (1..=100).collect::<Vec<_>>(), "complete, without duplicates");
     assert_eq!(sandbox.processes(), [0u32; 0]);
 }
 
@@ -440,7 +440,7 @@ fn a_run_killed_halfway_is_completed_by_the_next_without_duplicates() {
         let pid = written().unwrap();
         let worker = running.children();
         running.signal(Signal::KILL);
-        eventually("all of it is gone", || {
+        eventually("all processes have ended", || {
             running.has_ended() && !processes::is_alive(pid) && !worker.iter().any(|&w| processes::is_alive(w))
         });
     }
@@ -466,7 +466,7 @@ fn different_taps_run_at_once_and_the_same_tap_does_not() {
     let marker = taps.sandbox.path("at-work");
     let config = json!({"upto": 100, "at": 15, "then": "hang", "marker": marker});
     let first = taps.sandbox.start(&strs(&taps.count(&[], &[], &config)));
-    eventually("the first is at work", || fs::read_to_string(&marker).is_ok_and(|pid| !pid.is_empty()));
+    eventually("the first run has started", || fs::read_to_string(&marker).is_ok_and(|pid| !pid.is_empty()));
 
     let config = json!({"upto": 30});
     taps.sandbox.lorchestra(&strs(&taps.count_as("other", &[], &[], &config))).exits(0);
@@ -515,7 +515,7 @@ fn a_full_disk_keeps_records_up_to_the_last_state() {
     assert_eq!(numbers, (1..=1000).collect::<Vec<_>>());
 }
 
-/// What the system calls "not found", and what an answer really has in it. Each error that points to the log has something there.
+/// The system's "not found" errors, and the real contents of an answer. Each error that mentions the log has a message there.
 #[test]
 fn errors_of_a_tap_are_diagnosed_from_its_output() {
     use std::os::unix::fs::PermissionsExt;

@@ -55,7 +55,7 @@ fn the_job_stops_on_request() {
     let sandbox = Sandbox::with(&[Fixture::Web]);
     let (url, asked) = server(50);
     let running = sandbox.start(&["run-job", "--grace", "1h", "web", "fetch", "--url", &url, "--count", "100"]);
-    eventually("half of it and more is on its way", || asked.load(Ordering::SeqCst) > 50);
+    eventually("more than half of the requests were sent", || asked.load(Ordering::SeqCst) > 50);
     running.signal(Signal::INT);
     let ended = running.wait().exits(130);
     let run = sandbox.run();

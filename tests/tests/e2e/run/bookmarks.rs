@@ -50,7 +50,7 @@ fn january(day: u32) -> String {
 fn window(sandbox: &Sandbox) -> Value {
     let events = sandbox.events_of(sandbox.runs()[0].id());
     let seen: Vec<&Event> = events.iter().filter(|event| event.event_type() == "window.seen").collect();
-    seen.first().expect("the job was entered").payload().clone()
+    seen.first().expect("the job started").payload().clone()
 }
 
 /// The lines of `runs show` about the newest run's bookmark.
@@ -65,7 +65,7 @@ fn shown(sandbox: &Sandbox) -> String {
 fn waiting(sandbox: &Sandbox, name: &str, flags: &[&str]) -> Running {
     let (marker, go) = (sandbox.arg(&format!("{name}.marker")), sandbox.arg(&format!("{name}.go")));
     let running = sandbox.start(&windowed(&[&["--marker", &marker, "--go", &go], flags].concat()));
-    eventually("the job is entered", || sandbox.read(&format!("{name}.marker")).ends_with('\n'));
+    eventually("the job has started", || sandbox.read(&format!("{name}.marker")).ends_with('\n'));
     running
 }
 
@@ -170,7 +170,7 @@ fn only_success_moves_the_bookmark() {
     ] {
         sandbox.lorchestra(&since_last(flags)).exits(code);
         assert_eq!(bookmarks(&sandbox), before, "{flags:?}");
-        assert_eq!(shown(&sandbox), "", "{flags:?}: the last run that was recorded has failed, and did nothing to it");
+        assert_eq!(shown(&sandbox), "", "{flags:?}: the last recorded run failed, and left the bookmark");
     }
     let running = waiting(&sandbox, "holder", &["--since", "last", "--until", "2024-01-20", "--then", "wait"]);
     sandbox.lorchestra(&since_last(&["--on-overlap", "skip"])).exits(0);
@@ -259,7 +259,7 @@ fn a_run_that_waited_starts_where_the_other_stopped() {
         succeed(&sandbox, &["--until", "2024-01-05"]);
         let running = waiting(&sandbox, "first", &["--since", "last", "--until", "2024-01-15"]);
         let next = sandbox.start(&windowed(&["--since", "last", "--until", until, "--on-overlap", "wait"]));
-        eventually("it has looked the bookmark up", || has_planned(next.pid()));
+        eventually("it has read the bookmark", || has_planned(next.pid()));
         go(&sandbox, "first");
         running.wait().exits(0);
         let ended = next.wait().exits(code);
@@ -284,7 +284,7 @@ fn succeed_unseen(sandbox: &Sandbox, flags: &[&str]) {
     eventually("the supervisor is stopped", || processes::is_stopped(running.pid()));
     let workers = running.children();
     go(sandbox, "run");
-    eventually("the worker has ended by itself", || workers.iter().all(|pid| !processes::is_alive(*pid)));
+    eventually("the worker has ended on its own", || workers.iter().all(|pid| !processes::is_alive(*pid)));
     running.signal(Signal::KILL);
 }
 
@@ -313,7 +313,7 @@ fn an_unobserved_success_moves_the_bookmark() {
     }
 }
 
-/// There was no bookmark before: a run that is to start at it is not refused.
+/// There was no bookmark before: a run that starts at the bookmark is not refused.
 #[test]
 fn an_unobserved_first_success_sets_the_bookmark() {
     let sandbox = sandbox();
@@ -384,7 +384,7 @@ fn by_hand() {
     assert_eq!(show(&[]).err(), "No bookmarks.\n");
     let none = sandbox.lorchestra(&["bookmarks", "reset", "misbehave", "windowed"]).exits(1);
     assert!(none.err().starts_with("error: misbehave/windowed has no bookmark\n"), "{}", none.shown());
-    assert!(!sandbox.state().exists(), "looking makes nothing");
+    assert!(!sandbox.state().exists(), "reading creates nothing");
 
     let set = |args: &[&str]| sandbox.lorchestra(&[&["bookmarks", "set", "misbehave"], args].concat());
     assert_eq!(set(&["windowed", "2024-01-10"]).exits(0).out(), "bookmark of misbehave/windowed: none → 2024-01-10T00:00:00Z\n");
@@ -439,7 +439,7 @@ fn the_bookmarks_of_one_account_are_shown() {
         let lines = shown.out().lines().map(|line| line.strip_prefix("misbehave/windowed  ").unwrap());
         lines.map(|line| line.split_once("2024-01-10T").unwrap().0.trim_end().to_owned()).collect()
     };
-    // An account with invisible characters, and one that looks like none.
+    // An account with invisible characters, and one that looks like an empty one.
     assert_eq!(accounts(&[]), ["-", "\" anna \"", "\"-\"", "anna"]);
     assert_eq!(accounts(&["--account", "anna"]), ["anna"]);
     assert_eq!(accounts(&["misbehave", "windowed", "--account", " anna "]), ["\" anna \""]);
@@ -466,7 +466,7 @@ fn a_misspelled_name_is_reported_as_in_other_commands() {
     }
     let ended = show(&["misbehave", "windowd"]).exits(1);
     assert!(ended.err().starts_with("Unknown job: misbehave/windowd\n  did you mean windowed?\n"), "{}", ended.shown());
-    assert!(!sandbox.state().exists(), "looking makes nothing");
+    assert!(!sandbox.state().exists(), "reading creates nothing");
     // A removed package is known from its runs or its other bookmarks.
     sandbox.lorchestra(&["run-job", "misbehave", "bookmark_nothing"]).exits(0);
     std::fs::remove_file(sandbox.plugins().join("libmisbehave.so")).unwrap();

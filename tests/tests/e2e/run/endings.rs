@@ -22,7 +22,7 @@ fn fails(sandbox: &Sandbox, args: &[&str], code: i32, cause: &str) -> Run {
 }
 
 /// A dying worker closes its descriptors shortly before it can be waited for: whichever the supervisor notices first, it must notice the
-/// other one too. Without a timeout it would wait for ever for a death that it missed.
+/// other one too. Without a timeout it would wait forever for a death that it missed.
 #[test]
 fn a_death_is_detected_at_any_moment() {
     let sandbox = sandbox();
@@ -104,18 +104,18 @@ fn nothing_follows_the_final_record() {
     let (taken, refusal) = marker.split_once(' ').expect("the thread was refused");
     assert!(refusal.contains("ended"), "{marker}");
     let numbers = sandbox.numbers_of(&sandbox.run());
-    assert_eq!(numbers, (0..taken.parse().unwrap()).collect::<Vec<_>>(), "what was taken is there, and nothing else");
+    assert_eq!(numbers, (0..taken.parse().unwrap()).collect::<Vec<_>>(), "accepted events are there, and nothing else");
     sandbox.install(Fixture::Constructor, "libconstructor.so");
     sandbox.lorchestra(&["run-job", "constructor", "loaded"]).exits(0);
 }
 
 #[test]
-fn a_closed_descriptor_is_a_spool_fault() {
+fn a_replaced_descriptor_is_a_spool_fault() {
     let sandbox = sandbox();
     let run = fails(&sandbox, &["hijack", "--other", &sandbox.arg("other")], 1, "spool");
     let events = sandbox.whole_events_of(&run);
-    assert_eq!(events[1].event_type(), "before", "what was acknowledged before is there");
-    assert!(sandbox.path("other").exists(), "the descriptor was stolen");
+    assert_eq!(events[1].event_type(), "before", "acknowledged events are kept");
+    assert!(sandbox.path("other").exists(), "the descriptor was replaced");
 }
 
 /// The descriptor is checked only every few emits; a flush that returns `Ok` has checked it.
@@ -123,7 +123,7 @@ fn a_closed_descriptor_is_a_spool_fault() {
 fn a_failed_flush_is_never_reported_as_success() {
     let sandbox = sandbox();
     fails(&sandbox, &["hijack", "--flush", "--other", &sandbox.arg("other")], 1, "spool");
-    assert!(sandbox.path("other").exists(), "the descriptor was stolen");
+    assert!(sandbox.path("other").exists(), "the descriptor was replaced");
 }
 
 /// Spool and store reach the file size limit, which acts like a full disk: the job gets an error, its run cannot be recorded, and the next
@@ -135,7 +135,7 @@ fn the_file_size_limit_is_named_as_the_cause() {
     let (acknowledged, begin) = (sandbox.arg("acknowledged"), sandbox.arg("begin"));
     let args = ["run-job", "misbehave", "numbered", "--count", "20000", "--acknowledged", &acknowledged, "--begin", &begin];
     let running = sandbox.start(&args);
-    eventually("the job is entered", || sandbox.path("begin.wanted").exists());
+    eventually("the job has started", || sandbox.path("begin.wanted").exists());
     // From now on, because the copy of the library is a file, too.
     running.children().into_iter().for_each(|pid| processes::limit_files(pid, 64 << 10));
     processes::limit_files(running.pid(), 4 << 10);
@@ -187,5 +187,5 @@ fn closed_descriptors_are_not_a_success_with_lost_events() {
     let run = sandbox.run();
     assert_eq!(run.state(), "failed", "{}", ended.shown());
     let events = sandbox.whole_events_of(&run);
-    assert_eq!(events[1].event_type(), "before", "what was acknowledged before is there");
+    assert_eq!(events[1].event_type(), "before", "acknowledged events are kept");
 }

@@ -114,7 +114,7 @@ fn with_little_address_space_a_run_completes_or_reports_why() {
         assert!(!err.contains("panicked") && !err.contains("lorchestra itself failed"), "{mib} MiB: {err}");
         // If the kernel or the loader cannot even map the program, it has not started.
         let began = code.is_some_and(|code| code != 127);
-        assert!(!began || code == Some(0) || !err.trim().is_empty(), "{mib} MiB: {}: without a word", output.status);
+        assert!(!began || code == Some(0) || !err.trim().is_empty(), "{mib} MiB: {}: without a message", output.status);
     }
     assert_eq!(codes.last().unwrap().1, Some(0), "{codes:?}");
     sandbox.lorchestra(&RUN).exits(0);
@@ -184,12 +184,12 @@ fn runs_end_as_usual_if_lorchestra_is_pid_1() {
 fn a_run_of_another_container_is_not_considered_dead() {
     let Some((sandbox, disks)) = with_rights() else { return };
     let running = disks.start(&sandbox, &["run-job", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
-    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    eventually("the job has started", || !sandbox.read("marker").is_empty());
     let id = sandbox.run().id().to_owned();
     let other = "exec unshare --pid --fork --kill-child --mount-proc -- \"$0\" \"$@\"";
     let elsewhere = |args: &[&str]| Running::start(disks.command_by(&sandbox, other, args)).wait();
     let ended = elsewhere(&["runs", "stop", &id]).exits(1);
-    assert!(ended.err().contains("its supervisor lives in another PID namespace (a container)"), "{}", ended.shown());
+    assert!(ended.err().contains("its supervisor runs in another PID namespace (a container)"), "{}", ended.shown());
     assert!(ended.err().contains("its lock is held") && !ended.err().contains("dead"), "{}", ended.shown());
     // Listing does not close it, and it is not run a second time.
     let listed = elsewhere(&["runs", "list"]).exits(0);

@@ -32,7 +32,7 @@ fn is_called_once_for_a_failed_run_and_not_for_others() {
         assert_eq!(failure[key], run.0[key], "{key}");
         assert!(!failure[key].is_null(), "{key}");
     }
-    // The command that shows more; but no parameters, which may be personal data.
+    // The command that shows more, but no parameters: they may be personal data.
     assert_eq!(failure["logs"], format!("lorchestra runs logs {}", run.id()));
     assert!(failure.get("params").is_none() && failure.get("parameters").is_none());
 }
@@ -60,7 +60,7 @@ fn is_called_for_every_way_to_fail() {
 fn is_called_once_for_a_run_that_recovery_closed() {
     let sandbox = sandbox();
     let running = sandbox.start(&["run-job", "misbehave", "ignore_term", "--marker", &sandbox.arg("marker")]);
-    eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    eventually("the job has started", || sandbox.read("marker").ends_with('\n'));
     running.signal(Signal::KILL);
     drop(running);
     assert_eq!(sandbox.read("failures"), "");
@@ -78,7 +78,7 @@ fn is_called_for_a_run_closed_by_one_that_does_not_start() {
     let sandbox = sandbox();
     sandbox.configure("on_failure = \"echo called\"");
     let running = sandbox.start(&["run-job", "misbehave", "ignore_term", "--marker", &sandbox.arg("marker")]);
-    eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    eventually("the job has started", || sandbox.read("marker").ends_with('\n'));
     running.signal(Signal::KILL);
     drop(running);
     let ended = sandbox.lorchestra(&["run-job", "misbehave", "typed", "--since", "last"]).exits(2);
@@ -130,7 +130,7 @@ fn a_long_message_is_shortened_and_need_not_be_read() {
     assert!(message.starts_with("mmm") && message.ends_with(" …") && message.len() < 3000, "{} bytes", message.len());
 }
 
-/// Without the signal it would take its 30 s; the outcome stays the job's.
+/// Without the signal it would take its 30 s; the job's outcome does not change.
 #[test]
 fn a_signal_ends_it_and_not_the_outcome() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);

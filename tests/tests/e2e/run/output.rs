@@ -39,7 +39,7 @@ fn quiet_prints_nothing_on_success_and_everything_on_failure() {
     assert!(quiet.err().contains("✗ misbehave/fail failed:") && quiet.err().contains("cause: error"), "{}", quiet.shown());
 }
 
-/// As its help says: `-q` silences the summary, not the requested data.
+/// As documented in its help: `-q` silences the summary, not the requested data.
 #[test]
 fn json_is_printed_however_quiet() {
     let sandbox = sandbox();
@@ -137,7 +137,7 @@ fn a_long_parameter_is_cut_on_the_screen_and_complete_in_json() {
     assert_eq!(json["params"]["text"], long);
 }
 
-/// That no escape sequence reaches a pipe is checked for every command of every test: see the harness.
+/// The harness checks for every command that no escape sequence reaches a pipe.
 #[test]
 fn no_colours_on_pipes_or_with_no_color() {
     let sandbox = sandbox();
@@ -288,7 +288,7 @@ fn a_log_is_complete_up_to_its_limit_and_keeps_both_ends_beyond() {
             .unwrap()
             .map(|entry| entry.unwrap().metadata().unwrap().len())
             .sum();
-        assert_eq!(on_disk, ended.stdout.len() as u64, "and nothing beside it");
+        assert_eq!(on_disk, ended.stdout.len() as u64, "and no other file");
         let shown = sandbox.lorchestra(&["runs", "show", &id, "--json"]).exits(0).json("lorchestra.runs-show/1");
         assert_eq!(shown["logs"].as_array().unwrap().len(), 4, "three files of output, and the trace: {shown}");
     }

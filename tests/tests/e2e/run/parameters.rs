@@ -89,7 +89,7 @@ fn bad_parameters_never_reach_the_job() {
         let args = [&["run-job", "misbehave", "typed", "--marker", &marker], *bad].concat();
         let ended = sandbox.lorchestra(&args).exits(2);
         assert_eq!(ended.out(), "", "{}", ended.shown());
-        assert_eq!(sandbox.read("marker"), "", "the job was entered: {}", ended.shown());
+        assert_eq!(sandbox.read("marker"), "", "the job started: {}", ended.shown());
     }
     assert!(sandbox.runs().is_empty(), "a run was recorded: {:?}", sandbox.runs());
     // The marker works: with good parameters the same job writes it.
@@ -105,7 +105,7 @@ fn bad_parameters_are_refused_in_a_dry_run_too() {
         let args = [&["run-job", "misbehave", "typed", "--dry-run"], *bad].concat();
         sandbox.lorchestra(&args).exits(2);
     }
-    assert!(!sandbox.state().exists(), "a dry run makes no state directory");
+    assert!(!sandbox.state().exists(), "a dry run creates no state directory");
 }
 
 /// Before PACKAGE, between it and JOB, and before, between and after the job's flags.

@@ -1,4 +1,4 @@
-//! One run with several attempts: which ends are retried, that there is one terminal event, and that a request to stop is obeyed.
+//! One run with several attempts: which ends are retried, that there is one terminal event, and that a request to stop takes effect.
 
 use lorchestra_tests::{Event, Fixture, Run, Running, Sandbox, eventually, processes};
 use rustix::process::Signal;
@@ -107,7 +107,7 @@ fn a_run_of_three_attempts_has_one_end() {
     let shown = shown(&sandbox, &run);
     let causes: Vec<&str> = shown["attempts"].as_array().unwrap().iter().map(|a| a["cause"].as_str().unwrap_or("")).collect();
     assert_eq!(causes, ["error", "error", ""]);
-    assert_eq!(shown["logs"].as_array().unwrap().len(), 3 + 1, "an output each, and the trace");
+    assert_eq!(shown["logs"].as_array().unwrap().len(), 3 + 1, "an output file for each attempt, and the trace");
     let text = sandbox.lorchestra(&["runs", "show", run.id()]).exits(0);
     assert!(
         text.out().contains("attempt 2 failed (error) after ") && text.out().contains(": not in attempt 2\n"),
@@ -202,7 +202,7 @@ fn a_stop_between_attempts_takes_effect_at_once() {
 fn a_cancelled_attempt_is_the_last() {
     let sandbox = sandbox();
     let running = fail_at_first(&sandbox, &["--retries", "3", "--how", "hang"]);
-    eventually("the job is entered", || attempts(&sandbox).len() == 1);
+    eventually("the job has started", || attempts(&sandbox).len() == 1);
     running.signal(Signal::INT);
     running.wait().exits(130);
     assert_eq!((sandbox.run().cause(), attempts(&sandbox).len()), ("cancelled", 1));
@@ -215,7 +215,7 @@ fn a_supervisor_killed_in_the_second_attempt_leaves_a_correct_end() {
     sandbox.configure("[job.\"misbehave/fail_at_first\"]\nretry_wait = \"1s\"\n");
     // The first attempt ends by its timeout, the second hangs until its supervisor is killed.
     let running = fail_at_first(&sandbox, &["--retries", "3", "--how", "hang", "--times", "9", "--timeout", "5s"]);
-    eventually("the second attempt is entered", || attempts(&sandbox).len() == 2);
+    eventually("the second attempt has started", || attempts(&sandbox).len() == 2);
     running.signal(Signal::KILL);
     drop(running);
     let run = sandbox.run();

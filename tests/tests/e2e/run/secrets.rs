@@ -41,14 +41,14 @@ fn a_secret_is_found_at_its_source() {
 
     assert_eq!(length(&sandbox, &[], &[]), None);
     assert_eq!(length(&sandbox, &[("A", "012345678")], &["--api-token", "env:A"]), Some(9));
-    assert_eq!(length(&sandbox, &[], &["--api-token", &of_file]), Some(10), "less the line break");
+    assert_eq!(length(&sandbox, &[], &["--api-token", &of_file]), Some(10), "without the newline at its end");
     assert_eq!(length(&sandbox, &[], &["--param", &format!("api_token={of_file}")]), Some(10));
     assert_eq!(length(&sandbox, &[("CREDENTIALS_DIRECTORY", &dir)], &["--api-token", "credential:other"]), Some(8));
     assert_eq!(length(&sandbox, &[usual], &[]), Some(12));
-    assert_eq!(length(&sandbox, &[usual, ("CREDENTIALS_DIRECTORY", &dir)], &[]), Some(7), "the unit's credential goes first");
+    assert_eq!(length(&sandbox, &[usual, ("CREDENTIALS_DIRECTORY", &dir)], &[]), Some(7), "the unit's credential comes first");
     sandbox.configure(&format!("[job.\"kit/optional_secret\".secrets]\napi_token = \"{of_file}\"\n"));
-    assert_eq!(length(&sandbox, &[usual], &[]), Some(10), "what the configuration says goes before what is usual");
-    assert_eq!(length(&sandbox, &[("A", "012345678")], &["--api-token", "env:A"]), Some(9), "and a flag before that");
+    assert_eq!(length(&sandbox, &[usual], &[]), Some(10), "the configuration takes precedence over the defaults");
+    assert_eq!(length(&sandbox, &[("A", "012345678")], &["--api-token", "env:A"]), Some(9), "and a flag over the configuration");
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn an_unreadable_configuration_is_reported() {
     }
 }
 
-/// Opening a FIFO would block for ever.
+/// Opening a FIFO would block forever.
 #[test]
 fn a_configuration_that_is_not_a_file_is_reported() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
@@ -131,12 +131,12 @@ fn a_configured_job_that_does_not_exist_causes_a_warning() {
         let expected = "warning: config.toml: [job.\"misbehave/nop\"]: misbehave has no job nop; did you mean misbehave/noop?\n";
         assert_eq!(ended.err(), format!("{elsewhere}{expected}"));
     }
-    // A job that only other hosts have must not cause a line in each of cron's mails, nor when other directories are searched.
+    // A job that only other hosts have must not add a line to each mail from cron, nor to runs with other plugin directories.
     sandbox.configure("[job.\"elsewhere/nop\"]\ngrace = \"1s\"");
     assert_eq!(sandbox.lorchestra(&["run-job", "-q", "misbehave", "noop"]).exits(0).err(), "");
     let plugins = sandbox.plugins().display().to_string();
     assert_eq!(sandbox.lorchestra(&["--plugin-dir", &plugins, "jobs", "list"]).exits(0).err(), "");
-    // A misspelt package: the intended timeout would never apply.
+    // A misspelled package: the intended timeout would never apply.
     sandbox.configure("[job.\"misbehav/noop\"]\ntimeout = \"1h\"");
     for args in [&["jobs", "list"][..], &["run-job", "-q", "misbehave", "noop"], &["run-job", "--dry-run", "misbehave", "noop"]] {
         let ended = sandbox.lorchestra(args).exits(0);
@@ -226,7 +226,7 @@ fn an_unwritable_state_directory_is_reported() {
     let user = fs::metadata(&local).unwrap().uid();
     let make = format!("\n  as root: install -d -m 700 -o {user} {}\n", sandbox.state().display());
     assert!(ended.err().contains(&make) && ended.err().contains("or set state_dir"), "{}", ended.shown());
-    assert_eq!(sandbox.read("marker"), "", "the job was not entered");
+    assert_eq!(sandbox.read("marker"), "", "the job did not start");
     set_mode(&local, 0o700);
     sandbox.lorchestra(&run).exits(0);
     assert_ne!(sandbox.read("marker"), "");
@@ -238,7 +238,7 @@ fn an_unwritable_state_directory_is_reported() {
         set_mode(&directory, 0o500);
         let ended = sandbox.lorchestra(&run).exits(74);
         assert!(ended.err().contains(&format!("\n  chmod u+rwx {}\n", directory.display())), "{}", ended.shown());
-        assert_eq!(sandbox.read("marker"), "", "the job was not entered");
+        assert_eq!(sandbox.read("marker"), "", "the job did not start");
         set_mode(&directory, 0o700);
     }
     sandbox.lorchestra(&run).exits(0);
@@ -351,7 +351,7 @@ fn retention_removes_old_logs_and_old_runs() {
     assert!(!logs.join(first.id()).exists(), "the logs are gone");
     let ended = sandbox.lorchestra(&["runs", "logs", first.id()]).exits(0);
     assert!(ended.err().contains("removed by retention"), "{}", ended.shown());
-    assert_eq!(sandbox.runs().len(), 2, "the runs are not");
+    assert_eq!(sandbox.runs().len(), 2, "the runs are kept");
 
     // The shortest possible. A run that ended longer ago is removed at the end of a later one.
     sandbox.configure("[retention]\nruns = \"1s\"");
@@ -392,7 +392,7 @@ fn an_invalid_store_is_reported() {
     assert_eq!(fs::read(&store).unwrap(), before);
 }
 
-/// Damaged, but lorchestra's own: its history is worth more than a fresh start.
+/// A damaged store of lorchestra's own: the hints explain how to recover the history, not only how to start a new one.
 #[test]
 fn a_damaged_store_is_reported_with_recovery_steps() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);

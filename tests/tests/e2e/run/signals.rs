@@ -10,7 +10,7 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave])
 }
 
-/// A command of the sandbox, executed by Python after these statements, for what no shell can do.
+/// A command of the sandbox, executed by Python after these statements, for setups that no shell can create.
 fn by_python(sandbox: &Sandbox, statements: &str, args: &[&str]) -> Command {
     let plain = sandbox.command(args);
     let mut command = Command::new("python3");
@@ -20,7 +20,7 @@ fn by_python(sandbox: &Sandbox, statements: &str, args: &[&str]) -> Command {
     command
 }
 
-/// `getpass` in a job used to stop it for ever with SIGTTIN. Tested on a real terminal, which is the session's.
+/// `getpass` in a job used to stop it forever with SIGTTIN. Tested on a real controlling terminal.
 #[test]
 fn a_job_that_reads_the_terminal_gets_an_error_and_is_not_stopped() {
     let sandbox = sandbox();
@@ -31,7 +31,7 @@ fn a_job_that_reads_the_terminal_gets_an_error_and_is_not_stopped() {
     let marker = sandbox.arg("marker");
     let args = ["run-job", "--timeout", "30s", "misbehave", "ask_terminal", "--marker", &marker];
     Running::start(by_python(&sandbox, terminal, &args)).wait().exits(1);
-    assert!(!sandbox.read("marker").is_empty(), "the job was entered");
+    assert!(!sandbox.read("marker").is_empty(), "the job started");
     let run = sandbox.run();
     assert_eq!(run.cause(), "error");
     assert!(run.message().contains("No such device or address"), "{}", run.message());
@@ -43,7 +43,7 @@ fn a_blocked_signal_still_ends_a_run() {
     let block = "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})";
     let marker = sandbox.arg("marker");
     let running = Running::start(by_python(&sandbox, block, &["run-job", "misbehave", "wait", "--marker", &marker]));
-    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    eventually("the job has started", || !sandbox.read("marker").is_empty());
     running.signal(Signal::TERM);
     running.wait().exits(128 + 15);
     assert_eq!(sandbox.run().cause(), "cancelled");
@@ -69,7 +69,7 @@ fn a_stopped_job_is_reported_within_seconds() {
     let (marker, err) = (sandbox.arg("marker"), sandbox.path("err"));
     let script = format!("exec 2>'{}'", err.display());
     let mut running = Running::start(sandbox.command_by(&script, &["run-job", "misbehave", "wait", "--marker", &marker]));
-    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    eventually("the job has started", || !sandbox.read("marker").is_empty());
     let worker = running.children()[0];
     processes::signal(worker, Signal::STOP);
     eventually("it is printed", || fs::read_to_string(&err).is_ok_and(|text| text.contains("stopped by SIGSTOP")));
@@ -105,7 +105,7 @@ fn a_stopped_process_of_the_job_is_reported_within_seconds_and_in_the_timeout_me
         let expected =
             format!("it did not finish within 6s: process {pid}, which it started, was stopped by {signal} and not continued");
         assert_eq!(run.message(), expected);
-        assert_eq!(printed().matches("was stopped by").count(), 2, "once while it runs, once in its end: {}", printed());
+        assert_eq!(printed().matches("was stopped by").count(), 2, "once while it runs, once in the outcome: {}", printed());
     }
 }
 
@@ -114,7 +114,7 @@ fn a_timeout_of_a_stopped_job_mentions_the_stop_and_delivers_sigterm() {
     let sandbox = sandbox();
     let marker = sandbox.arg("marker");
     let mut running = sandbox.start(&["run-job", "--timeout", "3s", "misbehave", "wait", "--marker", &marker]);
-    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    eventually("the job has started", || !sandbox.read("marker").is_empty());
     let worker = running.children()[0];
     processes::signal(worker, Signal::STOP);
     eventually("the run ends", || running.has_ended());
@@ -126,10 +126,10 @@ fn a_timeout_of_a_stopped_job_mentions_the_stop_and_delivers_sigterm() {
     // Resumed for its SIGTERM: it had its grace period, and its events are there.
     let events = sandbox.whole_events_of(&run);
     assert_eq!(events.iter().filter(|event| event.event_type() == "cancelled.seen").count(), 1);
-    // A process that was continued explains nothing.
+    // A process that was continued is not mentioned.
     fs::remove_file(sandbox.path("marker")).unwrap();
     let mut running = sandbox.start(&["run-job", "--timeout", "3s", "misbehave", "wait", "--marker", &marker]);
-    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    eventually("the job has started", || !sandbox.read("marker").is_empty());
     let worker = running.children()[0];
     processes::signal(worker, Signal::STOP);
     eventually("it is stopped", || processes::is_stopped(worker));

@@ -11,7 +11,7 @@ fn sandbox() -> Sandbox {
 fn started(sandbox: &Sandbox, args: &[&str]) -> (Running, u32) {
     let marker = sandbox.arg("marker");
     let running = sandbox.start(&[&["run-job", "misbehave"], args, &["--marker", &marker]].concat());
-    eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    eventually("the job has started", || sandbox.read("marker").ends_with('\n'));
     let pid = sandbox.read("marker").trim().parse().unwrap();
     (running, pid)
 }
@@ -46,7 +46,7 @@ fn a_job_that_ignores_sigterm_is_killed_after_the_grace_period() {
     sandbox.lorchestra(&args).exits(124);
     let run = sandbox.run();
     assert_eq!((run.cause(), run.0["job_result"].as_str()), ("timeout", None));
-    let pid = sandbox.read("marker").trim().parse().expect("the job was entered");
+    let pid = sandbox.read("marker").trim().parse().expect("the job started");
     assert!(!processes::is_alive(pid));
     sandbox.whole_events_of(&run);
 }
@@ -74,7 +74,7 @@ fn a_second_interrupt_kills_at_once() {
     let (mut running, pid) = started(&sandbox, &["ignore_term", "--seconds", "3000", "--grace", "1h"]);
     running.signal(Signal::INT);
     std::thread::sleep(std::time::Duration::from_millis(500));
-    assert!(!running.has_ended() && processes::is_alive(pid), "the first one leaves it its grace");
+    assert!(!running.has_ended() && processes::is_alive(pid), "the first signal leaves the job its grace period");
     running.signal(Signal::INT);
     running.wait().exits(130);
     assert!(!processes::is_alive(pid));
@@ -148,7 +148,7 @@ fn a_worker_that_left_its_group_is_killed_too() {
     sandbox
         .lorchestra(&["run-job", "--timeout", "1s", "--grace", "0s", "misbehave", "leave_group", "--marker", &marker])
         .exits(124);
-    let pid = sandbox.read("marker").trim().parse().expect("the job was entered");
+    let pid = sandbox.read("marker").trim().parse().expect("the job started");
     assert!(!processes::is_alive(pid));
 }
 
@@ -177,7 +177,7 @@ fn signals_that_were_ignored_stay_ignored() {
         (Running::start(sandbox.command_by(&format!("trap '' {name}"), &args)), sandbox, signal)
     });
     for (running, sandbox, signal) in runs {
-        eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+        eventually("the job has started", || sandbox.read("marker").ends_with('\n'));
         running.signal(signal);
         running.wait().exits(1);
         let run = sandbox.run();
@@ -191,7 +191,7 @@ fn a_run_that_cannot_be_stopped_is_reported_at_once() {
     let marker = sandbox.arg("marker");
     let args = ["run-job", "misbehave", "ignore_term", "--marker", &marker];
     let running = Running::start(sandbox.command_by("trap '' TERM", &args));
-    eventually("the job is entered", || sandbox.read("marker").ends_with('\n'));
+    eventually("the job has started", || sandbox.read("marker").ends_with('\n'));
     let ended = sandbox.lorchestra(&["runs", "stop", sandbox.run().id()]).exits(1);
     let kill = format!("kill -KILL {} ", running.pid());
     assert!(ended.err().contains("ignores SIGTERM") && ended.err().contains(&kill), "{}", ended.shown());

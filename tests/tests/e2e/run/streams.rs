@@ -134,7 +134,7 @@ fn a_late_reader_gets_the_complete_trace() {
     command.stdout(Stdio::null()).stderr(own.unwrap());
     let mut child = command.spawn().unwrap();
     drop(command);
-    eventually("the job is entered", || sandbox.path("begin.wanted").exists());
+    eventually("the job has started", || sandbox.path("begin.wanted").exists());
     std::thread::sleep(Duration::from_millis(700));
     let mut other = other.unwrap();
     let reader = std::thread::spawn(move || {
@@ -166,7 +166,7 @@ fn a_temporarily_full_disk_under_store_and_stderr_does_not_affect_a_run() {
         let err = disks.path(&sandbox.state().join("cron.err"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&err).unwrap());
         let mut child = command.spawn().unwrap();
-        eventually("the job is entered", || sandbox.path("begin.wanted").exists());
+        eventually("the job has started", || sandbox.path("begin.wanted").exists());
         let ballast = disks.fill(&sandbox.state());
         fs::write(sandbox.path("begin"), "").unwrap();
         eventually("all is emitted", || sandbox.read("acknowledged").lines().count() == 100);
@@ -190,7 +190,7 @@ fn a_blocked_standard_error_does_not_keep_a_signal_from_ending_the_run() {
     let mut command = sandbox.command(&["run-job", "-v", "misbehave", "wait", "--marker", &sandbox.arg("marker")]);
     command.stdout(Stdio::null()).stderr(own.unwrap());
     let mut child = command.spawn().unwrap();
-    eventually("the job is at work", || !sandbox.read("marker").is_empty());
+    eventually("the job has started", || !sandbox.read("marker").is_empty());
     lorchestra_tests::processes::signal(child.id(), Signal::TERM);
     assert_eq!(exit_code(&mut child, "a signal"), Some(128 + 15));
     assert_eq!(sandbox.run().cause(), "cancelled");

@@ -41,7 +41,7 @@ const SPECIMENS: &[Specimen] = &[
     ("byte-order",        |path| put(path, changed(|b| b[5] = 2)),                       "wrong-architecture", 1, NO_RUN),
     ("executable",        |path| put(path, fs::read(built::lorchestra()).unwrap()),      "not-a-library",      1, NO_RUN),
     ("object",            |path| put(path, changed(|b| b[16] = 1)),                      "not-a-library",      1, NO_RUN),
-    // It can be executed, and is a library nevertheless.
+    // An executable that is also a library.
     ("libc",              |path| put(path, fs::read(libc()).unwrap()),                   "no-manifest",        1, NO_RUN),
     ("newer-glibc",       |path| put(path, corrupt::for_newer_glibc()),                  "needs-newer-glibc",  126, NO_RUN),
     // Manifests.
@@ -236,6 +236,10 @@ fn a_file_replaced_while_it_is_read_harms_nothing() {
         }
         stop.store(true, SeqCst);
     });
-    assert!(sandbox.runs().iter().all(|run| run.state() == "completed"), "what was run was whole: {:?}", sandbox.runs());
+    assert!(
+        sandbox.runs().iter().all(|run| run.state() == "completed"),
+        "the bytes that ran were complete: {:?}",
+        sandbox.runs()
+    );
     another_works(&sandbox, "changing", "constructor", "loaded");
 }

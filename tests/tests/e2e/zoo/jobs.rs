@@ -158,7 +158,7 @@ fn a_worker_without_descriptors_does_not_outlive_its_supervisor() {
     before_is_there(&sandbox, &run);
 }
 
-/// No process is left that could wake its supervisor: the next command does.
+/// No process is left to resume its supervisor: the next command does.
 #[test]
 fn a_supervisor_that_was_stopped_still_ends_its_run() {
     for (then, code, end) in [("return", 0, "completed"), ("die", 1, "failed")] {
@@ -183,7 +183,7 @@ fn a_supervisor_that_was_stopped_still_ends_its_run() {
     }
 }
 
-/// It hardly gets to run. Which process ends the job, and so the recorded cause, is a race; that the run ends is not.
+/// The supervisor hardly gets to run. Which process ends the job, and so the recorded cause, is a race; but the run always ends.
 #[test]
 fn a_supervisor_that_is_stopped_again_and_again_keeps_its_deadline() {
     let sandbox = Sandbox::with(&[Fixture::Hostile]);
@@ -200,7 +200,7 @@ fn a_supervisor_that_is_stopped_again_and_again_keeps_its_deadline() {
     sandbox.whole_events_of(&run);
 }
 
-/// Stopping a run also wakes its supervisor while its job is still running.
+/// Stopping a run also resumes its supervisor while its job is still running.
 #[test]
 fn a_run_whose_supervisor_is_stopped_can_be_stopped() {
     let sandbox = Sandbox::with(&[Fixture::Hostile]);
@@ -208,7 +208,7 @@ fn a_run_whose_supervisor_is_stopped_can_be_stopped() {
     let running = sandbox.start(&args);
     eventually("it is stopped", || sandbox.read("marker").ends_with('\n'));
     let id = sandbox.run().id().to_owned();
-    assert!(processes::is_stopped(running.pid()), "looking at a run whose job goes on wakes nobody");
+    assert!(processes::is_stopped(running.pid()), "showing a run whose job continues does not resume its supervisor");
     sandbox.lorchestra(&["runs", "stop", &id]).exits(0);
     running.wait().exits(143);
     assert_eq!(sandbox.run().cause(), "cancelled");
@@ -254,7 +254,7 @@ fn the_second_attempt_ran(sandbox: &Sandbox, run: &Run) {
 
 #[track_caller]
 fn before_is_there(sandbox: &Sandbox, run: &Run) {
-    assert_eq!(sandbox.whole_events_of(run)[1].event_type(), "before", "what was acknowledged before is there");
+    assert_eq!(sandbox.whole_events_of(run)[1].event_type(), "before", "acknowledged events are kept");
 }
 
 /// Obstructions by the job block no one, not even a reader of its logs.

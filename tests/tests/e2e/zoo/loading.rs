@@ -18,7 +18,7 @@ const SPECIMENS: &[Specimen] = &[
     ("exit",     &[],     126, "load",    1),
     ("leave",    &[],     126, "load",    1),
     ("exec",     &[],     126, "load",    1),
-    // Sleeps for ever; ignores the signals that would end it, and sleeps for ever.
+    // Sleeps forever; ignores the signals that would end it, and sleeps forever.
     ("sleep",    AT_ONCE, 124, "timeout", 1),
     ("deaf",     AT_ONCE, 124, "timeout", 1),
     // Forks: the copy keeps what it inherited and sleeps, or continues as a second worker.
@@ -93,7 +93,7 @@ fn a_check_reports_what_a_constructor_does() {
         fired(&sandbox, fault, *processes);
         assert_eq!(checked.code(), Some(*code), "{fault}: {}", checked.shown());
         assert!(sandbox.processes().is_empty(), "{fault}: something is left");
-        assert!(sandbox.runs().is_empty(), "{fault}: it was no run");
+        assert!(sandbox.runs().is_empty(), "{fault}: it is not recorded as a run");
         let loads = checked.out().lines().find(|line| line.trim_start().starts_with("loads:")).expect("a line about loading");
         let page = format!("== {fault}\nexit: {code}\n{}\n--- stderr\n{}\n", loads.trim(), checked.err());
         book.0.push_str(&lorchestra_tests::ended::redacted(&page, &sandbox));

@@ -7,7 +7,6 @@
 //!
 //! The only place that writes to the tables without the store: a million runs through its methods would take an hour. It copies one run
 //! that the store has created, column by column, whatever the columns are.
-//! that the store has made, column by column, whatever these are.
 #![expect(clippy::print_stdout, reason = "this is what the program is for")]
 
 use bench_parts::{events, runs};

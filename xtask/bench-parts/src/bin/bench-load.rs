@@ -1,9 +1,6 @@
 //! Loads one plugin with the layout check, and prints how many microseconds that took.
 #![expect(clippy::print_stdout, reason = "this is what the program is for")]
-#![expect(
-    unsafe_code,
-    reason = "a symbol has the type that it is said to have: no library finds a package's header without that"
-)]
+#![expect(unsafe_code, reason = "the linker trusts the declared type of the symbol")]
 
 use abi_stable::library::{AbiHeaderRef, RawLibrary};
 use std::error::Error;

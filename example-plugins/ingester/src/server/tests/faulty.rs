@@ -1,4 +1,4 @@
-//! Mailboxes with messages that the server does not send, as Gmail has them. Only those messages are set aside, and the next
+//! Mailboxes with messages that the server does not send, as happens with Gmail. Only those messages are set aside, and the next
 //! run retries them once.
 
 use super::*;
@@ -16,7 +16,7 @@ enum Kept {
     Unanswered,
     /// All responses but the size.
     WithoutSize,
-    /// Sent once, and refused from then on, as by a server that sends no more today.
+    /// Sent once, and refused from then on, as by a server with a daily limit.
     Once,
     /// `BODY[] NIL`.
     Nil,
@@ -173,7 +173,7 @@ fn a_refused_message_is_set_aside_and_retried_once() {
         assert_eq!(subjects(&dir), all(&[3, 250]));
 
         let (counts, aside) = outcome(&run(port, &dir));
-        assert_eq!((&counts["read"], aside.len()), (&0.into(), 0), "{reason}: and that was it: {counts}");
+        assert_eq!((&counts["read"], aside.len()), (&0.into(), 0), "{reason}: no further retries: {counts}");
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) enum ApiError {
     Certificate { base: String, source: rustls::Error },
     #[error("{base}: does not speak TLS; check --base-url, and look for a proxy in between")]
     NotTls { base: String },
-    #[error("{base}: {method}: the connection broke; messages already read are saved, run the job again to continue")]
+    #[error("{base}: {method}: the connection was lost; messages already read are saved, run the job again to continue")]
     Broken { base: String, method: &'static str, source: Box<ureq::Error> },
     #[error("{base}: {method} returned HTTP status {status}; messages already read are saved, run the job again later")]
     Status { base: String, method: &'static str, status: u16 },

@@ -39,7 +39,7 @@ fn a_text_is_the_mean_of_its_words() {
     let mostly = model.vector(&[("car", 3.0), ("invoice", 1.0)]).unwrap();
     assert_eq!(mostly.bytes(), [127, 0, 0, 42]);
     for nothing in ["", "  ", "unheard of"] {
-        assert_eq!(model.vector(&[(nothing, 1.0)]).unwrap().bytes(), [0; 4], "what is unknown means nothing: {nothing:?}");
+        assert_eq!(model.vector(&[(nothing, 1.0)]).unwrap().bytes(), [0; 4], "unknown words have a zero vector: {nothing:?}");
     }
 }
 
@@ -69,7 +69,7 @@ fn every_type_of_number_gives_the_same_direction() {
     }
     names.sort();
     names.dedup();
-    assert_eq!(names.len(), 8, "a name each: {names:?}");
+    assert_eq!(names.len(), 8, "each has its own name: {names:?}");
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn an_invalid_model_directory_is_an_error() {
     fs::write(empty.path().join("a.safetensors"), table(0.0)).unwrap();
     refused(empty.path(), &["has no tokenizer.json", hint]);
     fs::write(empty.path().join("b.safetensors"), table(0.0)).unwrap();
-    refused(empty.path(), &["cannot choose its model.safetensors: a.safetensors or b.safetensors;", hint]);
+    refused(empty.path(), &["several files could be its model.safetensors: a.safetensors or b.safetensors;", hint]);
     let large = written();
     fs::File::options().write(true).open(large.path().join("model.safetensors")).unwrap().set_len(MAX_BYTES + 1).unwrap();
     refused(large.path(), &["model.safetensors: is larger than 2 GiB", hint]);

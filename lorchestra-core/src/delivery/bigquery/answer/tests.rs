@@ -170,7 +170,7 @@ fn row_errors_of_insert_all() {
     assert_eq!(of_rows(&[entry(0, &[("backendError", "")]), entry(1, &stopped)]).as_ref().map(class), Some("later"));
     // The column no longer exists.
     assert_eq!(of_rows(&[entry(0, &[("invalid", "no such field: job.")])]).as_ref().map(class), Some("schema"));
-    // An index that was not sent: if it were believed, the same rows would be resent for ever.
+    // An index that was not sent: if it were believed, the same rows would be resent forever.
     assert_eq!(of_rows(&[entry(8, &[("invalid", "bad")])]).as_ref().map(class), Some("malformed"));
     let unnamed = InsertError { index: None, ..entry(0, &[("invalid", "secret")]) };
     let refusal = of_rows(&[unnamed]).unwrap();
@@ -347,7 +347,7 @@ fn of_code(code: Code) -> &'static str {
 fn the_documented_table_of_answers_matches_the_code() {
     use StorageErrorCode as S;
     let storage: Vec<S> = (0..100).filter_map(|code| S::try_from(code).ok()).collect();
-    assert!(storage.len() >= 15, "all are looked at: {storage:?}");
+    assert!(storage.len() >= 15, "every code is covered: {storage:?}");
     let head =
         "| answer | AppendRows | FinalizeWriteStream | CreateWriteStream | what to do |\n| --- | --- | --- | --- | --- |\n";
     let mut expected = format!("With a StorageError in the details:\n\n{head}");

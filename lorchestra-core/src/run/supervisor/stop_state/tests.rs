@@ -212,7 +212,7 @@ fn every_order_leaves_the_job_its_grace_period() {
             let impatient = asked >= 2 || (asked == 1 && run.state.ending().is_some_and(|e| matches!(e, Ending::Timeout { .. })));
             assert!(over || seen || impatient, "{order:?}: {:?}", run.acts);
         }
-        // The dispatcher never waits for ever: until the worker is killed, some action is due.
+        // The dispatcher never waits forever: until the worker is killed, some action is due.
         let killed = run.acts.iter().any(|(_, act)| *act == Action::Kill);
         assert!(run.state.next().is_some() || killed, "{order:?}");
     });

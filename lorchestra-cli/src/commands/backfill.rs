@@ -1,0 +1,281 @@
+//! `backfill`: runs a job for every window of a time range, and for every account or other value. `plan` makes the members, `drive` runs a
+//! stored group with the terminal attached, `show` lists groups.
+
+pub(super) mod drive;
+mod plan;
+mod show;
+
+use super::history;
+use crate::exit::Code;
+use crate::failure::CommandError;
+use crate::notify::Notices;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use crate::values;
+use clap::{Args, Subcommand};
+use drive::DriveFlags;
+use lorchestra_core::group::plan_file;
+use lorchestra_core::host::clock::now_micros;
+use lorchestra_core::host::state::StateDir;
+use lorchestra_core::plan::every::Every;
+use lorchestra_core::store::Store;
+use lorchestra_core::store::group::{Group, GroupSettings, NewGroup, Retry};
+use std::ffi::OsString;
+use std::time::Duration;
+
+/// The kind of these groups in the store.
+pub(super) const KIND: &str = "backfill";
+
+pub(super) const EXAMPLES: &str = "Examples:
+  lorchestra backfill ingester extract_gmail --from 2024-01-01 --to 2025-01-01 --every 1d --dry-run
+  lorchestra backfill ingester extract_gmail --from 2024-01-01 --to 2025-01-01 --every 1mo --account anna --account bert -j 4
+  lorchestra backfill resume last --only failed
+  lorchestra backfill list";
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Backfill {
+    #[command(subcommand)]
+    pub(crate) action: Option<BackfillAction>,
+
+    #[command(flatten)]
+    pub(crate) flags: BackfillFlags,
+
+    /// Package name
+    #[arg(required = true, add = clap_complete::engine::ArgValueCompleter::new(crate::complete::packages))]
+    pub(crate) package: Option<String>,
+
+    /// Job name
+    #[arg(required = true, add = clap_complete::engine::ArgValueCompleter::new(crate::complete::jobs))]
+    pub(crate) job: Option<String>,
+
+    /// Flags of the job (see `lorchestra backfill PACKAGE JOB --help`); a repeated --account runs every window for each
+    // Only for the help: `argv::cut` removes them before clap parses the rest.
+    #[arg(value_name = "JOB FLAGS")]
+    pub(crate) rest: Vec<OsString>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackfillAction {
+    /// Run the windows that are missing or failed
+    #[command(
+        before_help = "Examples:\n  lorchestra backfill resume last\n  lorchestra backfill resume 7c41d03f --only failed -j 2"
+    )]
+    Resume {
+        /// Group: id, short id, start or end of an id, or `last`
+        group: String,
+        /// Run only windows that failed, or only those that have not run
+        #[arg(long, value_name = "STATE", value_parser = ["failed", "missing"])]
+        only: Option<String>,
+        /// Maximum number of windows that run at once [default: as before]
+        #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        jobs: Option<u32>,
+        /// Start no more windows after this many have failed [default: as before]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        max_failures: Option<u32>,
+        #[command(flatten)]
+        drive: DriveFlags,
+    },
+    /// List backfills, newest first
+    #[command(before_help = "Examples:\n  lorchestra backfill list\n  lorchestra backfill list --json")]
+    List {
+        /// Maximum number of backfills to show
+        #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
+        /// Print one JSON object per line (schema lorchestra.group/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a backfill and the windows that have not completed
+    #[command(before_help = "Examples:\n  lorchestra backfill show last\n  lorchestra backfill show 7c41d03f --json")]
+    Show {
+        /// Group: id, short id, start or end of an id, or `last`
+        group: String,
+        /// Print one JSON object with every window (schema lorchestra.group-show/1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop a backfill: start no more windows, and stop those that run
+    #[command(before_help = "Example:\n  lorchestra backfill cancel 7c41d03f")]
+    Cancel {
+        /// Group: id, short id, start or end of an id, or `last`
+        group: String,
+    },
+}
+
+/// Flags of `backfill PACKAGE JOB`, accepted before PACKAGE and after JOB.
+#[derive(Debug, Default, Clone, Args)]
+pub(crate) struct BackfillFlags {
+    /// Beginning of the first window, e.g. 2024-01-01, -30d
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<String>,
+    /// End of the last window (exclusive), e.g. 2025-01-01, today
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<String>,
+    /// Length of a window: 6h, 1d, 1w, 1mo, 1y, counted from --from
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) every: Option<Every>,
+    /// Run every window for each of these values of a parameter (repeatable: all combinations)
+    #[arg(long, value_name = "NAME=VALUE,…")]
+    pub(crate) matrix: Vec<String>,
+    /// Maximum number of windows that run at once [default: number of processors]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) jobs: Option<u32>,
+    /// Which windows to start first
+    #[arg(long, value_name = "ORDER", value_parser = ["oldest", "newest"], default_value = "oldest")]
+    pub(crate) order: String,
+    /// Start no more windows after this many have failed [default: run all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_failures: Option<u32>,
+    /// Leave out what completed runs with the same parameters cover, and join what remains into as few runs as possible
+    #[arg(long)]
+    pub(crate) merge: bool,
+    /// When all windows of an account have completed, move its bookmark as one run from --from to --to would
+    #[arg(long)]
+    pub(crate) move_bookmark: bool,
+
+    /// Stop an attempt that runs longer than this, e.g. 90s, 30m, 2h
+    #[arg(long, value_parser = values::limit, value_name = "DURATION")]
+    pub(crate) timeout: Option<Duration>,
+    /// Wait this long after SIGTERM before killing the job [default: 10s]
+    #[arg(long, value_parser = values::duration, value_name = "DURATION")]
+    pub(crate) grace: Option<Duration>,
+    /// Retry up to N times after a failure, crash or timeout (never after a permanent error) [default: 0]
+    #[arg(long, value_parser = values::retries(), value_name = "N")]
+    pub(crate) retries: Option<u32>,
+    /// Limit the memory of each of the job's processes, e.g. 512M, 2G
+    #[arg(long, value_parser = values::memory, value_name = "SIZE")]
+    pub(crate) memory_max: Option<u64>,
+    /// Set a job parameter by name (useful when a flag of the same name shadows it; repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) param: Vec<String>,
+    #[command(flatten)]
+    pub(crate) drive: DriveFlags,
+    /// Write the windows as a plan file for `run-window`, and start nothing
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    pub(crate) plan: Option<std::path::PathBuf>,
+    /// Print the windows and start nothing (with --json: one object per window, schema lorchestra.backfill-window/1)
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+pub(super) fn run(
+    command: &Backfill,
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Code, CommandError> {
+    match &command.action {
+        None => start(command, settings, notices, printer),
+        Some(BackfillAction::Resume { group, only, jobs, max_failures, drive }) => {
+            let mut group = named(settings, notices, printer, group)?;
+            group.settings.parallel = jobs.unwrap_or(group.settings.parallel);
+            group.settings.max_failures = max_failures.or(group.settings.max_failures);
+            let (retry, pending) = match only.as_deref() {
+                Some("missing") => (Retry::Nothing, true),
+                Some(_) => (Retry::Failed, false),
+                None => (Retry::Failed, true),
+            };
+            let plan = drive::Resume { retry, pending, is_new: false };
+            drive::drive(&group, plan, drive, settings, (notices, printer))
+        }
+        Some(BackfillAction::List { limit, json }) => {
+            let history = history(settings, notices, printer)?;
+            show::list(history.as_ref(), *limit, *json, printer)
+        }
+        Some(BackfillAction::Show { group, json }) => {
+            let (state, store) = known(settings, notices, printer)?;
+            let group = find(&store, group)?;
+            show::show((&state, &store), &group, *json, printer)
+        }
+        Some(BackfillAction::Cancel { group }) => {
+            let (state, mut store) = known(settings, notices, printer)?;
+            let group = find(&store, group)?;
+            show::cancel((&state, &mut store), &group, printer)
+        }
+    }
+}
+
+fn start(
+    command: &Backfill,
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Code, CommandError> {
+    let planned = match plan::plan(command, settings, notices, printer)? {
+        Ok(planned) => planned,
+        Err(code) => return Ok(code),
+    };
+    let plan::PlannedBackfill { name, flags, members, range, library } = planned;
+    if flags.dry_run {
+        plan::print(&members, flags.drive.json, printer);
+        return Ok(Code::Success);
+    }
+    if members.is_empty() {
+        printer.note("Nothing to do: completed runs cover every window.");
+        return Ok(Code::Success);
+    }
+    if let Some(path) = &flags.plan {
+        let group_id = members[0].spec.group.clone().unwrap_or_default();
+        let planned: Vec<_> = members.into_iter().map(plan::BackfillMember::planned).collect();
+        plan_file::write(path, &group_id, &name, &planned)?;
+        let id = lorchestra_core::store::short_id(&group_id);
+        printer.note(format_args!("{}: {} windows (group {id})", path.display(), planned.len()));
+        return Ok(Code::Success);
+    }
+    let parallel = flags.jobs.unwrap_or_else(processors);
+    let group = NewGroup {
+        group_id: members[0].spec.group.clone().unwrap_or_default(),
+        kind: KIND.into(),
+        name,
+        created_at: now_micros(),
+        settings: GroupSettings {
+            parallel,
+            newest_first: flags.order == "newest",
+            max_failures: flags.max_failures,
+            keep_going: true,
+            moves_bookmark: flags.move_bookmark.then_some(range),
+        },
+        members: members.iter().map(plan::BackfillMember::stored).collect(),
+    };
+    let state = StateDir::open(&settings.state_dir)?;
+    let mut store = Store::open(&state)?;
+    store.create_group(&group)?;
+    let group = find(&store, &group.group_id)?;
+    drop((store, library));
+    let plan = drive::Resume { retry: Retry::Nothing, pending: true, is_new: true };
+    drive::drive(&group, plan, &flags.drive, settings, (notices, printer))
+}
+
+pub(super) fn processors() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
+}
+
+/// Returns the history; an error if there is none.
+pub(super) fn known(
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<(StateDir, Store), CommandError> {
+    history(settings, notices, printer)?
+        .ok_or_else(|| CommandError::new(Code::Failed, "there are no groups yet").hint("lorchestra backfill --help"))
+}
+
+fn named(settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer, text: &str) -> Result<Group, CommandError> {
+    let (_, store) = known(settings, notices, printer)?;
+    find(&store, text)
+}
+
+/// Returns the group that a user named.
+pub(super) fn find(store: &Store, text: &str) -> Result<Group, CommandError> {
+    store.find_group(text)?.map_err(|found| {
+        if found.is_empty() {
+            let failure = CommandError::new(Code::Failed, format!("Unknown group: {text}"));
+            return CommandError { bare: true, ..failure }.hint("run lorchestra backfill list to see the newest ones");
+        }
+        let failure = CommandError::new(Code::Failed, format!("{text} matches several groups: give the short id of one"));
+        found.iter().take(5).fold(failure, |failure, group| {
+            failure.hint(format!("{}  {}", lorchestra_core::store::short_id(&group.group_id), group.name))
+        })
+    })
+}

@@ -1,0 +1,386 @@
+//! Runs a stored group with the terminal attached: progress with the time left, a line for each failure, a summary. Delivery and retention
+//! are done once for the group.
+
+use super::KIND;
+use crate::bar::{Bar, GroupBar};
+use crate::exit::Code;
+use crate::failure::CommandError;
+use crate::notify::Notices;
+use crate::observe::{DiagnosticObserver, TerminalObserver, Verbosity};
+use crate::printer::Printer;
+use crate::settings::Settings;
+use crate::show;
+use crate::values;
+use clap::Args;
+use lorchestra_core::group::drive::{Driven, Driver, GroupError, GroupEvent, StopReason};
+use lorchestra_core::group::pool::{LaneCommand, Pool};
+use lorchestra_core::host::clock::now_micros;
+use lorchestra_core::host::signals::{Signals, signal_name};
+use lorchestra_core::host::state::StateDir;
+use lorchestra_core::packages::catalog::Catalog;
+use lorchestra_core::plan::RunSpec;
+use lorchestra_core::run::event::{Observer, Observers, RunEvent};
+use lorchestra_core::run::launch::{self, Delivery, Host};
+use lorchestra_core::run::supervisor::WorkerEnv;
+use lorchestra_core::store::group::{Group, GroupCounts, Member, MemberState, Retry};
+use lorchestra_core::store::{Store, short_id};
+use lorchestra_core::text;
+use serde_json::json;
+use std::cell::RefCell;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Maximum number of failures to print as they happen; the summary names the command that shows all.
+const SHOWN: u64 = 3;
+/// Maximum number of characters of the names of failed jobs.
+const NAMES: usize = 400;
+/// Interval between two lines of progress if stderr is not a terminal.
+const LINES: Duration = Duration::from_secs(30);
+
+/// Flags of every command that runs a group.
+#[derive(Debug, Default, Clone, Args)]
+pub(crate) struct DriveFlags {
+    /// Exit with 69 unless every destination has all events in time
+    #[arg(long)]
+    pub(crate) require_delivery: bool,
+    /// Wait this long for the last events to be delivered; 0s: do not wait [default: 10s]
+    #[arg(long, value_parser = values::duration, value_name = "DURATION")]
+    pub(crate) delivery_timeout: Option<Duration>,
+    /// Refuse a library whose bytes differ from plugins.lock
+    #[arg(long)]
+    pub(crate) locked: bool,
+    /// Print one JSON object about the group at the end (schema lorchestra.group/1)
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print nothing but failures
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// Which members of a stored group run now.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::commands) struct Resume {
+    pub(in crate::commands) retry: Retry,
+    /// Whether members that have not run are included.
+    pub(in crate::commands) pending: bool,
+    /// Whether the group was stored just now.
+    pub(in crate::commands) is_new: bool,
+}
+
+/// Runs the members of a group and prints the result.
+pub(in crate::commands) fn drive(
+    group: &Group,
+    plan: Resume,
+    flags: &DriveFlags,
+    settings: &Settings,
+    (notices, printer): (&mut Notices<'_>, &mut Printer),
+) -> Result<Code, CommandError> {
+    CommandError::unless_files_suffice()?;
+    let timeout = flags.delivery_timeout.unwrap_or(settings.delivery_timeout);
+    if flags.require_delivery {
+        crate::commands::delivery::check(settings, timeout)?;
+    }
+    if !flags.quiet && !settings.destinations.is_empty() {
+        crate::commands::delivery::warn_once(settings, printer);
+    }
+    let mut signals =
+        Signals::install().map_err(|e| CommandError::new(Code::Internal, format!("cannot install signal handlers: {e}")))?;
+    let host = Host {
+        state_dir: &settings.state_dir,
+        worker: WorkerEnv {
+            executable: Path::new("/proc/self/exe"),
+            data_root: settings.data_root()?,
+            version: env!("CARGO_PKG_VERSION"),
+            trace_level: settings.trace_level,
+            log_max: settings.log_max,
+            strict_numbers: settings.strict_numbers,
+        },
+        retention: &settings.retention,
+        delivery: Delivery { to: &settings.destinations, required: flags.require_delivery, timeout },
+    };
+    let started = Instant::now();
+    let done = {
+        let printer = RefCell::new(&mut *printer);
+        let verbosity = Verbosity { verbose: 0, quiet: flags.quiet, json: true, progress: false };
+        let mut terminal = DeliveryOnly(TerminalObserver::new(&printer, &settings.state_dir, verbosity));
+        let mut diagnostics = DiagnosticObserver;
+        let mut observers = Observers(vec![&mut diagnostics, notices, &mut terminal]);
+        launch::around(&host, &mut signals, &mut observers, |state, store, signals, observer| {
+            let mut work = GroupWork { group, plan, flags, settings, printer: &printer };
+            Ok(work.run((state, store), signals, observer))
+        })
+    };
+    let (driven, undelivered) = done?;
+    let (driven, failed) = driven?;
+    Ok(summary((group, &driven, started.elapsed(), undelivered), &failed, flags, printer))
+}
+
+/// What the terminal shows besides the members: delivery and retention. Runs of this group that recovery closes are reported as members.
+struct DeliveryOnly<'a>(TerminalObserver<'a>);
+
+impl Observer for DeliveryOnly<'_> {
+    fn observe(&mut self, event: &RunEvent<'_>) {
+        if !matches!(event, RunEvent::Recovered(_)) {
+            self.0.observe(event);
+        }
+    }
+}
+
+/// One drive of a group, with what it needs besides the store.
+struct GroupWork<'a, 'b> {
+    group: &'a Group,
+    plan: Resume,
+    flags: &'a DriveFlags,
+    settings: &'a Settings,
+    printer: &'a RefCell<&'b mut Printer>,
+}
+
+impl GroupWork<'_, '_> {
+    fn run(
+        &mut self,
+        (state, store): (&StateDir, &mut Store),
+        signals: &mut Signals,
+        observer: &mut dyn Observer,
+    ) -> Result<(Driven, Vec<String>), CommandError> {
+        let group = self.group;
+        let lock = Driver::lock(state, &group.group_id)?;
+        // Those that only failed are to be run again: what has not run stays away.
+        let left_out: Vec<Member> =
+            if self.plan.pending { Vec::new() } else { store.members(group.n, MemberState::Pending, u64::MAX)? };
+        if !self.plan.is_new {
+            store.resume_group(group, self.plan.retry).map_err(CommandError::from)?;
+            self.pin(store)?;
+        }
+        let counts = store.group_counts(group.n)?;
+        self.begin(counts, left_out.len());
+        let mut progress = Shown::new(group, counts, self.flags.quiet);
+        let printer = self.printer;
+        let mut report = |event: &GroupEvent<'_>| progress.event(event, printer);
+        let command = LaneCommand { executable: "/proc/self/exe".into(), args: self.lane() };
+        let size = usize::try_from(group.settings.parallel).unwrap_or(1);
+        let mut driver = Driver { state, store, group, leave_out: &left_out, report: &mut report, observer };
+        let driven = driver.run(Pool::new(command, size), signals);
+        progress.finish();
+        let driven = driven?;
+        if driven.counts.of(MemberState::Completed) == driven.counts.all() {
+            store.move_group_bookmarks(group, now_micros())?;
+        }
+        Driver::unlock(state, &group.group_id, lock);
+        let mut failed = Vec::new();
+        if group.kind != KIND {
+            for state in MemberState::ALL.into_iter().filter(|state| state.is_failure()) {
+                failed.extend(store.members(group.n, state, u64::MAX)?.into_iter().map(|member| member.label));
+            }
+        }
+        Ok((driven, failed))
+    }
+
+    fn begin(&self, counts: GroupCounts, left_out: usize) {
+        if self.flags.quiet || self.flags.json {
+            return;
+        }
+        let Group { name, group_id, settings, .. } = self.group;
+        let left = counts.of(MemberState::Pending) - left_out as u64;
+        let of = if left == counts.all() { String::new() } else { format!(" of {}", counts.all()) };
+        let what = if self.group.kind == KIND { "windows" } else { "jobs" };
+        self.printer.borrow_mut().note(format_args!(
+            "{name}: {left}{of} {what}, up to {} at once (group {})",
+            settings.parallel,
+            short_id(group_id)
+        ));
+    }
+
+    /// Lets members that have not completed use the libraries that are installed now: a new build is the usual reason to resume.
+    fn pin(&self, store: &mut Store) -> Result<(), CommandError> {
+        let mut packages: Vec<String> = Vec::new();
+        for member in store.members(self.group.n, MemberState::Pending, u64::MAX)? {
+            let text = store.member_spec(self.group.n, member.place)?.unwrap_or_default();
+            let Ok(spec) = RunSpec::from_json(text.as_bytes()) else { continue };
+            if packages.contains(&spec.package) {
+                continue;
+            }
+            let catalog = Catalog::scan(&self.settings.plugin_dirs);
+            let (package, manifest, job) = crate::commands::find_job(&catalog, &spec.package, &spec.job)?;
+            let library = launch::seal(&package.path, &spec.package, None)?;
+            let changed = store.pin_library(self.group.n, &spec.package, &manifest.version, library.sha256())?;
+            if changed > 0 && !self.flags.quiet {
+                let name = &spec.package;
+                self.printer.borrow_mut().note(format_args!("the library of {name} has changed: {changed} runs use the new one"));
+            }
+            spec.check(&job).map_err(|error| CommandError::from(launch::LaunchError::Spec(error)))?;
+            packages.push(spec.package);
+        }
+        Ok(())
+    }
+
+    fn lane(&self) -> Vec<std::ffi::OsString> {
+        let mut words = self.settings.global_flags.clone();
+        words.push("lane".into());
+        if self.flags.locked {
+            words.push("--locked".into());
+        }
+        words
+    }
+}
+
+/// What is shown while a group runs.
+struct Shown {
+    bar: Option<GroupBar>,
+    quiet: bool,
+    done: u64,
+    failed: u64,
+    all: u64,
+    /// When this command started, and how many had ended by then.
+    begun: (Instant, u64),
+    printed: Instant,
+}
+
+impl Shown {
+    fn new(group: &Group, counts: GroupCounts, quiet: bool) -> Self {
+        let (all, done) = (counts.all(), counts.of(MemberState::Completed) + counts.failed());
+        let bar = (!quiet && Bar::is_seen()).then(|| GroupBar::start(group.name.clone(), done, all));
+        let now = Instant::now();
+        Self { bar, quiet, done, failed: 0, all, begun: (now, done), printed: now }
+    }
+
+    fn event(&mut self, event: &GroupEvent<'_>, printer: &RefCell<&mut Printer>) {
+        match event {
+            GroupEvent::Started { member } => tracing::info!(run_id = member.run_id, label = member.label, "member started"),
+            GroupEvent::Ended { member, cause, message } => {
+                self.done += 1;
+                if !member.state.is_failure() {
+                    return;
+                }
+                self.failed += 1;
+                if self.failed <= SHOWN {
+                    let why = cause.map_or_else(|| member.state.as_str().to_owned(), |cause| cause.as_str().to_owned());
+                    let message = message.map(text::first_line).unwrap_or_default();
+                    let run = short_id(&member.run_id);
+                    self.print(|| printer.borrow_mut().bad(format_args!("{}: {why}: {message} (run {run})", member.label)));
+                }
+            }
+            GroupEvent::Stopping(reason) => {
+                let why = match reason {
+                    StopReason::Signal(signal) => format!("{}: stopping the runs in progress", signal_name(*signal)),
+                    StopReason::Cancelled => "cancelled: waiting for the runs in progress to stop".to_owned(),
+                    StopReason::Failures => "too many failures: waiting for the runs in progress".to_owned(),
+                    StopReason::Stage(stage) => format!("stage {} failed: later stages are not started", stage + 1),
+                };
+                self.print(|| printer.borrow_mut().note(why));
+            }
+            GroupEvent::Tick { .. } => self.tick(printer),
+        }
+    }
+
+    fn tick(&mut self, printer: &RefCell<&mut Printer>) {
+        if let Some(bar) = &self.bar {
+            bar.update(self.done);
+        } else if !self.quiet && self.printed.elapsed() >= LINES {
+            self.printed = Instant::now();
+            let left = self.left().map(|left| format!(", {} left", show::elapsed(left))).unwrap_or_default();
+            let failed = if self.failed > 0 { format!(", {} failed", self.failed) } else { String::new() };
+            printer.borrow_mut().note(format_args!("{} of {} ended{failed}{left}", self.done, self.all));
+        }
+    }
+
+    /// Estimates the time left from the rate so far.
+    fn left(&self) -> Option<Duration> {
+        let (begun, before) = self.begun;
+        let ended = self.done.checked_sub(before).filter(|ended| *ended > 0)?;
+        let left = self.all.saturating_sub(self.done);
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let factor = left as f64 / ended as f64;
+        Duration::try_from_secs_f64(begun.elapsed().as_secs_f64() * factor).ok()
+    }
+
+    fn print(&self, print: impl FnOnce()) {
+        match &self.bar {
+            Some(bar) => bar.aside(print),
+            None => print(),
+        }
+    }
+
+    fn finish(self) {
+        if let Some(bar) = self.bar {
+            bar.finish();
+        }
+    }
+}
+
+/// Prints the result and returns the exit code.
+fn summary(
+    (group, driven, took, undelivered): (&Group, &Driven, Duration, bool),
+    failed_names: &[String],
+    flags: &DriveFlags,
+    printer: &mut Printer,
+) -> Code {
+    let Driven { counts, stopped } = driven;
+    let (all, completed, failed) = (counts.all(), counts.of(MemberState::Completed), counts.failed());
+    let (name, id) = (&group.name, short_id(&group.group_id));
+    let what = if group.kind == KIND { "windows" } else { "jobs" };
+    let code = match stopped {
+        Some(StopReason::Signal(signal)) => Code::Interrupted(*signal),
+        _ if completed < all => Code::Failed,
+        _ if undelivered => Code::Undelivered,
+        _ => Code::Success,
+    };
+    if flags.json {
+        printer.json(&object(group, *counts, "lorchestra.group/1"));
+    } else if completed == all {
+        if !flags.quiet {
+            printer.good(format_args!("{name}: {all} {what} completed in {} (group {id})", show::elapsed(took)));
+        }
+    } else {
+        let rest = all - completed - failed;
+        let open = if rest > 0 { format!(", {rest} not run") } else { String::new() };
+        printer.bad(format_args!("{name}: {completed} of {all} {what} completed, {failed} failed{open} (group {id})"));
+        if group.kind == KIND {
+            printer.note(format_args!("  lorchestra backfill show {id}"));
+            printer.note(format_args!("  lorchestra backfill resume {id}"));
+        } else {
+            if !failed_names.is_empty() {
+                printer.note(format_args!("  failed: {}", text::shortened(&failed_names.join(", "), NAMES)));
+            }
+            printer.note(format_args!("  lorchestra runs list --group {}", group.group_id));
+            printer.note("  run it again with --rerun-failed to run what failed or did not run");
+        }
+    }
+    code
+}
+
+/// Returns the JSON object of a group.
+pub(in crate::commands) fn object(group: &Group, counts: GroupCounts, schema: &str) -> serde_json::Value {
+    json!({
+        "schema": schema,
+        "group_id": group.group_id,
+        "short_id": short_id(&group.group_id),
+        "kind": group.kind,
+        "name": group.name,
+        "created_at": show::exact_time(group.created_at),
+        "cancelled_at": group.cancelled_at.map(show::exact_time),
+        "members": counts.all(),
+        "completed": counts.of(MemberState::Completed),
+        "failed": counts.failed(),
+        "running": counts.of(MemberState::Running),
+        "pending": counts.of(MemberState::Pending),
+        "parallel": group.settings.parallel,
+        "max_failures": group.settings.max_failures,
+    })
+}
+
+impl From<GroupError> for CommandError {
+    fn from(error: GroupError) -> Self {
+        match error {
+            GroupError::Driven { ref group_id } => Self::new(Code::Overlap, error.to_string())
+                .hint(format!("run lorchestra backfill show {} to see its state", short_id(group_id))),
+            GroupError::Lane(ref source) => Self::not_started(&error.to_string(), source),
+            GroupError::Lost => Self::new(Code::Internal, error.to_string())
+                .hint("check the memory of this host (dmesg shows processes that the kernel killed)")
+                .hint("run the group again with resume: nothing that has completed is run twice"),
+            GroupError::Spec { .. } => Self::new(Code::Config, error.to_string()).hint("create the group again"),
+            GroupError::Io { path, source } => Self::refused(Code::NotWritable, &text::path_text(&path), &path, &source),
+            GroupError::Store(error) => error.into(),
+            GroupError::Recovery(error) => error.into(),
+        }
+    }
+}

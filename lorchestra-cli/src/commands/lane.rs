@@ -1,0 +1,189 @@
+//! A lane of a group: runs the specs that arrive on stdin, one after the other, and prints a report about each on stdout
+//! (`lorchestra_core::group::order`). Started by `backfill` and `run-group`; not a command for people.
+//!
+//! Finds libraries and secrets as `run-job --spec` does. Ends when stdin ends: the process that drives the group has nothing more to run, or
+//! is dead.
+
+use super::run_job::refused::Asked;
+use super::{find_job, locked_to};
+use crate::exit::Code;
+use crate::failure::CommandError;
+use crate::flags::OwnFlags;
+use crate::notify::Notices;
+use crate::observe::DiagnosticObserver;
+use crate::printer::Printer;
+use crate::secrets::{self, Configured};
+use crate::settings::Settings;
+use clap::Args;
+use lorchestra_core::group::order::{LaneOrder, LaneReport};
+use lorchestra_core::host::signals::Signals;
+use lorchestra_core::outcome::{Failure, Outcome};
+use lorchestra_core::packages::catalog::Catalog;
+use lorchestra_core::packages::lockfile::Lockfile;
+use lorchestra_core::plan::RunSpec;
+use lorchestra_core::run::error::RunError;
+use lorchestra_core::run::event::Observers;
+use lorchestra_core::run::launch::{Delivery, Host, Lane, Launch, LaunchError, record_refusal};
+use lorchestra_core::run::supervisor::{RunResult, WorkerEnv};
+use lorchestra_core::store::group::MemberState;
+use lorchestra_core::store::{Store, Terminal};
+use std::io::BufRead;
+use std::path::Path;
+use std::time::Duration;
+use uuid::Uuid;
+
+#[derive(Debug, Args)]
+pub(crate) struct LaneFlags {
+    /// Refuse a library whose bytes differ from plugins.lock
+    #[arg(long)]
+    pub(crate) locked: bool,
+}
+
+struct Runner<'a> {
+    settings: &'a Settings,
+    catalog: Catalog,
+    lock: Option<Lockfile>,
+    signals: Signals,
+    printer: &'a mut Printer,
+}
+
+pub(super) fn run(flags: &LaneFlags, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
+    let signals =
+        Signals::install().map_err(|e| CommandError::new(Code::Internal, format!("cannot install signal handlers: {e}")))?;
+    let lock = if flags.locked || settings.locked { Some(locked_to(settings)?) } else { None };
+    let host = Host {
+        state_dir: &settings.state_dir,
+        worker: WorkerEnv {
+            executable: Path::new("/proc/self/exe"),
+            data_root: settings.data_root()?,
+            version: env!("CARGO_PKG_VERSION"),
+            trace_level: settings.trace_level,
+            log_max: settings.log_max,
+            strict_numbers: settings.strict_numbers,
+        },
+        retention: &settings.retention,
+        delivery: Delivery { to: &[], required: false, timeout: Duration::ZERO },
+    };
+    let mut lane = Lane::open(&host, &mut Observers(vec![&mut DiagnosticObserver]))?;
+    let catalog = Catalog::scan(&settings.plugin_dirs);
+    let mut runner = Runner { settings, catalog, lock, signals, printer };
+    for line in std::io::stdin().lock().lines() {
+        let Ok(line) = line else { break };
+        let order: LaneOrder = serde_json::from_str(&line)
+            .map_err(|error| CommandError::new(Code::Usage, format!("standard input has no order of a group: {error}")))?;
+        let report = runner.run(&mut lane, order)?;
+        runner.printer.json(&report);
+        runner.printer.flush();
+        if runner.printer.is_broken() {
+            break;
+        }
+    }
+    Ok(Code::Success)
+}
+
+impl Runner<'_> {
+    /// # Errors
+    /// If the end of the run could not be recorded: this process must end, so that the next command can do that.
+    fn run(&mut self, lane: &mut Lane<'_>, order: LaneOrder) -> Result<LaneReport, CommandError> {
+        let LaneOrder { run_id, spec } = order;
+        let mut asked = Asked::default();
+        asked.spec(&spec);
+        asked.own(&OwnFlags { run_id: Uuid::parse_str(&run_id).ok(), ..OwnFlags::default() });
+        let mut notices = Notices::new(self.settings.on_failure.as_deref());
+        let report = match self.launch(lane, &asked, spec, &mut notices) {
+            Ok(result) => ended(run_id, &result),
+            Err(LaunchOrCommand::Launch(error)) => match *error {
+                LaunchError::Run(RunError::Running { .. } | RunError::Overlap(_)) => state(run_id, MemberState::Running),
+                LaunchError::Run(RunError::Interrupted { signal }) => {
+                    LaneReport { signal: Some(signal), ..state(run_id, MemberState::Pending) }
+                }
+                LaunchError::Run(error @ RunError::NotRecorded { .. }) => return Err(error.into()),
+                error => self.refused(lane, (run_id, &asked), &error.into(), &mut notices),
+            },
+            Err(LaunchOrCommand::Command(failure)) => self.refused(lane, (run_id, &asked), &failure, &mut notices),
+        };
+        notices.send(Some(&mut self.signals), self.printer);
+        Ok(report)
+    }
+
+    fn launch(
+        &mut self,
+        lane: &mut Lane<'_>,
+        asked: &Asked,
+        spec: RunSpec,
+        notices: &mut Notices<'_>,
+    ) -> Result<RunResult, LaunchOrCommand> {
+        let (package, _, job) = &find_job(&self.catalog, &spec.package, &spec.job)?;
+        spec.check(job).map_err(LaunchError::Spec)?;
+        let secrets = secrets::find(&spec, &Configured::default(), self.settings)?;
+        let what = Launch {
+            spec,
+            run_id: asked.own.run_id,
+            library: &package.path,
+            lock: self.lock.as_ref(),
+            secrets: &secrets,
+            progress: false,
+        };
+        let mut diagnostics = DiagnosticObserver;
+        let mut observers = Observers(vec![&mut diagnostics, notices]);
+        Ok(lane.run(what, &mut self.signals, &mut observers)?)
+    }
+
+    /// Records that the run could not start.
+    fn refused(
+        &self,
+        lane: &Lane<'_>,
+        (run_id, asked): (String, &Asked),
+        failure: &CommandError,
+        notices: &mut Notices<'_>,
+    ) -> LaneReport {
+        let refusal = asked.unchecked(failure);
+        if let Some(refusal) = &refusal
+            && let Ok(mut store) = Store::open(lane.state())
+            && let Ok(run_id) = record_refusal(&mut store, refusal, env!("CARGO_PKG_VERSION"))
+        {
+            notices.add_refused(&run_id, refusal);
+        }
+        let message = failure.hints.iter().take(1).fold(failure.message.clone(), |text, hint| format!("{text}; {hint}"));
+        LaneReport { cause: refusal.map(|refusal| refusal.cause), message: Some(message), ..state(run_id, MemberState::Refused) }
+    }
+}
+
+enum LaunchOrCommand {
+    Launch(Box<LaunchError>),
+    Command(CommandError),
+}
+
+impl From<LaunchError> for LaunchOrCommand {
+    fn from(error: LaunchError) -> Self {
+        Self::Launch(Box::new(error))
+    }
+}
+
+impl From<CommandError> for LaunchOrCommand {
+    fn from(error: CommandError) -> Self {
+        Self::Command(error)
+    }
+}
+
+fn state(run_id: String, state: MemberState) -> LaneReport {
+    LaneReport { run_id, state, cause: None, message: None, signal: None }
+}
+
+fn ended(run_id: String, result: &RunResult) -> LaneReport {
+    let of = |run_id: String, terminal: &Terminal| match terminal.outcome() {
+        Outcome::Completed => state(run_id, MemberState::Completed),
+        Outcome::Failed(Failure { cause, message, signal, .. }) => {
+            LaneReport { run_id, state: MemberState::Failed, cause: Some(cause), message: Some(message), signal }
+        }
+    };
+    match result {
+        RunResult::Ended(ended) => of(run_id, &ended.terminal),
+        RunResult::Found { terminal: Some(terminal), .. } => of(run_id, terminal),
+        RunResult::Found { run, terminal: None } => match run.cause {
+            None => state(run_id, MemberState::Completed),
+            cause => LaneReport { cause, message: run.message.clone(), ..state(run_id, MemberState::Failed) },
+        },
+        RunResult::Skipped { .. } => state(run_id, MemberState::Skipped),
+    }
+}

@@ -1,0 +1,110 @@
+//! `run-window`: runs one member of a plan file. What an engine (Slurm, Kubernetes, Temporal) calls on each node.
+//!
+//! The id of the run is a function of the plan's group, the index and the engine's attempt, so an attempt that is repeated on the same node finds
+//! its run. With `--claims`, of several runs of one member exactly one counts (`lorchestra_core::run::claim`).
+
+use super::run_job;
+use crate::exit::Code;
+use crate::failure::CommandError;
+use crate::flags::OwnFlags;
+use crate::notify::Notices;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use crate::values;
+use clap::Args;
+use lorchestra_core::group::plan_file::{PlanFile, PlanFileError, PlannedMember};
+use lorchestra_core::plan::RequestedBy;
+use lorchestra_core::store::group::member_run_id;
+use lorchestra_core::text::chain;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  lorchestra backfill ingester extract_gmail --from 2024-01-01 --to 2025-01-01 --every 1d --plan plan.jsonl
+  lorchestra run-window --plan plan.jsonl --index 17 --claims /shared/claims --attempt \"$SLURM_RESTART_COUNT\"";
+
+pub(super) const EXIT_CODES: &str = "Exit codes: 0: the window is complete (by this run, or by another one that has its claim); 69: its events \
+are not delivered; 74, 75: run it again later; 78, 126: this node or its configuration must be fixed first; 143: cancelled; \
+others as for run-job. SIGTERM cancels the run.";
+
+#[derive(Debug, Args)]
+pub(crate) struct RunWindow {
+    /// The plan, written by `backfill --plan`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plan: PathBuf,
+    /// Which member to run, from 0
+    #[arg(long, value_name = "N")]
+    pub(crate) index: usize,
+    /// The engine's attempt: another one for each start of the same member
+    #[arg(long, value_name = "TEXT", default_value = "1")]
+    pub(crate) attempt: String,
+    /// Directory that all nodes share: of several runs of a member, the first to complete takes the claim there, and only it counts
+    #[arg(long, value_name = "DIR")]
+    pub(crate) claims: Option<PathBuf>,
+    /// Name of the engine, recorded as the requester
+    #[arg(long, value_name = "NAME", default_value = "plan")]
+    pub(crate) engine: String,
+    /// Do not wait until every destination has the run's events (by default, exit with 69 if that fails)
+    #[arg(long)]
+    pub(crate) no_require_delivery: bool,
+    /// Wait this long for the events to be delivered [default: 10s]
+    #[arg(long, value_parser = values::duration, value_name = "DURATION")]
+    pub(crate) delivery_timeout: Option<Duration>,
+    /// Refuse a library whose bytes differ from plugins.lock
+    #[arg(long)]
+    pub(crate) locked: bool,
+    /// Print one JSON object about the run (schema lorchestra.run-job/1)
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print nothing on success, except the output of --json
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+pub(super) fn run(
+    command: &RunWindow,
+    verbose: u8,
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Code, CommandError> {
+    let plan = PlanFile::read(&command.plan)?;
+    let PlannedMember { mut spec, .. } = plan.member(command.index)?;
+    let place = u32::try_from(command.index).map_err(|_| CommandError::new(Code::Usage, "the index is too large"))?;
+    let engine: Result<RequestedBy, String> = format!("engine:{}", command.engine).parse();
+    spec.requested_by = engine.map_err(|why| CommandError::new(Code::Usage, format!("--engine {:?}: {why}", command.engine)))?;
+    // Each node has its own directories.
+    spec.directory = None;
+    if let Some(claims) = &command.claims {
+        let claims = std::path::absolute(claims).unwrap_or_else(|_| claims.clone());
+        let claim = claims.join(&plan.group).join(place.to_string());
+        let text = claim.into_os_string().into_string();
+        spec.claim = Some(text.map_err(|_| CommandError::new(Code::Usage, "the path of --claims is not UTF-8"))?);
+    }
+    let own = OwnFlags {
+        run_id: Some(member_run_id(&plan.group, place, &command.attempt)),
+        require_delivery: !command.no_require_delivery,
+        delivery_timeout: command.delivery_timeout,
+        locked: command.locked,
+        json: command.json,
+        quiet: command.quiet,
+        ..OwnFlags::default()
+    };
+    Ok(run_job::run_spec(spec, &own, (verbose, settings), &mut None, (notices, printer)))
+}
+
+impl From<PlanFileError> for CommandError {
+    fn from(error: PlanFileError) -> Self {
+        let message = chain(&error);
+        match error {
+            PlanFileError::Io { path, source } => Self::refused(Code::Usage, &message, &path, &source),
+            PlanFileError::Checksum { .. } => {
+                Self::new(Code::Usage, message).hint("copy the file again, or write it again: backfill … --plan FILE")
+            }
+            PlanFileError::Format { .. } | PlanFileError::Spec { .. } => {
+                Self::new(Code::Usage, message).hint("write it with this version of lorchestra: backfill … --plan FILE")
+            }
+            PlanFileError::Index { .. } => Self::new(Code::Usage, message).hint("count from 0"),
+        }
+    }
+}

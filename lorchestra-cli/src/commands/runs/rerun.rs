@@ -1,0 +1,177 @@
+//! `runs rerun`: runs the spec of an earlier run again, as a new run; or those of all runs that failed and have not been made up for.
+//!
+//! Parameters, window, limits and the sources of secrets are those of the earlier run; the library is the one that is installed now, since a
+//! new build is the usual reason to run a job again. The window stays that of the earlier run, even if it began at the bookmark.
+
+use crate::commands::find_run;
+use crate::commands::run_job;
+use crate::commands::{find_job, history};
+use crate::exit::Code;
+use crate::failure::CommandError;
+use crate::flags::OwnFlags;
+use crate::notify::Notices;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use crate::values;
+use clap::Args;
+use lorchestra_core::outcome::Cause;
+use lorchestra_core::packages::catalog::Catalog;
+use lorchestra_core::packages::library;
+use lorchestra_core::plan::{RequestedBy, RunSpec};
+use lorchestra_core::store::{Run, RunQuery, RunState, Store, short_id};
+use std::time::Duration;
+
+/// How far `--failed` looks back, unless `--since` says otherwise.
+const LOOK_BACK: &str = "-1d";
+
+/// Arguments of `runs rerun`.
+#[derive(Debug, Args)]
+pub(crate) struct Rerun {
+    /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB for its newest run
+    #[arg(required_unless_present = "failed", add = clap_complete::engine::ArgValueCompleter::new(crate::complete::runs))]
+    pub(crate) run: Option<String>,
+    /// Rerun all runs that failed (but were not cancelled) and that no later run covers
+    #[arg(long, conflicts_with = "run")]
+    pub(crate) failed: bool,
+    /// With --failed: only runs that started at or after this time [default: -1d]
+    #[arg(long, value_name = "TIME", requires = "failed", conflicts_with = "run")]
+    pub(crate) since: Option<String>,
+    /// With --failed: only runs of this job
+    #[arg(long, value_name = "PACKAGE/JOB", requires = "failed", conflicts_with = "run")]
+    pub(crate) job: Option<String>,
+    /// Refuse to run if the library has changed since the earlier run
+    #[arg(long)]
+    pub(crate) same_library: bool,
+    /// Exit with 69 unless every destination has the events of the new runs in time
+    #[arg(long)]
+    pub(crate) require_delivery: bool,
+    /// Wait this long for the last events to be delivered; 0s: do not wait [default: 10s]
+    #[arg(long, value_parser = values::duration, value_name = "DURATION")]
+    pub(crate) delivery_timeout: Option<Duration>,
+    /// Print the runs that would be run again, and start nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print one JSON object for each new run (schema lorchestra.run-job/1)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(super) fn rerun(
+    wanted: &Rerun,
+    verbose: u8,
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Code, CommandError> {
+    let history = history(settings, notices, printer)?;
+    let store = history.as_ref().map(|(_, store)| store);
+    let runs = match (&wanted.run, store) {
+        (Some(run), _) => vec![find_run(store, settings, run)?],
+        (None, Some(store)) => not_made_up_for(store, wanted)?,
+        (None, None) => Vec::new(),
+    };
+    drop(history);
+    if runs.is_empty() {
+        printer.note("No failed run needs to be run again.");
+        return Ok(Code::Success);
+    }
+    let mut signals = None;
+    let mut failed = Vec::new();
+    for run in &runs {
+        let spec = spec_of(run, wanted.same_library, settings)?;
+        if wanted.dry_run {
+            show(run, printer);
+            continue;
+        }
+        if spec.sha256.is_none() && installed(run, settings).is_some_and(|sha256| sha256 != run.plugin_sha256) {
+            printer.note(format_args!("the library of {} has changed since run {}", run.package, short_id(&run.run_id)));
+        }
+        let own = OwnFlags {
+            json: wanted.json,
+            require_delivery: wanted.require_delivery,
+            delivery_timeout: wanted.delivery_timeout,
+            ..OwnFlags::default()
+        };
+        let code = run_job::run_spec(spec, &own, (verbose, settings), &mut signals, (notices, printer));
+        if runs.len() == 1 || matches!(code, Code::Interrupted(_)) {
+            return Ok(code);
+        }
+        if code != Code::Success {
+            failed.push((run, code));
+        }
+    }
+    if runs.len() > 1 && !wanted.dry_run {
+        let all = runs.len();
+        printer.note(format_args!("{} of {all} runs completed", all - failed.len()));
+    }
+    // Not only undelivered: some runs failed.
+    let undelivered = !failed.is_empty() && failed.iter().all(|(_, code)| *code == Code::Undelivered);
+    Ok(if failed.is_empty() {
+        Code::Success
+    } else if undelivered {
+        Code::Undelivered
+    } else {
+        Code::Failed
+    })
+}
+
+/// Returns the spec to run again.
+fn spec_of(run: &Run, same_library: bool, settings: &Settings) -> Result<RunSpec, CommandError> {
+    let id = short_id(&run.run_id);
+    if run.spec_json.is_empty() {
+        let what = format!("run {id} has no spec: it was refused before there was one");
+        return Err(CommandError::new(Code::Failed, what).hint(format!("lorchestra runs show {id}")));
+    }
+    let mut spec = run.spec().map_err(|error| CommandError::new(Code::Internal, format!("the spec of run {id}: {error}")))?;
+    spec.since_last = false;
+    spec.requested_by = RequestedBy::Rerun(run.run_id.clone());
+    if same_library {
+        spec.sha256 = Some(run.plugin_sha256.clone());
+    } else {
+        let (_, manifest, _) = find_job(&Catalog::scan(&settings.plugin_dirs), &run.package, &run.job)?;
+        spec.sha256 = None;
+        spec.version = manifest.version;
+    }
+    Ok(spec)
+}
+
+/// Returns the sha256 of the installed library, if it can be read.
+fn installed(run: &Run, settings: &Settings) -> Option<String> {
+    let catalog = Catalog::scan(&settings.plugin_dirs);
+    library::sha256(&catalog.find(&run.package).ok()?.path).ok()
+}
+
+fn show(run: &Run, printer: &mut Printer) {
+    let why = super::why(run).unwrap_or_default();
+    printer.line(format_args!("{}  {}/{}  {why}", short_id(&run.run_id), run.package, run.job).to_string().trim_end());
+}
+
+/// Returns the failed runs that no later run covers, oldest first: of several failed ones for the same work, the last.
+fn not_made_up_for(store: &Store, wanted: &Rerun) -> Result<Vec<Run>, CommandError> {
+    let since = values::time("--since", Some(wanted.since.as_deref().unwrap_or(LOOK_BACK)))?;
+    let (package, job) = match wanted.job.as_deref().map(|job| job.split_once('/').ok_or(job)) {
+        None => (None, None),
+        Some(Ok((package, job))) => (Some(package.to_owned()), Some(job.to_owned())),
+        Some(Err(job)) => {
+            return Err(CommandError::new(Code::Usage, format!("--job {job}: the package is missing")).hint("write PACKAGE/JOB"));
+        }
+    };
+    let all = store.find_runs(&RunQuery { package, job, since, ..RunQuery::default() }, u64::MAX)?;
+    let mut later: Vec<RunSpec> = Vec::new();
+    let mut chosen = Vec::new();
+    for run in all {
+        // A run that was refused before there was a spec cannot be run again.
+        let Ok(spec) = run.spec() else { continue };
+        if later.iter().any(|other| other.covers(&spec)) {
+            continue;
+        }
+        match run.state {
+            RunState::Failed | RunState::Refused if run.cause != Some(Cause::Cancelled) => chosen.push(run),
+            RunState::Completed | RunState::Running => {}
+            _ => continue,
+        }
+        later.push(spec);
+    }
+    chosen.reverse();
+    Ok(chosen)
+}

@@ -1,0 +1,353 @@
+//! Runs the members of a group: decides which one is next, and when no more are started.
+//!
+//! Only one process drives a group at a time ([`Driver::lock`]). It reads the plan from the store, gives members to the [`Pool`], and
+//! reports each step as a [`GroupEvent`]. The state of a member is that in the store, never only what a lane has reported: a lane may die
+//! after its run was recorded and before it could report.
+
+use super::order::{LaneOrder, LaneReport};
+use super::pool::{LaneEvent, Pool};
+use crate::host::locks::FileLock;
+use crate::host::signals::Signals;
+use crate::host::state::StateDir;
+use crate::outcome::Cause;
+use crate::plan::RunSpec;
+use crate::run::event::{Observer, RunEvent};
+use crate::run::recovery::{self, RecoveryError};
+use crate::store::group::{Group, GroupCounts, Member, MemberState};
+use crate::store::{Store, StoreError};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Interval between looks at members that other processes run, and at a cancellation.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long to wait before a member that another process seemed to run is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Number of lanes that may die one after the other before the group is given up: lanes do not die on their own.
+const LOST: u32 = 20;
+
+/// Something that happened in a group.
+#[derive(Debug)]
+pub enum GroupEvent<'a> {
+    /// A member was given to a lane.
+    Started {
+        /// The member.
+        member: &'a Member,
+    },
+    /// A member's run has ended.
+    Ended {
+        /// The member, with its new state.
+        member: &'a Member,
+        /// Why it failed.
+        cause: Option<Cause>,
+        /// The cause for people.
+        message: Option<&'a str>,
+    },
+    /// Nothing more is started, because of this.
+    Stopping(StopReason),
+    /// Some time has passed.
+    Tick {
+        /// Number of members that run now.
+        running: usize,
+    },
+}
+
+/// Why no more members are started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// This signal stopped the group.
+    Signal(i32),
+    /// `backfill cancel`.
+    Cancelled,
+    /// As many members failed as are allowed.
+    Failures,
+    /// A member of this stage failed.
+    Stage(u32),
+}
+
+/// The result of driving a group.
+#[derive(Debug, Clone, Copy)]
+pub struct Driven {
+    /// The members of the group by state.
+    pub counts: GroupCounts,
+    /// Why not all members were started.
+    pub stopped: Option<StopReason>,
+}
+
+/// Why a group could not be driven further.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// Another process drives it.
+    #[error("group {group_id} is already being run by another process")]
+    Driven {
+        /// The group.
+        group_id: String,
+    },
+    /// A lane could not be started.
+    #[error("a process for the runs of the group cannot be started")]
+    Lane(#[source] io::Error),
+    /// Lanes die before they can run anything.
+    #[error("{LOST} supervisors in succession died")]
+    Lost,
+    /// The spec of a member cannot be read: another program has changed the store.
+    #[error("the spec of member {label} cannot be read: {reason}")]
+    Spec {
+        /// The member.
+        label: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A lock could not be taken.
+    #[error("{path}", path = path.display())]
+    Io {
+        /// The lock.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Runs of dead supervisors could not be closed.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+}
+
+/// Drives one group.
+#[expect(missing_debug_implementations, reason = "observers are anything")]
+pub struct Driver<'a> {
+    /// The state directory.
+    pub state: &'a StateDir,
+    /// The store.
+    pub store: &'a mut Store,
+    /// The group.
+    pub group: &'a Group,
+    /// Pending members that are not run now.
+    pub leave_out: &'a [Member],
+    /// Receives what happens in the group.
+    pub report: &'a mut dyn FnMut(&GroupEvent<'_>),
+    /// Receives the runs of dead supervisors that were closed.
+    pub observer: &'a mut dyn Observer,
+}
+
+/// The members, while they are run.
+#[derive(Debug, Default)]
+struct GroupProgress {
+    /// Not started yet, in the order in which they start.
+    waiting: VecDeque<Member>,
+    /// In lanes, by run id.
+    given: HashMap<String, Member>,
+    /// Run by other processes, and when to try them again.
+    elsewhere: Vec<(Member, Instant)>,
+    failures: u32,
+    lost: u32,
+    stopped: Option<StopReason>,
+    looked: Option<Instant>,
+}
+
+impl Driver<'_> {
+    /// Takes the lock that shows that this process drives the group.
+    ///
+    /// # Errors
+    /// If another process does.
+    pub fn lock(state: &StateDir, group_id: &str) -> Result<FileLock, GroupError> {
+        let path = state.lock(&format!("group+{group_id}"));
+        match FileLock::try_take_at(&path) {
+            Ok(Some(lock)) => Ok(lock),
+            Ok(None) => Err(GroupError::Driven { group_id: group_id.to_owned() }),
+            Err(source) => Err(GroupError::Io { path, source }),
+        }
+    }
+
+    /// Releases that lock, and removes its file.
+    pub fn unlock(state: &StateDir, group_id: &str, lock: FileLock) {
+        let _ = std::fs::remove_file(state.lock(&format!("group+{group_id}")));
+        drop(lock);
+    }
+
+    /// Whether a process drives the group.
+    ///
+    /// # Errors
+    /// If the lock cannot be looked at.
+    pub fn is_driven(state: &StateDir, group_id: &str) -> Result<bool, GroupError> {
+        match Self::lock(state, group_id) {
+            Ok(lock) => {
+                Self::unlock(state, group_id, lock);
+                Ok(false)
+            }
+            Err(GroupError::Driven { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs every pending member, and waits for those that other processes run. The caller holds the group's lock.
+    ///
+    /// # Errors
+    /// If the store fails, or no lane can be started. Runs in progress end on their own.
+    pub fn run(&mut self, mut pool: Pool, signals: &mut Signals) -> Result<Driven, GroupError> {
+        let mut progress = self.plan()?;
+        loop {
+            self.start_members(&mut pool, &mut progress)?;
+            if pool.busy() == 0 && progress.elsewhere.is_empty() {
+                break;
+            }
+            for event in pool.wait(signals, LOOK) {
+                self.ended(event, &mut progress)?;
+            }
+            for signal in signals.endings() {
+                pool.signal(signal);
+                self.stop(StopReason::Signal(signal), &mut progress);
+            }
+            if progress.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
+                progress.looked = Some(Instant::now());
+                if progress.stopped.is_none() && self.store.is_cancelled(self.group.n)? {
+                    // The command that cancels stops the runs too.
+                    self.stop(StopReason::Cancelled, &mut progress);
+                }
+                self.look_elsewhere(&mut progress)?;
+                (self.report)(&GroupEvent::Tick { running: pool.busy() });
+            }
+        }
+        pool.end();
+        Ok(Driven { counts: self.store.group_counts(self.group.n)?, stopped: progress.stopped })
+    }
+
+    fn plan(&self) -> Result<GroupProgress, GroupError> {
+        let pending = self.store.members(self.group.n, MemberState::Pending, u64::MAX)?;
+        let running = self.store.members(self.group.n, MemberState::Running, u64::MAX)?;
+        let left_out: HashSet<u32> = self.leave_out.iter().map(|member| member.place).collect();
+        let mut waiting: Vec<Member> = pending.into_iter().filter(|member| !left_out.contains(&member.place)).collect();
+        if self.group.settings.newest_first {
+            waiting.reverse();
+        }
+        // Stable: within a stage the order stays.
+        waiting.sort_by_key(|member| member.stage);
+        // Of a killed process of this group: its lanes finish what they have begun.
+        let elsewhere = running.into_iter().map(|member| (member, Instant::now())).collect();
+        Ok(GroupProgress { waiting: waiting.into(), elsewhere, ..GroupProgress::default() })
+    }
+
+    /// Gives members to lanes while there is room.
+    fn start_members(&mut self, pool: &mut Pool, progress: &mut GroupProgress) -> Result<(), GroupError> {
+        while progress.stopped.is_none() && pool.has_room() {
+            let Some(next) = progress.waiting.front() else { return Ok(()) };
+            let earlier = |member: &Member| member.stage < next.stage;
+            if progress.given.values().any(earlier) || progress.elsewhere.iter().any(|(member, _)| earlier(member)) {
+                return Ok(());
+            }
+            if !self.group.settings.keep_going && next.stage > 0 && self.has_failure_before(next.stage)? {
+                self.stop(StopReason::Stage(next.stage - 1), progress);
+                return Ok(());
+            }
+            let Some(member) = progress.waiting.pop_front() else { return Ok(()) };
+            let wrong = |reason: String| GroupError::Spec { label: member.label.clone(), reason };
+            let text = self.store.member_spec(self.group.n, member.place)?.ok_or_else(|| wrong("it is missing".into()))?;
+            let spec = RunSpec::from_json(text.as_bytes()).map_err(|error| wrong(error.to_string()))?;
+            pool.give(&LaneOrder { run_id: member.run_id.clone(), spec }).map_err(GroupError::Lane)?;
+            (self.report)(&GroupEvent::Started { member: &member });
+            progress.given.insert(member.run_id.clone(), member);
+        }
+        Ok(())
+    }
+
+    fn has_failure_before(&self, stage: u32) -> Result<bool, GroupError> {
+        for state in MemberState::ALL.into_iter().filter(|state| state.is_failure()) {
+            if self.store.members(self.group.n, state, u64::MAX)?.iter().any(|member| member.stage < stage) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn stop(&mut self, reason: StopReason, progress: &mut GroupProgress) {
+        if progress.stopped.is_none() {
+            progress.stopped = Some(reason);
+            (self.report)(&GroupEvent::Stopping(reason));
+        }
+        if reason == StopReason::Cancelled || matches!(reason, StopReason::Signal(_)) {
+            // Runs of other processes are not waited for.
+            progress.elsewhere.clear();
+        }
+    }
+
+    fn ended(&mut self, event: LaneEvent, progress: &mut GroupProgress) -> Result<(), GroupError> {
+        match event {
+            LaneEvent::Ended(report) => {
+                progress.lost = 0;
+                let Some(mut member) = progress.given.remove(&report.run_id) else { return Ok(()) };
+                let LaneReport { state, cause, message, signal, .. } = report;
+                if state == MemberState::Running {
+                    progress.elsewhere.push((member, Instant::now() + AGAIN));
+                    return Ok(());
+                }
+                // Stopped before the run was recorded: it is still to be run.
+                if state == MemberState::Pending {
+                    self.stop(StopReason::Signal(signal.unwrap_or(15)), progress);
+                    return Ok(());
+                }
+                if state == MemberState::Refused {
+                    self.store.refuse_member(&member.run_id)?;
+                }
+                member.state = state;
+                self.count(&member, (cause, message.as_deref()), progress);
+            }
+            LaneEvent::Lost { run_id, status } => {
+                tracing::info!(run_id, ?status, "the supervisor of a run died");
+                let Some(member) = progress.given.remove(&run_id) else { return Ok(()) };
+                progress.lost += 1;
+                if progress.lost >= LOST {
+                    return Err(GroupError::Lost);
+                }
+                self.close()?;
+                self.settle(member, progress, Instant::now())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the state of a member whose run this process did not see end.
+    fn settle(&mut self, member: Member, progress: &mut GroupProgress, again: Instant) -> Result<(), GroupError> {
+        let Some(now) = self.store.member(self.group.n, member.place)? else { return Ok(()) };
+        match now.state {
+            MemberState::Pending if Instant::now() >= again => progress.waiting.push_front(now),
+            MemberState::Pending | MemberState::Running => progress.elsewhere.push((now, again)),
+            _ => {
+                let run = self.store.run(&now.run_id)?;
+                let (cause, message) = run.map_or((None, None), |run| (run.cause, run.message));
+                self.count(&now, (cause, message.as_deref()), progress);
+            }
+        }
+        Ok(())
+    }
+
+    fn look_elsewhere(&mut self, progress: &mut GroupProgress) -> Result<(), GroupError> {
+        if progress.elsewhere.is_empty() {
+            return Ok(());
+        }
+        self.close()?;
+        for (member, again) in std::mem::take(&mut progress.elsewhere) {
+            self.settle(member, progress, again)?;
+        }
+        Ok(())
+    }
+
+    /// Closes the runs of dead supervisors.
+    fn close(&mut self) -> Result<(), GroupError> {
+        let closed = recovery::close_abandoned(self.state)?;
+        if !closed.is_empty() {
+            self.observer.observe(&RunEvent::Recovered(&closed));
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, member: &Member, (cause, message): (Option<Cause>, Option<&str>), progress: &mut GroupProgress) {
+        (self.report)(&GroupEvent::Ended { member, cause, message });
+        if member.state.is_failure() && cause != Some(Cause::Cancelled) {
+            progress.failures += 1;
+            if self.group.settings.max_failures.is_some_and(|most| progress.failures >= most) {
+                self.stop(StopReason::Failures, progress);
+            }
+        }
+    }
+}

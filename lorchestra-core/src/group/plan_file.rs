@@ -1,0 +1,235 @@
+//! Plan files: the members of a group in a file that every node of an engine can read, each by its index. Owns the format.
+//!
+//! ```text
+//! {"schema":"lorchestra.plan/1","group":"019…","name":"pkg/job","members":365,"libraries":[{"package":…,"version":…,"sha256":…}],"sha256":"…"}
+//! {"label":"2024-01-01..2024-01-02 anna","spec":{…}}
+//! …
+//! ```
+//!
+//! `sha256` in the first line is that of all the following lines: a file that is cut, still being copied, or edited is refused as a whole. The
+//! specs name the sha256 of their library, so that every node runs the same bytes.
+
+use crate::host::locks::hex;
+use crate::plan::{RunSpec, SpecError};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The value of `schema`.
+const SCHEMA: &str = "lorchestra.plan/1";
+
+/// A plan that was read and checked.
+#[derive(Debug)]
+pub struct PlanFile {
+    /// The id of the group.
+    pub group: String,
+    /// What it runs, for people.
+    pub name: String,
+    members: Vec<String>,
+}
+
+/// A member of a plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedMember {
+    /// Its name in the group.
+    pub label: String,
+    /// Its spec.
+    pub spec: RunSpec,
+}
+
+/// A library that the members use.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct PlanLibrary {
+    package: String,
+    version: String,
+    sha256: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    schema: String,
+    group: String,
+    name: String,
+    members: usize,
+    libraries: Vec<PlanLibrary>,
+    sha256: String,
+}
+
+#[derive(Debug, Serialize)]
+struct LineOut<'a> {
+    label: &'a str,
+    spec: &'a RunSpec,
+}
+
+#[derive(Debug, Deserialize)]
+struct LineIn<'a> {
+    label: String,
+    #[serde(borrow)]
+    spec: &'a RawValue,
+}
+
+/// Why a plan cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanFileError {
+    /// The file cannot be read or written.
+    #[error("{path}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// It is not a plan of a version that this lorchestra reads.
+    #[error("{path} is not a plan file ({SCHEMA}): {reason}", path = path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Its contents are not those that were written.
+    #[error("{path} is incomplete or was changed: its sha256 is {found}, and its first line has {written}", path = path.display())]
+    Checksum {
+        /// The file.
+        path: PathBuf,
+        /// The sum of its contents.
+        found: String,
+        /// The sum in its first line.
+        written: String,
+    },
+    /// There is no member with this index.
+    #[error("the plan has {members} members, so there is no index {index}")]
+    Index {
+        /// The index.
+        index: usize,
+        /// Number of members.
+        members: usize,
+    },
+    /// The spec of a member cannot be run by this lorchestra.
+    #[error("the spec of member {index}")]
+    Spec {
+        /// The index.
+        index: usize,
+        /// The reason.
+        source: SpecError,
+    },
+}
+
+/// Writes a plan: the whole file, or nothing.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write(path: &Path, group: &str, name: &str, members: &[PlannedMember]) -> Result<(), PlanFileError> {
+    let io = |source| PlanFileError::Io { path: path.to_owned(), source };
+    let mut lines = Vec::new();
+    let mut libraries = BTreeSet::new();
+    for PlannedMember { label, spec } in members {
+        serde_json::to_writer(&mut lines, &LineOut { label, spec }).map_err(|error| io(error.into()))?;
+        lines.push(b'\n');
+        let RunSpec { package, version, sha256, .. } = spec;
+        libraries.insert(PlanLibrary { package: package.clone(), version: version.clone(), sha256: sha256.clone() });
+    }
+    let header = Header {
+        schema: SCHEMA.into(),
+        group: group.into(),
+        name: name.into(),
+        members: members.len(),
+        libraries: libraries.into_iter().collect(),
+        sha256: hex(&Sha256::digest(&lines)),
+    };
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(io)?;
+    serde_json::to_writer(&mut file, &header).map_err(|error| io(error.into()))?;
+    file.write_all(b"\n").and_then(|()| file.write_all(&lines)).and_then(|()| file.as_file().sync_all()).map_err(io)?;
+    file.persist(path).map_err(|error| io(error.error))?;
+    Ok(())
+}
+
+impl PlanFile {
+    /// Reads a plan and checks its sum.
+    ///
+    /// # Errors
+    /// If it is not the whole plan that was written.
+    pub fn read(path: &Path) -> Result<Self, PlanFileError> {
+        let wrong = |reason: String| PlanFileError::Format { path: path.to_owned(), reason };
+        let text = std::fs::read(path).map_err(|source| PlanFileError::Io { path: path.to_owned(), source })?;
+        let end = text.iter().position(|byte| *byte == b'\n').ok_or_else(|| wrong("it has no lines".into()))?;
+        let (first, lines) = (&text[..end], &text[end + 1..]);
+        let header: Header = serde_json::from_slice(first).map_err(|error| wrong(error.to_string()))?;
+        if header.schema != SCHEMA {
+            return Err(wrong(format!("its schema is {}", crate::text::quote(&header.schema))));
+        }
+        let found = hex(&Sha256::digest(lines));
+        if found != header.sha256 {
+            return Err(PlanFileError::Checksum { path: path.to_owned(), found, written: header.sha256 });
+        }
+        let lines = std::str::from_utf8(lines).map_err(|error| wrong(error.to_string()))?;
+        let members: Vec<String> = lines.lines().map(str::to_owned).collect();
+        if members.len() != header.members {
+            return Err(wrong(format!("it has {} members instead of {}", members.len(), header.members)));
+        }
+        Ok(Self { group: header.group, name: header.name, members })
+    }
+
+    /// The number of members.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether it has no members.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Returns a member.
+    ///
+    /// # Errors
+    /// If there is no such member, or its spec is of another version.
+    pub fn member(&self, index: usize) -> Result<PlannedMember, PlanFileError> {
+        let members = self.members.len();
+        let line = self.members.get(index).ok_or(PlanFileError::Index { index, members })?;
+        let invalid = |error: serde_json::Error| PlanFileError::Spec { index, source: SpecError::Json(error.to_string()) };
+        let LineIn { label, spec } = serde_json::from_str(line).map_err(invalid)?;
+        let spec = RunSpec::from_json(spec.get().as_bytes()).map_err(|source| PlanFileError::Spec { index, source })?;
+        Ok(PlannedMember { label, spec })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(label: &str) -> PlannedMember {
+        let spec = RunSpec::bare("pkg", "job", "1.0.0", chrono::DateTime::UNIX_EPOCH);
+        PlannedMember { label: label.into(), spec: RunSpec { sha256: Some("ab".into()), ..spec } }
+    }
+
+    #[test]
+    fn a_plan_is_read_as_it_was_written_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plan.jsonl");
+        let members: Vec<_> = ["one", "two", "drei ü \" \n"].map(member).into();
+        write(&path, "group", "pkg/job", &members).unwrap();
+        let plan = PlanFile::read(&path).unwrap();
+        assert_eq!((plan.group.as_str(), plan.name.as_str(), plan.len()), ("group", "pkg/job", 3));
+        for (index, member) in members.iter().enumerate() {
+            assert_eq!(plan.member(index).unwrap(), *member);
+        }
+        assert!(matches!(plan.member(3), Err(PlanFileError::Index { index: 3, members: 3 })));
+        let whole = std::fs::read(&path).unwrap();
+        let first = whole.iter().position(|byte| *byte == b'\n').unwrap();
+        for cut in 0..whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            PlanFile::read(&path).unwrap_err();
+        }
+        for at in first + 1..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            std::fs::write(&path, &changed).unwrap();
+            assert!(matches!(PlanFile::read(&path), Err(PlanFileError::Checksum { .. })), "byte {at}");
+        }
+    }
+}

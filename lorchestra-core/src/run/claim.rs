@@ -1,0 +1,204 @@
+//! Claims: of several runs of one window, exactly one counts.
+//!
+//! Engines start a window at least once: a node that is frozen or cut off, and its replacement, run side by side. So a spec of an engine has
+//! a *claim*, a file in a directory that all nodes share. Owns the protocol by which a run takes it, for the supervisor and for recovery.
+//!
+//! A run whose job has succeeded, in this order, each step complete before the next:
+//!
+//! 1. It waits until every destination has all of its events (if the command requires delivery).
+//! 2. It creates the file `claiming` in its own spool directory, and syncs it: from now on the claim may be taken.
+//! 3. It writes its *token* into a file of its own next to the claim, syncs it, and links it to the claim's name (link(2), which fails if
+//!    the name exists). Whatever the answer, it reads the claim: the run whose token is there has won. The token is the id of the run's
+//!    `job.started`, so it is random, exists once, and is known to recovery.
+//! 4. It records `job.completed` if it has won, and otherwise `job.superseded`.
+//!
+//! Recovery of a run that had succeeded: with `claiming`, it does step 3 and 4 (again), which has the same result whoever does it; without, the
+//! claim was never asked for, and the run ends as failed. If the claim cannot be reached, the run stays open: neither may be guessed.
+//!
+//! What holds, for any number of runs, crashes, frozen processes, duplicates of a request and requests that arrive after their sender has
+//! died (`model` checks all of them): at most one run of a window is recorded as completed; a claim belongs to a run that is recorded as
+//! completed, or will be when its node is back; no run is recorded as superseded before another one has won.
+//!
+//! Limits:
+//!
+//! - The file system must be one: link(2) is atomic on the server, and a name that exists is seen by whoever opens it (NFSv3 and v4, Lustre,
+//!   local disks; not an object store that imitates files).
+//! - If the node of the winner is lost together with its disk after step 3, its `job.completed` may never be delivered. All its other
+//!   events are (step 1). The claim names the run; to run the window again, remove the claim.
+//! - Runs of one window must have different ids, or the destination cannot tell their events apart: engines pass their attempt.
+
+use crate::host::files::private_file;
+use crate::host::state::StateDir;
+use crate::outcome::{Cause, Failure, Outcome};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+#[cfg(test)]
+mod model;
+
+/// The value of `schema`.
+const SCHEMA: &str = "lorchestra.claim/1";
+
+/// What a claim contains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ClaimRecord {
+    schema: String,
+    run_id: String,
+    token: String,
+    host: String,
+}
+
+/// A run that asks for a claim.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claimant<'a> {
+    /// Its id.
+    pub(crate) run_id: &'a str,
+    /// The id of its `job.started`.
+    pub(crate) token: &'a str,
+    /// The host, for people.
+    pub(crate) host: &'a str,
+}
+
+/// Whose claim it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ClaimVerdict {
+    /// The run that asked.
+    Won,
+    /// Another run.
+    Lost {
+        /// Its id.
+        to: String,
+    },
+}
+
+impl ClaimVerdict {
+    /// Returns the outcome of a run whose job has succeeded.
+    pub(crate) fn outcome(self) -> Outcome {
+        match self {
+            Self::Won => Outcome::Completed,
+            Self::Lost { to } => failed(Cause::Superseded, format!("run {to} has completed this window")),
+        }
+    }
+}
+
+/// Returns the outcome of a run that did not ask for its claim.
+pub(crate) fn not_asked(why: &str) -> Outcome {
+    failed(Cause::Claim, format!("its window was not claimed: {why}"))
+}
+
+fn failed(cause: Cause, message: String) -> Outcome {
+    let job_result = Some("ok".to_owned());
+    Outcome::Failed(Failure { cause, message, permanent: cause == Cause::Superseded, job_result, signal: None, exit_code: None })
+}
+
+/// Step 2: notes that the claim may be taken from now on.
+pub(crate) fn mark(state: &StateDir, run_id: &str) -> io::Result<()> {
+    let path = marker(state, run_id);
+    private_file(&path)?.sync_all()?;
+    File::open(state.run_spool(run_id))?.sync_all()
+}
+
+/// Whether step 2 was done.
+pub(crate) fn is_marked(state: &StateDir, run_id: &str) -> bool {
+    marker(state, run_id).exists()
+}
+
+fn marker(state: &StateDir, run_id: &str) -> PathBuf {
+    state.run_spool(run_id).join("claiming")
+}
+
+/// Step 3: asks for the claim. Asking again has the same result.
+///
+/// # Errors
+/// If the claim cannot be read or written. It may have been taken nevertheless.
+pub(crate) fn commit(claim: &Path, run: Claimant<'_>) -> io::Result<ClaimVerdict> {
+    if let Some(verdict) = read(claim, run)? {
+        return Ok(verdict);
+    }
+    let Claimant { run_id, token, host } = run;
+    let dir = claim.parent().ok_or_else(|| io::Error::from(ErrorKind::NotADirectory))?;
+    fs::create_dir_all(dir)?;
+    let name = claim.file_name().ok_or_else(|| io::Error::from(ErrorKind::InvalidFilename))?.to_string_lossy();
+    // Only this run writes it: recovery waits until the supervisor is dead.
+    let own = dir.join(format!(".{name}.{token}"));
+    let record = ClaimRecord { schema: SCHEMA.into(), run_id: run_id.into(), token: token.into(), host: host.into() };
+    let mut file = File::create(&own)?;
+    file.write_all(&serde_json::to_vec(&record)?)?;
+    file.sync_all()?;
+    let linked = fs::hard_link(&own, claim);
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    // The answer of link(2) may be that to a repeated request: only the claim itself counts.
+    let verdict = read(claim, run)?;
+    let _ = fs::remove_file(&own);
+    match verdict {
+        Some(verdict) => synced.map(|()| verdict),
+        None => Err(linked.err().unwrap_or_else(|| ErrorKind::NotFound.into())),
+    }
+}
+
+/// Reads a claim; `None` if no one has it.
+pub(crate) fn read(claim: &Path, run: Claimant<'_>) -> io::Result<Option<ClaimVerdict>> {
+    let text = match fs::read(claim) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let record: ClaimRecord = serde_json::from_slice(&text)?;
+    if record.schema != SCHEMA {
+        return Err(io::Error::new(ErrorKind::InvalidData, format!("it is not a {SCHEMA}")));
+    }
+    Ok(Some(if record.token == run.token { ClaimVerdict::Won } else { ClaimVerdict::Lost { to: record.run_id } }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_many_wins_and_stays_the_winner() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..50 {
+            let claim = dir.path().join(format!("group/{round}"));
+            let names: Vec<String> = (0..8).map(|n| format!("{round}-{n}")).collect();
+            let ask = |name: &str| commit(&claim, Claimant { run_id: name, token: name, host: "host" }).unwrap();
+            let verdicts: Vec<ClaimVerdict> = std::thread::scope(|scope| {
+                let asked: Vec<_> = names.iter().map(|name| scope.spawn(|| ask(name))).collect();
+                asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+            });
+            let winners: Vec<&String> =
+                names.iter().zip(&verdicts).filter(|(_, v)| **v == ClaimVerdict::Won).map(|(n, _)| n).collect();
+            assert_eq!(winners.len(), 1, "{verdicts:?}");
+            for (name, verdict) in names.iter().zip(&verdicts) {
+                assert_eq!(ask(name), *verdict, "asked again");
+                assert!(*verdict == ClaimVerdict::Won || *verdict == ClaimVerdict::Lost { to: winners[0].clone() });
+            }
+        }
+        let left = fs::read_dir(dir.path().join("group")).unwrap().count();
+        assert_eq!(left, 50, "no other file stays");
+    }
+
+    /// One id on two hosts: an engine that does not pass its attempt.
+    #[test]
+    fn two_runs_with_one_id_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let claim = dir.path().join("0");
+        let ask = |token: &str| commit(&claim, Claimant { run_id: "same", token, host: "host" }).unwrap();
+        assert_eq!(ask("a"), ClaimVerdict::Won);
+        assert_eq!(ask("b"), ClaimVerdict::Lost { to: "same".into() });
+    }
+
+    #[test]
+    fn a_claim_that_cannot_be_read_decides_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        for content in ["", "{}", "{\"schema\":\"other/1\",\"run_id\":\"r\",\"token\":\"t\",\"host\":\"h\"}"] {
+            let claim = dir.path().join("0");
+            fs::write(&claim, content).unwrap();
+            commit(&claim, Claimant { run_id: "r", token: "t", host: "h" }).unwrap_err();
+        }
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        commit(&file.join("below"), Claimant { run_id: "r", token: "t", host: "h" }).unwrap_err();
+    }
+}

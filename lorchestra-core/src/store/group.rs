@@ -1,0 +1,529 @@
+//! Groups of runs: what a backfill or a group file has planned, and how far each member is.
+//!
+//! A group is stored completely before its first member runs. A member is one spec, its place in the group, and the id of its next or last
+//! run. That id is a function of group, place and attempt ([`member_run_id`]), so a crash at any point leads to the same id again, and one id is
+//! one run. `store::run` changes a member's state in the transactions that begin and end its run, whoever ends it: the supervisor or
+//! recovery. So a member's state is never ahead of or behind that of its run, and stays when retention removes the run.
+//!
+//! A member that has completed never gets another run id.
+
+use super::{Store, StoreError};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// Minimum number of characters of an id that name a group, as for a run. The index for the end of ids has the same number.
+const NAMED: usize = super::history::NAMED;
+/// Maximum number of groups to read that share a beginning or end.
+const CANDIDATES: i64 = 6;
+/// Maximum number of old groups that one call removes.
+const REMOVED: usize = 5;
+
+/// How a group is run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupSettings {
+    /// Maximum number of members that run at once.
+    pub parallel: u32,
+    /// Whether the last members run first.
+    pub newest_first: bool,
+    /// No more members are started after this many have failed.
+    pub max_failures: Option<u32>,
+    /// Whether a stage starts although a member of an earlier one failed.
+    pub keep_going: bool,
+    /// The range of a backfill whose members' bookmarks move to its end when all of it is complete, in microseconds since 1970.
+    pub moves_bookmark: Option<(i64, i64)>,
+}
+
+/// A group that is about to be stored.
+#[derive(Debug)]
+pub struct NewGroup {
+    /// Its id, a UUIDv7.
+    pub group_id: String,
+    /// `backfill` or `run-group`.
+    pub kind: String,
+    /// What it runs, for people: `PACKAGE/JOB`, or the name of the group file.
+    pub name: String,
+    /// When it was created, in microseconds since 1970.
+    pub created_at: i64,
+    /// How it is run.
+    pub settings: GroupSettings,
+    /// Its members, in order.
+    pub members: Vec<NewMember>,
+}
+
+/// A member that is about to be stored.
+#[derive(Debug, Clone)]
+pub struct NewMember {
+    /// Its stage: all members of a stage end before the next one starts.
+    pub stage: u32,
+    /// Its name in the group, for people.
+    pub label: String,
+    /// Its spec as JSON.
+    pub spec: String,
+}
+
+/// A group in the store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// Its number in the store.
+    pub n: i64,
+    /// Its id.
+    pub group_id: String,
+    /// `backfill` or `run-group`.
+    pub kind: String,
+    /// What it runs.
+    pub name: String,
+    /// When it was created, in microseconds since 1970.
+    pub created_at: i64,
+    /// How it is run.
+    pub settings: GroupSettings,
+    /// When it was cancelled, unless it was resumed since.
+    pub cancelled_at: Option<i64>,
+}
+
+/// State of a member: that of its run, or pending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "documented at RunState")]
+pub enum MemberState {
+    /// It has not run, or its next attempt has not started.
+    Pending,
+    Running,
+    Completed,
+    Failed,
+    Skipped,
+    Refused,
+}
+
+impl MemberState {
+    /// Every state.
+    pub const ALL: [Self; 6] = [Self::Pending, Self::Running, Self::Completed, Self::Failed, Self::Skipped, Self::Refused];
+
+    /// The state as stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+            Self::Refused => "refused",
+        }
+    }
+
+    /// Whether a run of the member has ended without success.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::Failed | Self::Skipped | Self::Refused)
+    }
+
+    fn from_name(name: &str) -> Self {
+        Self::ALL.into_iter().find(|state| state.as_str() == name).unwrap_or(Self::Failed)
+    }
+}
+
+/// A member of a group, without its spec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its place in the group, from 0.
+    pub place: u32,
+    /// Its stage, from 0.
+    pub stage: u32,
+    /// Its name in the group.
+    pub label: String,
+    /// Its attempt, from 1.
+    pub attempt: u32,
+    /// The id of the run of this attempt, which may not have started.
+    pub run_id: String,
+    /// Its state.
+    pub state: MemberState,
+}
+
+/// Number of members in each state, in the order of [`MemberState::ALL`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GroupCounts([u64; MemberState::ALL.len()]);
+
+impl GroupCounts {
+    /// The number of members in a state.
+    pub fn of(self, state: MemberState) -> u64 {
+        self.0[state as usize]
+    }
+
+    /// The number of members whose last run ended without success.
+    pub fn failed(self) -> u64 {
+        MemberState::ALL.into_iter().filter(|state| state.is_failure()).map(|state| self.of(state)).sum()
+    }
+
+    /// The number of members.
+    pub fn all(self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
+/// Which members to run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// Those that failed, were skipped, or were refused.
+    Failed,
+    /// None: only those that have not run yet.
+    Nothing,
+}
+
+/// Returns the id of the run of a member's attempt: a UUIDv8 of a hash, the same whoever computes it.
+pub fn member_run_id(group_id: &str, place: u32, attempt: &str) -> Uuid {
+    let hash = Sha256::digest(format!("lorchestra member 1 {group_id} {place} {attempt}"));
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+fn run_id(group_id: &str, place: u32, attempt: u32) -> String {
+    member_run_id(group_id, place, &attempt.to_string()).to_string()
+}
+
+impl Store {
+    /// Stores a group with all of its members.
+    pub fn create_group(&mut self, group: &NewGroup) -> Result<(), StoreError> {
+        let settings = serde_json::to_string(&group.settings).unwrap_or_default();
+        self.write("storing the group", |tx| {
+            tx.execute(
+                "INSERT INTO run_groups (group_id, kind, name, created_at, settings) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![group.group_id, group.kind, group.name, group.created_at, settings],
+            )?;
+            let n = tx.last_insert_rowid();
+            let mut insert = tx.prepare(
+                "INSERT INTO members (run_group, place, stage, label, spec, attempt, run_id, state) VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, 'pending')",
+            )?;
+            for (member, place) in group.members.iter().zip(0_u32..) {
+                let run_id = run_id(&group.group_id, place, 1);
+                insert.execute(params![n, place, member.stage, member.label, member.spec, run_id])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns the groups of a kind, newest first.
+    pub fn groups(&self, kind: &str, limit: u64) -> Result<Vec<Group>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.select_groups("WHERE kind = ?1 ORDER BY n DESC LIMIT ?2", params![kind, limit])
+    }
+
+    /// Returns the group that a person named by its id, or the beginning or end of it; `last` is the newest one. Returns `Err` with the
+    /// candidates if no group or several match.
+    pub fn find_group(&self, text: &str) -> Result<Result<Group, Vec<Group>>, StoreError> {
+        if text == "last" {
+            let newest = self.select_groups("ORDER BY n DESC LIMIT ?1", params![1])?.pop();
+            return Ok(newest.ok_or_else(Vec::new));
+        }
+        if text.len() < NAMED || !text.is_ascii() {
+            return Ok(Err(Vec::new()));
+        }
+        let mut found = self.select_groups(
+            "WHERE substr(group_id, -4) = substr(?1, -4) AND substr(group_id, -length(?1)) = ?1 ORDER BY n DESC LIMIT ?2",
+            params![text, CANDIDATES],
+        )?;
+        found.extend(self.select_groups(
+            "WHERE group_id BETWEEN ?1 AND ?1 || char(127) ORDER BY group_id DESC LIMIT ?2",
+            params![text, CANDIDATES],
+        )?);
+        found.dedup_by(|a, b| a.n == b.n);
+        Ok(if found.len() == 1 { Ok(found.remove(0)) } else { Err(found) })
+    }
+
+    /// Returns the number of a group's members in each state.
+    pub fn group_counts(&self, group: i64) -> Result<GroupCounts, StoreError> {
+        self.read("counting the members of a group", |db| {
+            let mut counts = GroupCounts::default();
+            let sql = "SELECT count(*) FROM members WHERE run_group = ?1 AND state = ?2";
+            let mut statement = db.prepare_cached(sql)?;
+            for state in MemberState::ALL {
+                let count: i64 = statement.query_row(params![group, state.as_str()], |row| row.get(0))?;
+                counts.0[state as usize] = count.unsigned_abs();
+            }
+            Ok(counts)
+        })
+    }
+
+    /// Returns a group's members in one state, in order.
+    pub fn members(&self, group: i64, state: MemberState, limit: u64) -> Result<Vec<Member>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.read("reading the members of a group", |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT place, stage, label, attempt, run_id, state FROM members WHERE run_group = ?1 AND state = ?2 ORDER BY place LIMIT ?3",
+            )?;
+            statement.query_map(params![group, state.as_str(), limit], member)?.collect()
+        })
+    }
+
+    /// Returns one member.
+    pub fn member(&self, group: i64, place: u32) -> Result<Option<Member>, StoreError> {
+        self.read("reading a member of a group", |db| {
+            let sql = "SELECT place, stage, label, attempt, run_id, state FROM members WHERE run_group = ?1 AND place = ?2";
+            db.prepare_cached(sql)?.query_row(params![group, place], member).optional()
+        })
+    }
+
+    /// Returns the spec of a member as JSON.
+    pub fn member_spec(&self, group: i64, place: u32) -> Result<Option<String>, StoreError> {
+        self.read("reading the spec of a member", |db| {
+            db.prepare_cached("SELECT spec FROM members WHERE run_group = ?1 AND place = ?2")?
+                .query_row(params![group, place], |row| row.get(0))
+                .optional()
+        })
+    }
+
+    /// Prepares a group to be run again: clears its cancellation, and gives members that failed a new attempt. Returns how many.
+    pub fn resume_group(&mut self, group: &Group, retry: Retry) -> Result<u64, StoreError> {
+        self.write("resuming the group", |tx| {
+            tx.execute("UPDATE run_groups SET cancelled_at = NULL WHERE n = ?1", [group.n])?;
+            if retry == Retry::Nothing {
+                return Ok(0);
+            }
+            let mut again = 0;
+            for state in MemberState::ALL.into_iter().filter(|state| state.is_failure()) {
+                again += new_attempts(tx, group, state)?;
+            }
+            Ok(again)
+        })
+    }
+
+    /// Sets the library that the members of a package use from now on, except those that have completed. Returns how many changed.
+    pub fn pin_library(&mut self, group: i64, package: &str, version: &str, sha256: &str) -> Result<u64, StoreError> {
+        self.write("setting the library of a group", |tx| {
+            let changed = tx.execute(
+                "UPDATE members SET spec = json_set(spec, '$.version', ?3, '$.sha256', ?4)
+                 WHERE run_group = ?1 AND state <> 'completed' AND spec ->> '$.package' = ?2
+                    AND (spec ->> '$.version', spec ->> '$.sha256') IS NOT (?3, ?4)",
+                params![group, package, version, sha256],
+            )?;
+            Ok(changed as u64)
+        })
+    }
+
+    /// Marks a group as cancelled.
+    pub fn cancel_group(&mut self, group: i64, now: i64) -> Result<(), StoreError> {
+        self.write("cancelling the group", |tx| {
+            tx.execute("UPDATE run_groups SET cancelled_at = ?2 WHERE n = ?1", params![group, now]).map(drop)
+        })
+    }
+
+    /// Whether a group is cancelled.
+    pub fn is_cancelled(&self, group: i64) -> Result<bool, StoreError> {
+        self.read("reading a group", |db| {
+            let sql = "SELECT cancelled_at IS NOT NULL FROM run_groups WHERE n = ?1";
+            Ok(db.prepare_cached(sql)?.query_row([group], |row| row.get(0)).optional()?.unwrap_or(true))
+        })
+    }
+
+    /// Records that the run of a member could not start. Changes nothing if it has begun.
+    pub fn refuse_member(&mut self, run_id: &str) -> Result<(), StoreError> {
+        self.write("recording a refused member", |tx| {
+            tx.execute("UPDATE members SET state = 'refused' WHERE run_id = ?1 AND state = 'pending'", [run_id]).map(drop)
+        })
+    }
+
+    /// Moves the bookmarks of a backfill whose members are all complete, by the rule for one run over its whole range. Returns how many moved.
+    pub fn move_group_bookmarks(&mut self, group: &Group, now: i64) -> Result<u64, StoreError> {
+        let Some((from, to)) = group.settings.moves_bookmark else { return Ok(0) };
+        self.write("moving the bookmarks of a group", |tx| {
+            let mut keys: Vec<(String, String, Option<String>)> = Vec::new();
+            let mut open: Vec<Option<String>> = Vec::new();
+            let mut statement = tx.prepare(
+                "SELECT spec ->> '$.package', spec ->> '$.job', spec ->> '$.account', state FROM members WHERE run_group = ?1",
+            )?;
+            let mut rows = statement.query([group.n])?;
+            while let Some(row) = rows.next()? {
+                let key: (String, String, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                let state: String = row.get(3)?;
+                if state != "completed" {
+                    open.push(key.2.clone());
+                }
+                if !keys.contains(&key) {
+                    keys.push(key);
+                }
+            }
+            let mut moved = 0;
+            for (package, job, account) in keys.iter().filter(|(_, _, account)| !open.contains(account)) {
+                let key = super::bookmark::Key { package, job, account: account.as_deref() };
+                moved += u64::from(super::bookmark::advance_to(tx, key, (from, to), now)?);
+            }
+            Ok(moved)
+        })
+    }
+
+    /// Removes some groups that were created before a time and of which nothing runs.
+    pub(super) fn prune_groups(&mut self, before: i64) -> Result<(), StoreError> {
+        for _ in 0..REMOVED {
+            let removed = self.write("removing an old group", |tx| {
+                let old: Option<i64> = tx
+                    .prepare_cached(
+                        "SELECT n FROM run_groups WHERE created_at < ?1
+                            AND NOT EXISTS (SELECT 1 FROM members WHERE run_group = run_groups.n AND state = 'running')
+                         ORDER BY created_at LIMIT 1",
+                    )?
+                    .query_row([before], |row| row.get(0))
+                    .optional()?;
+                let Some(old) = old else { return Ok(false) };
+                tx.execute("DELETE FROM run_groups WHERE n = ?1", [old])?;
+                Ok(true)
+            })?;
+            if !removed {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn select_groups(&self, clause: &str, values: impl rusqlite::Params) -> Result<Vec<Group>, StoreError> {
+        self.read("reading groups", |db| {
+            let mut statement = db.prepare(&format!("SELECT * FROM run_groups {clause}"))?;
+            statement.query_map(values, group)?.collect()
+        })
+    }
+}
+
+/// Sets the state of the member to which a run belongs, if it belongs to one.
+pub(super) fn follow_run(tx: &Transaction<'_>, run_id: &str, state: super::RunState) -> rusqlite::Result<()> {
+    // The window is complete, by another run.
+    let state = if state == super::RunState::Superseded { super::RunState::Completed } else { state };
+    tx.prepare_cached("UPDATE members SET state = ?2 WHERE run_id = ?1")?.execute(params![run_id, state.as_str()]).map(drop)
+}
+
+/// Gives each member in a state another attempt. Returns how many there are.
+fn new_attempts(tx: &Connection, group: &Group, state: MemberState) -> rusqlite::Result<u64> {
+    let sql = "SELECT place, attempt FROM members WHERE run_group = ?1 AND state = ?2 ORDER BY place";
+    let mut found = tx.prepare(sql)?;
+    let failed: Vec<(u32, u32)> =
+        found.query_map(params![group.n, state.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    let mut update =
+        tx.prepare("UPDATE members SET attempt = ?3, run_id = ?4, state = 'pending' WHERE run_group = ?1 AND place = ?2")?;
+    for (place, attempt) in &failed {
+        let next = attempt + 1;
+        update.execute(params![group.n, place, next, run_id(&group.group_id, *place, next)])?;
+    }
+    Ok(failed.len() as u64)
+}
+
+fn member(row: &Row<'_>) -> rusqlite::Result<Member> {
+    let state: String = row.get("state")?;
+    Ok(Member {
+        place: row.get("place")?,
+        stage: row.get("stage")?,
+        label: row.get("label")?,
+        attempt: row.get("attempt")?,
+        run_id: row.get("run_id")?,
+        state: MemberState::from_name(&state),
+    })
+}
+
+fn group(row: &Row<'_>) -> rusqlite::Result<Group> {
+    let settings: String = row.get("settings")?;
+    let settings = serde_json::from_str(&settings)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error)))?;
+    Ok(Group {
+        n: row.get("n")?,
+        group_id: row.get("group_id")?,
+        kind: row.get("kind")?,
+        name: row.get("name")?,
+        created_at: row.get("created_at")?,
+        settings,
+        cancelled_at: row.get("cancelled_at")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{end, new_run, site, spec, started};
+    use super::super::{NewRun, RunEnd, Terminal};
+    use super::*;
+    use crate::outcome::{Cause, Failure};
+
+    pub(crate) fn new_group(group_id: &str, members: usize) -> NewGroup {
+        let settings =
+            GroupSettings { parallel: 2, newest_first: false, max_failures: None, keep_going: true, moves_bookmark: None };
+        let member = |n: usize| NewMember { stage: 0, label: format!("window {n}"), spec: spec().to_json() };
+        NewGroup {
+            group_id: group_id.into(),
+            kind: "backfill".into(),
+            name: "pkg/job".into(),
+            created_at: 7,
+            settings,
+            members: (0..members).map(member).collect(),
+        }
+    }
+
+    fn run_to_end(store: &mut Store, run_id: &str, cause: Option<Cause>) {
+        store.begin_run(&NewRun { ..new_run(run_id) }, &started()).unwrap();
+        let failure = cause.map(|cause| Failure {
+            cause,
+            message: "no".into(),
+            permanent: false,
+            job_result: None,
+            signal: None,
+            exit_code: None,
+        });
+        let over = end();
+        store.end_run(run_id, &RunEnd { terminal: Terminal { failure, ..over.terminal }, ..over }).unwrap();
+    }
+
+    #[test]
+    fn a_member_follows_its_run_and_a_completed_one_never_runs_again() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.create_group(&new_group("0193a000-0000-7000-8000-00000000abcd", 4)).unwrap();
+        let group = store.find_group("0000abcd").unwrap().unwrap();
+        let member = |store: &Store, place| store.member(group.n, place).unwrap().unwrap();
+        let first: Vec<Member> = (0..4).map(|place| member(&store, place)).collect();
+        assert!(first.iter().all(|member| member.state == MemberState::Pending && member.attempt == 1));
+        store.begin_run(&new_run(&first[0].run_id), &started()).unwrap();
+        assert_eq!(member(&store, 0).state, MemberState::Running);
+        store.end_run(&first[0].run_id, &end()).unwrap();
+        run_to_end(&mut store, &first[1].run_id, Some(Cause::Error));
+        store.refuse_member(&first[2].run_id).unwrap();
+        // A run that has ended is not refused.
+        store.refuse_member(&first[0].run_id).unwrap();
+        let counts = store.group_counts(group.n).unwrap();
+        assert_eq!((counts.of(MemberState::Completed), counts.failed(), counts.of(MemberState::Pending)), (1, 2, 1));
+        for (retry, again) in [(Retry::Nothing, 0), (Retry::Failed, 2), (Retry::Failed, 0)] {
+            assert_eq!(store.resume_group(&group, retry).unwrap(), again);
+        }
+        let attempts: Vec<u32> = (0..4).map(|place| member(&store, place).attempt).collect();
+        assert_eq!(attempts, [1, 2, 2, 1]);
+        assert_ne!(member(&store, 1).run_id, first[1].run_id);
+        assert_eq!(member(&store, 0), Member { state: MemberState::Completed, ..first[0].clone() });
+        // The end of an earlier attempt, recorded late, does not touch the new one.
+        run_to_end(&mut store, "another-run", None);
+        assert_eq!(member(&store, 1).state, MemberState::Pending);
+    }
+
+    #[test]
+    fn run_ids_differ_by_group_place_and_attempt_and_in_nothing_else() {
+        let mut seen = std::collections::HashSet::new();
+        for group in ["a", "b"] {
+            for place in 0..20 {
+                for attempt in ["1", "2", "12"] {
+                    let id = member_run_id(group, place, attempt);
+                    assert_eq!(id, member_run_id(group, place, attempt));
+                    assert_eq!((id.get_version_num(), id.get_variant()), (8, uuid::Variant::RFC4122));
+                    assert!(seen.insert(id));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn members_use_a_new_library_unless_they_have_completed() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.create_group(&new_group("0193a000-0000-7000-8000-00000000abcd", 3)).unwrap();
+        let group = store.find_group("last").unwrap().unwrap();
+        let done = store.member(group.n, 0).unwrap().unwrap();
+        run_to_end(&mut store, &done.run_id, None);
+        assert_eq!(store.pin_library(group.n, "other", "2.0.0", "ff").unwrap(), 0);
+        assert_eq!(store.pin_library(group.n, "pkg", "2.0.0", "ff").unwrap(), 2);
+        assert_eq!(store.pin_library(group.n, "pkg", "2.0.0", "ff").unwrap(), 0, "it is already set");
+        let read =
+            |place| crate::plan::RunSpec::from_json(store.member_spec(group.n, place).unwrap().unwrap().as_bytes()).unwrap();
+        assert_eq!((read(0).sha256, read(1).sha256.as_deref(), read(2).version.as_str()), (None, Some("ff"), "2.0.0"));
+    }
+}
