@@ -293,11 +293,8 @@ fn place_extensions(venv: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// A Python that is new enough and can make a venv.
-fn python(purpose: &str, minor: u32) -> Result<String, String> {
-=======
 /// Finds a Python that is new enough and can create a venv.
-fn python(purpose: &str) -> Result<String, String> {
+fn python(purpose: &str, minor: u32) -> Result<String, String> {
     let mut tried = Vec::new();
     for python in PYTHONS {
         let check =
