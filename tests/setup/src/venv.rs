@@ -75,7 +75,7 @@ const TAP: Venv = Venv {
     layout: 1,
     minor: 11,
 };
-/// More taps, of several versions of the SDK and from before it: each needs a version of its own.
+/// More taps, for several versions of the SDK and without it: each needs its own version.
 const MORE_TAPS: [Venv; 4] = [
     tap_venv("tap-jsonl-venv", &["tap-jsonl==0.3.1", "singer-sdk==0.53.7"]),
     tap_venv("tap-dbf-venv", &["tap-dbf==0.1.25", "singer-sdk==0.53.7"]),
@@ -154,7 +154,7 @@ pub fn second_emulator(target: &Path) -> Option<PathBuf> {
     (stamp == SECOND_EMULATOR.stamp(&venv)).then_some(venv)
 }
 
-/// The venv of a Singer tap, `bin/tap-jsonfile`; as [`ensure`], in half a minute.
+/// The venv of a Singer tap, `bin/tap-jsonfile`. Like [`ensure`]; takes half a minute.
 ///
 /// # Errors
 /// What is missing, or what pip printed.
@@ -162,7 +162,7 @@ pub fn ensure_tap(target: &Path) -> Result<PathBuf, String> {
     made(target, &TAP)
 }
 
-/// The venvs of four more taps, `bin/tap-…`: `tap-jsonl`, `tap-dbf`, `tap-spreadsheets`, `tap-singer-jsonl`; as [`ensure`], in some
+/// The venvs of four more taps, `bin/tap-…`: `tap-jsonl`, `tap-dbf`, `tap-spreadsheets`, `tap-singer-jsonl`. Like [`ensure`]; takes some
 /// minutes.
 ///
 /// # Errors
@@ -184,7 +184,7 @@ pub fn with_package(target: &Path, package: &Path, venv: &Path) -> Result<(), St
     let offline = ["--no-index", "--no-deps"];
     run(pip(&tools, "wheel").args(offline).arg("--no-build-isolation").arg("--wheel-dir").arg(&wheels).arg(package))?;
     let wheel = fs::read_dir(&wheels).ok().and_then(|mut entries| entries.next()).and_then(Result::ok);
-    let wheel = wheel.ok_or_else(|| format!("{}: pip made no wheel", wheels.display()))?;
+    let wheel = wheel.ok_or_else(|| format!("{}: pip built no wheel", wheels.display()))?;
     let mut install = Command::new(&tools);
     install.args(["-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input", "--python"]).arg(venv.join("bin/python"));
     run(install.arg("install").args(offline).arg(wheel.path()))?;
@@ -199,7 +199,7 @@ pub fn ensure_packaging(target: &Path) -> Result<PathBuf, String> {
     made(target, &PACKAGING)
 }
 
-/// The venv of a Singer target, `bin/target-jsonl`; as [`ensure`], in some seconds.
+/// The venv of a Singer target, `bin/target-jsonl`. Like [`ensure`]; takes a few seconds.
 ///
 /// # Errors
 /// What is missing, or what pip printed.
@@ -207,7 +207,7 @@ pub fn ensure_target(target: &Path) -> Result<PathBuf, String> {
     made(target, &TARGET)
 }
 
-/// The directory of a static embedding model, `wordllama` as its wheel has it: 18 MB; as [`ensure`], in some seconds.
+/// The directory of a static embedding model, from the wheel of `wordllama`: 18 MB. Like [`ensure`]; takes a few seconds.
 ///
 /// # Errors
 /// What is missing, or what pip printed.

@@ -56,6 +56,7 @@ mod packages {
     mod kit;
     mod mail;
     mod new;
+    mod pages;
     mod python;
     mod slack;
     mod taps;
@@ -74,6 +75,7 @@ mod run {
     mod overlap;
     mod parameters;
     mod rerun;
+    mod results;
     mod retries;
     mod secrets;
     mod settings;

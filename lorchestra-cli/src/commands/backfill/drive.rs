@@ -101,7 +101,7 @@ pub(in crate::commands) fn drive(
     let started = Instant::now();
     let done = {
         let printer = RefCell::new(&mut *printer);
-        let verbosity = Verbosity { verbose: 0, quiet: flags.quiet, json: true, progress: false };
+        let verbosity = Verbosity { verbose: 0, quiet: flags.quiet, json: true, progress: false, show_output: false };
         let mut terminal = DeliveryOnly(TerminalObserver::new(&printer, &settings.state_dir, verbosity));
         let mut diagnostics = DiagnosticObserver;
         let mut observers = Observers(vec![&mut diagnostics, notices, &mut terminal]);
