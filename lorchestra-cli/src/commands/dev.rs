@@ -89,7 +89,7 @@ pub(super) fn run(command: &Dev, verbose: u8, mut settings: Settings, printer: &
             settings.plugin_dirs = vec![SearchDir { path: dir, origin: ORIGIN.to_owned() }];
             // plugins.lock is for installed libraries.
             settings.locked = false;
-            // Nobody is to be called for a failure at an author's desk.
+            // An author's failure must not alert anyone.
             run_job::run(&run_job, verbose, &settings, Notices::new(&Hooks::default()), printer)
         }
         Err(error) => {

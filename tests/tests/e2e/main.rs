@@ -31,6 +31,7 @@ mod delivery {
     mod conversation;
     mod faults;
     mod jsonl;
+    mod second_emulator;
     mod sending;
     mod streams;
 }
