@@ -81,6 +81,7 @@ mod run {
     mod stopping;
     mod streams;
     mod tracing;
+    mod windows;
 }
 
 mod zoo;
