@@ -36,8 +36,7 @@ fuzz_target!(|data: &[u8]| {
         Ok(length) => {
             assert!(length <= duration::MAX);
             let shown = duration::show(length);
-            // Formatted to the second.
-            assert!(duration::parse(&shown).is_ok(), "{text:?} is formatted as {shown}");
+            assert_eq!(duration::parse(&shown), Ok(length), "{text:?} is shown as {shown}");
         }
         Err(error) => {
             one_line(&error.to_string());

@@ -4,6 +4,7 @@ pub(crate) mod backfill;
 pub(crate) mod bookmarks;
 mod config;
 mod delivery;
+mod dev;
 pub(crate) mod doctor;
 mod events;
 mod jobs;
@@ -101,13 +102,22 @@ pub(crate) enum Command {
     /// Show or change bookmarks (where `--since last` starts)
     #[command(subcommand, before_help = bookmarks::EXAMPLES, after_help = bookmarks::RULE)]
     Bookmarks(bookmarks::Bookmarks),
+    /// Build a job package and run one of its jobs (for authors: no release build, nothing is installed)
+    #[command(before_help = dev::EXAMPLES)]
+    Dev(dev::Dev),
     /// Create a new job package
-    #[command(before_help = "Examples:\n  lorchestra new words\n  lorchestra new words --dir ~/packages/words")]
+    #[command(
+        before_help = "Examples:\n  lorchestra new words\n  lorchestra new words --dir ~/packages/words\n  lorchestra new fetcher --async"
+    )]
     New(new::New),
 }
 
 /// Runs a command and prints its error.
-pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: &mut Printer) -> Code {
+pub(crate) fn run(command: &Command, verbose: u8, settings: Settings, printer: &mut Printer) -> Code {
+    if let Command::Dev(command) = command {
+        return dev::run(command, verbose, settings, printer);
+    }
+    let settings = &settings;
     // `on_failure` is called last, after the user has seen the outcome.
     let mut notices = Notices::new(settings.on_failure.as_deref());
     let result = match command {
@@ -120,8 +130,8 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: &Settings, printer: 
         Command::Plugins(command) => plugins::run(command, settings, printer),
         Command::Runs(command) => runs::run(command, verbose, settings, &mut notices, printer),
         Command::Report(command) => report::run(command, settings, &mut notices, printer),
-        // Handled before the settings are read.
-        Command::Completions(_) | Command::Man(_) => Ok(Code::Success),
+        // Handled above, or before the settings are read.
+        Command::Dev(_) | Command::Completions(_) | Command::Man(_) => Ok(Code::Success),
         Command::Config(command) => config::run(command, settings, printer),
         Command::Doctor(command) => doctor::run(command, settings, &mut notices, printer),
         Command::Status(command) => status::run(command, settings, &mut notices, printer),

@@ -336,14 +336,25 @@ impl Config {
             ));
         }
         let relative = config.plugin_dirs.iter().chain(&config.state_dir).chain(&config.data_dir);
-        let relative = relative.chain(&config.destinations.jsonl.dir).find(|dir| dir.is_relative());
+        let mut relative = relative.chain(&config.destinations.jsonl.dir);
+        let relative = relative.find(|dir| dir.is_relative() && !dir.starts_with("~"));
         if let Some(dir) = relative {
             return Err((
                 format!("the directory {} is not absolute", one_line(&format!("{:?}", dir.display().to_string()))),
-                "use an absolute path: commands run from any directory, and ~ is not expanded".into(),
+                "use an absolute path, or one that begins with ~/: commands run from any directory".into(),
             ));
         }
         Ok(config)
+    }
+
+    /// Expands `~/` at the beginning of each directory.
+    pub(crate) fn expand_home(&mut self, home: &Path) {
+        let dirs = self.plugin_dirs.iter_mut().chain(&mut self.state_dir).chain(&mut self.data_dir);
+        for dir in dirs.chain(&mut self.destinations.jsonl.dir) {
+            if let Ok(below) = dir.strip_prefix("~") {
+                *dir = home.join(below);
+            }
+        }
     }
 }
 
@@ -458,11 +469,11 @@ mod tests {
             ("[job.\"a/b\"]\nretry_wait = \"0s\"", "line 2: retry_wait: a wait of 0 would retry without a pause", "config keys"),
             ("[job.\"a/b\"]\nretry_wait = \"soon\"", "line 2: ", "config keys"),
             ("[job.\"a/b\"]\nmemory_max = \"1M\"", "line 2: memory_max is too small", "config keys"),
-            ("[destinations.jsonl]\ndir = \"events\"", "not absolute", "~ is not expanded"),
+            ("[destinations.jsonl]\ndir = \"events\"", "not absolute", "begins with ~/"),
             ("[destinations.jsonl]\nrotate = \"hour\"", "line 2: rotate: unknown value `hour`", "config keys"),
             ("[destinations.jsonl]\nrotate_size = \"1MB\"", "line 2: rotate_size: \"1MB\": is not a size", "config keys"),
             ("[destinations.bigqery]\ntable = \"t\"", "line 1: unknown key `bigqery`", "did you mean `bigquery`?"),
-            ("state_dir = \"~/state\"", "not absolute", "~ is not expanded"),
+            ("state_dir = \"~state\"", "not absolute", "begins with ~/"),
             ("state_dir = ", "line 1", "config keys"),
             ("[retention]\nruns = \"0s\"", "line 2: runs: a retention of 0", "config keys"),
             // Suggests only keys of the same table: a key of another table would be refused here too.

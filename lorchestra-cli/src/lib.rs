@@ -78,7 +78,7 @@ fn command() -> ExitCode {
             return result;
         }
         Ok(match Settings::read(&args.global) {
-            Ok(settings) => commands::run(&args.command, args.global.verbose, &settings, &mut printer),
+            Ok(settings) => commands::run(&args.command, args.global.verbose, settings, &mut printer),
             Err(failure) => commands::without_settings(&args.command, &args.global, &failure, &mut printer),
         })
     }));

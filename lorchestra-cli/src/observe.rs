@@ -1,6 +1,7 @@
 //! Observers of a run: the terminal output, the output of `--json`, and diagnostics. The failure hook is another one ([`crate::notify`]).
 //! Each reads the one stream of [`RunEvent`]s; none affects a run.
 
+mod output;
 pub(crate) mod recovered;
 pub(crate) mod undelivered;
 
@@ -33,6 +34,8 @@ pub(crate) struct TerminalObserver<'a> {
     pub(crate) json: bool,
     /// Whether to show a progress bar.
     pub(crate) progress: bool,
+    /// Whether to print the job's output at the end.
+    pub(crate) show_output: bool,
     follower: Option<Follower>,
     bar: Option<Bar>,
     /// Number of attempts reported so far.
@@ -46,12 +49,13 @@ pub(crate) struct Verbosity {
     pub(crate) quiet: bool,
     pub(crate) json: bool,
     pub(crate) progress: bool,
+    pub(crate) show_output: bool,
 }
 
 impl<'a> TerminalObserver<'a> {
     pub(crate) fn new(printer: &'a RefCell<&'a mut Printer>, state_dir: &'a Path, verbosity: Verbosity) -> Self {
-        let Verbosity { verbose, quiet, json, progress } = verbosity;
-        Self { printer, state_dir, verbose, quiet, json, progress, follower: None, bar: None, reported: 0 }
+        let Verbosity { verbose, quiet, json, progress, show_output } = verbosity;
+        Self { printer, state_dir, verbose, quiet, json, progress, show_output, follower: None, bar: None, reported: 0 }
     }
 
     fn waiting(&self, spec: &RunSpec, holder: &str) {
@@ -108,6 +112,9 @@ impl<'a> TerminalObserver<'a> {
         }
         if let Some(bar) = self.bar.take() {
             bar.finish();
+        }
+        if self.show_output {
+            output::print(output, &mut self.printer.borrow_mut());
         }
         let name = format!("{}/{}", spec.package, spec.job);
         self.outcome(&name, run_id, terminal, std::fs::metadata(output).is_ok_and(|meta| meta.len() > 0));
@@ -222,13 +229,15 @@ impl Observer for JsonObserver<'_> {
                     Some(Cause::Superseded) => "superseded",
                     Some(_) => "failed",
                 };
-                let end = json_end(state, terminal.failure.as_ref(), terminal.attempt, terminal.duration_ms);
+                let mut end = json_end(state, terminal.failure.as_ref(), terminal.attempt, terminal.duration_ms);
+                end["result"] = json!(terminal.result);
                 self.print(run_id, [&spec.package, &spec.job], &end);
             }
             RunEvent::Found { run, terminal } => {
                 let failure = terminal.and_then(|terminal| terminal.failure.as_ref());
                 let took = terminal.map_or(0, |terminal| terminal.duration_ms);
-                let end = json_end(run.state.as_str(), failure, run.attempts, took);
+                let mut end = json_end(run.state.as_str(), failure, run.attempts, took);
+                end["result"] = json!(terminal.and_then(|terminal| terminal.result.as_ref()));
                 self.print(&run.run_id, [&run.package, &run.job], &end);
             }
             _ => {}

@@ -3,7 +3,7 @@
 
 use crate::failure::CommandError;
 use crate::settings::Settings;
-use lorchestra_core::plan::ParamArg;
+use lorchestra_core::plan::{ParamArg, list};
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
 use toml::Value;
@@ -49,10 +49,49 @@ pub(crate) fn configured(
         for item in items {
             let text =
                 text(item).ok_or_else(|| wrong("is a table or a list in a list", "write a string, a number, true or false"))?;
+            // A list in the file has its own separators.
+            let text = if value.is_array() && param.repeated { list::escaped(&text) } else { text };
             given.push(ParamArg { name: param.name.clone(), text, typed_as: format!("config.toml: params.{name} =") });
         }
     }
     Ok(given)
+}
+
+/// Expands `~/` at the beginning of each path, which the shell does not do after `=` and cannot do in a file; also in defaults. A directory
+/// named `~` is `./~`.
+pub(crate) fn expand_home(job: &JobManifest, values: &mut Vec<ParamArg>, settings: &Settings) {
+    let is_given = |values: &[ParamArg], param: &ParamManifest| {
+        values.iter().any(|given| given.name.replace('-', "_") == param.name.replace('-', "_"))
+    };
+    for param in job.params.iter().filter(|param| param.kind == ParamKind::Path) {
+        if let Some(default) = param.default.as_str().filter(|text| is_below_home(text) && !is_given(values, param)) {
+            values.push(ParamArg {
+                name: param.name.clone(),
+                text: default.to_owned(),
+                typed_as: format!("the default of --{} =", param.flag()),
+            });
+        }
+        for given in values.iter_mut().filter(|given| given.name.replace('-', "_") == param.name.replace('-', "_")) {
+            let Some(home) = settings.home.to_str() else { continue };
+            if param.repeated {
+                // After a comma begins another path; a comma in the name of the home directory does not end one.
+                let home = list::escaped(home);
+                let text = below(&given.text, &home).replace(",~/", &format!(",{home}/"));
+                given.text = text;
+            } else {
+                given.text = below(&given.text, home);
+            }
+        }
+    }
+}
+
+fn is_below_home(text: &str) -> bool {
+    text == "~" || text.starts_with("~/")
+}
+
+/// Replaces `~` at the beginning of a path.
+fn below(text: &str, home: &str) -> String {
+    if is_below_home(text) { format!("{home}{}", &text[1..]) } else { text.to_owned() }
 }
 
 /// Formats a value as it is written on the command line.

@@ -71,10 +71,18 @@ pub(crate) struct Settings {
     pub(crate) global_flags: Vec<OsString>,
 }
 
+/// A path of a flag, absolute. `~/` is the home directory, which the shell does not expand in `--config=~/x`.
+fn expanded(path: &Path, base: &BaseDirs) -> PathBuf {
+    match path.strip_prefix("~") {
+        Ok(below) => base.home_dir().join(below),
+        Err(_) => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+    }
+}
+
 fn config_path(args: &GlobalFlags, base: &BaseDirs) -> PathBuf {
     match &args.config {
         // Paths in the file are relative to its directory, not to the working directory.
-        Some(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+        Some(path) => expanded(path, base),
         None => base.config_dir().join("lorchestra/config.toml"),
     }
 }
@@ -98,7 +106,11 @@ impl Rescued {
             tables.filter_map(|table| table.get(name)?.as_str().map(str::to_owned)).last()
         };
         let state_home = base.state_dir().map_or_else(|| base.home_dir().join(".local/state"), PathBuf::from);
-        let configured = key("state_dir").map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let configured = key("state_dir").map(PathBuf::from).map(|dir| match dir.strip_prefix("~") {
+            Ok(below) => base.home_dir().join(below),
+            Err(_) => dir,
+        });
+        let configured = configured.filter(|dir| dir.is_absolute());
         Some(Self {
             state_dir: configured.unwrap_or_else(|| state_home.join("lorchestra")),
             on_failure: key("on_failure").filter(|_| std::env::var_os(crate::notify::RUNNING).is_none()),
@@ -124,7 +136,8 @@ impl Settings {
         if args.config.is_some() && !config_path.exists() {
             return Err(CommandError::config(&config_path, "it does not exist", "check the path given to --config"));
         }
-        let config = Config::read(&config_path)?;
+        let mut config = Config::read(&config_path)?;
+        config.expand_home(base.home_dir());
         let mut plugin_dirs = Vec::new();
         // Paths are recorded in the run's history, which may be read from elsewhere.
         let mut add = |path: PathBuf, origin: String| {
@@ -142,7 +155,7 @@ impl Settings {
             }
         } else {
             for path in &args.plugin_dir {
-                add(path.clone(), PLUGIN_FLAG.into());
+                add(expanded(path, &base), PLUGIN_FLAG.into());
             }
         }
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());

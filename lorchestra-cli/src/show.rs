@@ -69,7 +69,7 @@ pub(crate) fn param_help(param: &ParamManifest) -> String {
         notes.push("[secret: env:NAME, file:PATH or credential:NAME]".to_owned());
     }
     if param.repeated {
-        notes.push("[may be repeated]".to_owned());
+        notes.push("[may be repeated, or a,b]".to_owned());
     }
     match &param.default {
         _ if param.is_required() => notes.push("[required]".to_owned()),
@@ -176,8 +176,10 @@ mod tests {
 
     #[test]
     fn paragraphs_are_wrapped_and_the_rest_is_unchanged() {
-        let text = "Extract mail:\nall of it.\n\nWrites one line\na message.\n- a\n- b\n    code\n```\nx\ny\n```\n1. one\n2. two";
-        let flows = "Extract mail: all of it.\n\nWrites one line a message.\n- a\n- b\n    code\n```\nx\ny\n```\n1. one\n2. two";
+        let text =
+            "Extract mail:\nall of it.\n\nWrites one line\nper message.\n- a\n- b\n    code\n```\nx\ny\n```\n1. one\n2. two";
+        let flows =
+            "Extract mail: all of it.\n\nWrites one line per message.\n- a\n- b\n    code\n```\nx\ny\n```\n1. one\n2. two";
         assert_eq!(flowing(text), flows);
         assert_eq!(flowing(""), "");
     }

@@ -14,6 +14,7 @@
 pub mod duration;
 pub mod every;
 pub mod last;
+pub mod list;
 pub mod overlap;
 pub mod policy;
 pub mod retries;
@@ -83,7 +84,7 @@ pub struct PlanRequest<'a> {
 pub struct ParamArg {
     /// The parameter's name as in the manifest, or with `-` for `_`.
     pub name: String,
-    /// The value.
+    /// The value; for a list, several values may be separated by commas ([`list`]).
     pub text: String,
     /// The text before the value, for messages: `--since`, or `--param since`.
     pub typed_as: String,
@@ -239,7 +240,9 @@ fn resolve_param(
     if typed.len() > 1 && !param.repeated {
         faults.push(mark.repeated(param, typed.iter().map(|given| given.shown(param.kind)).collect()));
     }
-    for given in typed {
+    let items = if param.repeated { list_items(param, typed, &mut faults) } else { Vec::new() };
+    let items: Vec<&ParamArg> = if param.repeated { items.iter().collect() } else { typed.to_vec() };
+    for given in items {
         let shown = given.shown(param.kind);
         let read = match last::read(&given.text).filter(|_| last::accepts_last(&param.name, param.kind)) {
             Some(last) => match last.at(mark.at, now) {
@@ -261,6 +264,18 @@ fn resolve_param(
         resolved = Some(ResolvedValue::new(TypedValue::Json(list.into()), "its values"));
     }
     if faults.is_empty() { Ok(resolved) } else { Err(faults) }
+}
+
+/// Returns each value of a list, as if it had been typed alone.
+fn list_items(param: &ParamManifest, typed: &[&ParamArg], faults: &mut Vec<PlanFault>) -> Vec<ParamArg> {
+    let mut items = Vec::new();
+    for given in typed {
+        match list::split(&given.text) {
+            Ok(values) => items.extend(values.into_iter().map(|text| ParamArg { text, ..(*given).clone() })),
+            Err(reason) => faults.push(PlanFault::Value { typed: given.shown(param.kind), reason }),
+        }
+    }
+    items
 }
 
 /// Returns the source of a secret. Repeats the typed text only if it is a source: it may be the secret itself.

@@ -74,12 +74,14 @@ pub trait EventSink: Send + Sync {
     fn is_cancelled(&self) -> bool;
     /// Writes one line of the run's trace: a JSON object without line breaks.
     fn trace(&self, line: RStr<'_>);
-    /// Reports progress: `done` of `total` units, with 0 as `total` if it is unknown. Shown to a waiting person, never recorded.
+    /// Reports progress: `done` of `total` units, with 0 as `total` if it is unknown. Only the last one is recorded.
     fn progress(&self, done: u64, total: u64);
     /// Sets the bookmark that a successful run stores, in microseconds since 1970. Fails if nothing would read it.
+    fn set_bookmark(&self, at_micros: i64) -> RResult<(), RString>;
+    /// Adds to the run's results: a [`Report`](crate::results::Report) as JSON. After `Ok`, a result or an artifact is as safe as an event.
     // Add methods of later revisions after this one.
     #[sabi(last_prefix_field)]
-    fn set_bookmark(&self, at_micros: i64) -> RResult<(), RString>;
+    fn report(&self, report: RStr<'_>) -> RResult<(), RString>;
 }
 
 /// The root module of a plugin.

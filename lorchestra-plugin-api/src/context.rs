@@ -4,6 +4,7 @@ use crate::abi::{BoxedSink, RawEvent};
 use crate::error::EmitError;
 use crate::event::{Event, TypedEvent, to_json};
 use crate::invoke::Call;
+use crate::results::Report;
 use abi_stable::std_types::{RResult, RSlice, RString};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -156,8 +157,8 @@ impl JobContext {
 
     /// Reports progress: `done` of `total` units (messages, bytes, …). Pass 0 as `total` if it is unknown.
     ///
-    /// On a terminal, lorchestra shows a progress bar with rate and remaining time; elsewhere it shows nothing. Progress is not
-    /// recorded. A call is cheap enough for every iteration of a loop.
+    /// On a terminal, lorchestra shows a progress bar with rate and remaining time. The last progress is recorded with the run
+    /// (`runs show`). A call is cheap enough for every iteration of a loop.
     pub fn progress(&self, done: u64, total: u64) {
         self.sink.progress(done, total);
     }
@@ -189,6 +190,67 @@ impl JobContext {
         sink_result(self.sink.set_bookmark(at.timestamp_micros()))
     }
 
+    /// Sets the result of the run: a value that serializes to a JSON object of at most 64 KiB. `runs show` prints it, and it is part of the
+    /// terminal event, as `result`. If this is called more than once, the last call counts.
+    ///
+    /// ```
+    /// use lorchestra_plugin_api::prelude::*;
+    ///
+    /// /// Export the orders.
+    /// #[job]
+    /// fn export(cx: &JobContext) -> JobResult {
+    ///     let path = cx.data_dir()?.join("orders.csv");
+    ///     std::fs::write(&path, "1,open\n2,closed\n")?;
+    ///     cx.count("orders.open", 1)?;
+    ///     cx.artifact(&path)?;
+    ///     cx.result(json!({ "orders": 2 }))?;
+    ///     Ok(())
+    /// }
+    /// # use lorchestra_plugin_api::testing;
+    /// # fn main() {
+    /// let run = testing::job::<export>().run();
+    /// assert_eq!(run.result().unwrap()["orders"], 2);
+    /// assert_eq!((run.counter("orders.open"), run.artifacts().len()), (1, 1));
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Fails if the value is not a JSON object or is too large, if the disk is full, or if the job has already ended.
+    pub fn result(&self, value: impl Serialize) -> Result<(), EmitError> {
+        let value =
+            serde_json::to_value(&value).map_err(|e| EmitError::invalid(format!("cannot serialize the result to JSON: {e}")))?;
+        self.report(&Report::Result(value))
+    }
+
+    /// Lists a file as a result of this run (at most 100). `runs show` prints the list, and retention removes the file with the run, if
+    /// it has not changed and no newer run lists it. Call this after the file is complete; a relative path is relative to the working
+    /// directory.
+    ///
+    /// # Errors
+    /// Fails if the path is not UTF-8 or not that of a regular file, if the disk is full, or if the job has already ended.
+    pub fn artifact(&self, path: impl AsRef<Path>) -> Result<(), EmitError> {
+        let path = std::path::absolute(path.as_ref()).map_err(|e| EmitError::invalid(format!("an artifact: {e}")))?;
+        match path.to_str() {
+            Some(path) => self.report(&Report::Artifact(path.to_owned())),
+            None => Err(EmitError::invalid(format!("the path of the artifact {} is not UTF-8", path.display()))),
+        }
+    }
+
+    /// Adds to a counter of this run, such as `rows.skipped`. Counters are recorded at least every second and when the job returns;
+    /// `runs show` prints them, and they are part of the terminal event, as `counters`. For numbers that matter one by one, emit events.
+    ///
+    /// # Errors
+    /// Fails if the name has other characters than `a-z 0-9 . _ -`, if the run has 100 other counters, if the disk is full, or if the job
+    /// has already ended.
+    pub fn count(&self, name: &str, by: u64) -> Result<(), EmitError> {
+        self.report(&Report::Count { name: name.to_owned(), by })
+    }
+
+    fn report(&self, report: &Report) -> Result<(), EmitError> {
+        let json = serde_json::to_string(report).map_err(|e| EmitError::invalid(e.to_string()))?;
+        sink_result(self.sink.report(json.as_str().into()))
+    }
+
     /// Returns the id of the run, a UUIDv7. All attempts of a run share it.
     pub fn run_id(&self) -> &str {
         &self.call.run_id
@@ -207,6 +269,20 @@ impl JobContext {
         let dir = self.call.data_root.join(&self.call.package);
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| with_path(&dir, e))?;
         Ok(dir)
+    }
+
+    /// Returns this attempt's directory for temporary files. It is created on first use, with mode 0700. lorchestra removes it with its
+    /// contents at the end of the attempt, also if the job crashed; after `kill -9` of lorchestra itself, the next command does.
+    ///
+    /// It is in the state directory. To create a final file that appears whole, write it in [`data_dir`](Self::data_dir) under another
+    /// name and rename it: a rename does not work across file systems.
+    ///
+    /// # Errors
+    /// Fails if the directory cannot be created.
+    pub fn temp_dir(&self) -> io::Result<PathBuf> {
+        let dir = &self.call.temp_dir;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| with_path(dir, e))?;
+        Ok(dir.clone())
     }
 
     /// Returns another package's directory, to read its results. The directory may not exist.

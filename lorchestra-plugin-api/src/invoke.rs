@@ -26,10 +26,29 @@ pub struct Call {
     pub package: String,
     /// Parent directory of all packages' data directories.
     pub data_root: PathBuf,
+    /// The attempt's directory for temporary files. Does not exist yet; the host removes it at the end of the attempt.
+    // As bytes: unlike `data_root`, it may be below any directory, whose name need not be UTF-8.
+    #[serde(with = "bytes")]
+    pub temp_dir: PathBuf,
     /// The most verbose level the host records: `error`, `warn`, `info`, `debug`, `trace` or `off`.
     pub trace_level: String,
     /// Parameters by name. Parameters without a value are absent.
     pub params: Map<String, Value>,
+}
+
+mod bytes {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_os_str().as_bytes().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Vec::deserialize(deserializer).map(|bytes| OsString::from_vec(bytes).into())
+    }
 }
 
 /// How a call of a job ended.

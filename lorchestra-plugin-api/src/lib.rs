@@ -2,7 +2,7 @@
 //!
 //! # Modules for hosts
 //!
-//! `abi`, `def`, `invoke`, `job`, `limits` and `manifest` are hidden from this documentation: only a host (lorchestra itself) and the
+//! `abi`, `def`, `invoke`, `job`, `limits`, `manifest` and `results` are hidden from this documentation: only a host (lorchestra itself) and the
 //! macros use them, and their Rust API may change in any release. They are part of this crate, and not of a second one, for
 //! two reasons: the macros expand to paths into them, and `abi_stable` compares one crate version at the plugin boundary. Data flows
 //! through them in this order: `def` (constants that the macros generate) → `manifest` (the ELF section that a host reads without
@@ -29,6 +29,8 @@ pub mod limits;
 pub mod manifest;
 pub mod mask;
 pub mod param;
+#[doc(hidden)]
+pub mod results;
 #[cfg(feature = "async")]
 mod runtime;
 mod secret;

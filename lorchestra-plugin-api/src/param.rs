@@ -8,12 +8,12 @@
 //! | `bool` | `--name` or `--no-name`; off if neither is given | `true` |
 //! | `DateTime<Utc>` | `2024-01-31`, RFC 3339, or relative to now: `-7d`, `-30min`, `now`, `today`, `yesterday`; for `since` also `last` | the same as text |
 //! | `NaiveDate` | `2024-01-31`, `-7d`, `today`, `yesterday` | the same as text |
-//! | `Duration` | `90s`, `30m`, `1h30m` (units `w d h m s`, largest first) | `"30m"` |
+//! | `Duration` | `90s`, `1h30m`, `1.5s`, `500ms` (units `w d h m s ms`, largest first) | `"30m"` |
 //! | `PathBuf` | a path in UTF-8 | `"file.csv"` |
 //! | [`Secret`] | where the secret is: `env:NAME`, `file:PATH`, `credential:NAME` | none |
 //! | an enum that derives [`ParamEnum`](crate::ParamEnum) | the name of a variant | `"nd-json"` |
 //! | `Option<T>` of the above | as `T`; `None` if the flag is missing | none |
-//! | `Vec<T>` of the above, except `bool` and `Secret` | as `T`, repeatable; empty if the flag is missing | none |
+//! | `Vec<T>` of the above, except `bool` and `Secret` | as `T`, repeatable or separated by commas (`\\,` is a comma in a value); empty if the flag is missing | none |
 //!
 //! A parameter without a default that is not a `bool`, `Option` or `Vec` is required.
 //!
@@ -180,16 +180,20 @@ impl Param for f64 {
 impl Scalar for f64 {}
 impl ListItem for f64 {}
 
-/// Whole seconds, written as `30m` or `1h30m`.
+/// Whole milliseconds, written as `30m`, `1h30m`, `1.5s` or `500ms`.
 impl Param for Duration {
     const KIND: ParamKind = ParamKind::Duration;
     type Literal = &'static str;
     fn from_value(value: Option<Value>) -> Result<Self, ParamError> {
-        value
-            .as_ref()
-            .and_then(Value::as_u64)
-            .map(Self::from_secs)
-            .ok_or_else(|| mismatch("a duration in seconds", value.as_ref()))
+        let seconds = match &value {
+            Some(Value::Number(number)) => number.as_u64().map(Self::from_secs).or_else(|| {
+                // The host sends a fraction only for milliseconds; the nearest double is not exactly one.
+                let seconds = number.as_f64().filter(|seconds| (0.0..1e12).contains(seconds))?;
+                Some(Self::from_millis((seconds * 1000.0).round() as u64))
+            }),
+            _ => None,
+        };
+        seconds.ok_or_else(|| mismatch("a duration in seconds", value.as_ref()))
     }
 }
 
@@ -295,8 +299,8 @@ const fn same(a: &[u8], b: &[u8]) -> bool {
     true
 }
 
-/// Returns whether the text is a duration such as `1h30m`: integers of at most seven digits, each with one of the units `w d h m s`,
-/// largest first, each unit at most once.
+/// Returns whether the text is a duration such as `1h30m`: integers of at most seven digits, each with one of the units `w d h m s ms`,
+/// largest first, each unit at most once. Seconds, if they come last, may have up to three decimals.
 #[doc(hidden)]
 pub const fn is_duration(text: &str) -> bool {
     const UNITS: [u8; 5] = *b"wdhms";
@@ -304,23 +308,37 @@ pub const fn is_duration(text: &str) -> bool {
     let mut i = 0;
     let mut unit = 0;
     while i < text.len() {
-        let start = i;
-        while i < text.len() && text[i].is_ascii_digit() {
-            i += 1;
-        }
-        if i == start || i - start > 7 || i == text.len() {
+        let end = digits_end(text, i);
+        if end == i || end - i > 7 || end == text.len() {
             return false;
         }
-        while unit < UNITS.len() && UNITS[unit] != text[i] {
+        if text[end] == b'.' {
+            let decimals = digits_end(text, end + 1) - end - 1;
+            let last = end + decimals + 1;
+            return unit < UNITS.len() && 1 <= decimals && decimals <= 3 && last + 1 == text.len() && text[last] == b's';
+        }
+        if text.len() == end + 2 && text[end] == b'm' && text[end + 1] == b's' {
+            return true;
+        }
+        while unit < UNITS.len() && UNITS[unit] != text[end] {
             unit += 1;
         }
         if unit == UNITS.len() {
             return false;
         }
         unit += 1;
-        i += 1;
+        i = end + 1;
     }
     !text.is_empty()
+}
+
+/// Returns the position after the digits that begin at `from`.
+const fn digits_end(text: &[u8], from: usize) -> usize {
+    let mut i = from;
+    while i < text.len() && text[i].is_ascii_digit() {
+        i += 1;
+    }
+    i
 }
 
 /// Returns whether the text is a duration greater than zero.

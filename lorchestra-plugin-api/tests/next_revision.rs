@@ -41,8 +41,9 @@ mod grown {
         fn is_cancelled(&self) -> bool;
         fn trace(&self, line: RStr<'_>);
         fn progress(&self, done: u64, total: u64);
-        #[sabi(last_prefix_field)]
         fn set_bookmark(&self, at_micros: i64) -> RResult<(), RString>;
+        #[sabi(last_prefix_field)]
+        fn report(&self, report: RStr<'_>) -> RResult<(), RString>;
         fn added(&self, done: u64) -> RResult<u64, RString>;
     }
 
@@ -153,6 +154,10 @@ macro_rules! kept_methods {
             self.0.lock().unwrap().bookmarks.push(at_micros);
             RResult::ROk(())
         }
+
+        fn report(&self, _: RStr<'_>) -> RResult<(), RString> {
+            RResult::ROk(())
+        }
     };
 }
 
@@ -193,6 +198,7 @@ fn run(name: &str, params: &serde_json::Value) -> Kept {
         attempt: 1,
         package: "misbehave".into(),
         data_root: PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("next-revision"),
+        temp_dir: PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("next-revision.tmp"),
         trace_level: "info".into(),
         params: params.as_object().unwrap().clone(),
     };

@@ -25,6 +25,7 @@ pub mod ended;
 pub mod flaky_proxy;
 pub mod history;
 pub mod jsonl;
+pub mod pages;
 pub mod processes;
 pub mod running;
 pub mod sandbox;

@@ -56,6 +56,20 @@ pub(crate) fn build(args: &[&str]) -> Result {
     run(command.args(args))
 }
 
+/// Builds the command line and packages, and prints the command.
+///
+/// With `-p`, cargo compiles only what they need: quick with an empty target directory. But it then compiles some dependencies, and all that
+/// depends on them, with fewer features than the whole workspace needs. So after the tests, whose build has these packages too, it builds
+/// the whole workspace, which has nothing to do.
+pub(crate) fn build_command_line(packages: &[&str]) -> Result {
+    // A fixture that only tests use.
+    let tested = built("debug")?.join("libconstructor.so").exists();
+    let chosen = ["lorchestra-cli"].iter().chain(packages).flat_map(|package| ["-p", package]).collect::<Vec<_>>();
+    let args: &[&str] = if tested { &TESTED } else { &chosen };
+    println!("$ cargo build --locked {}", args.join(" "));
+    build(args)
+}
+
 /// Runs a command with its output on the terminal.
 pub(crate) fn run(command: &mut Command) -> Result {
     let name = command.get_program().to_owned();

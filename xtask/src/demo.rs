@@ -1,35 +1,32 @@
-//! `cargo xtask demo`: everything from libraries to events, in a sandbox; prints each command as a user would type it. With `--pipeline` it
-//! continues with an index and a search ([`pipeline`]).
+//! `cargo xtask demo`: a session of one screen, in a sandbox. It lists jobs, runs one, shows a crash with its true end, a retry, and a job
+//! that continues where its last success ended. Each command is printed as a user would type it. With `--pipeline` it runs the example
+//! packages instead, from a mailbox to a search ([`pipeline`]).
 //!
-//! Fails if a command fails, or if the counts do not match the sample mailbox: the second package must produce as many messages as the
-//! first one extracted.
+//! Fails if a command does not end as expected, or if the recorded events are not those of the story.
 
 mod pipeline;
+mod story;
 
 use crate::sandbox::Sandbox;
 use crate::{Result, cargo};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Instant;
 
 const MAILBOX: &str = "example-plugins/ingester/sample/takeout.mbox";
 /// Number of messages in it that are neither empty nor duplicates.
 const MESSAGES: u64 = 34;
 
 pub(crate) fn run(pipeline: bool, keep: bool) -> Result {
-    let packages: &[&str] = if pipeline { &pipeline::PACKAGES } else { &["ingester", "canonizer"] };
-    let mut args = vec!["-p", "lorchestra-cli"];
-    args.extend(packages.iter().flat_map(|package| ["-p", package]));
-    println!("$ cargo build --locked {}", args.join(" "));
-    cargo::build(&args)?;
+    let begun = Instant::now();
+    let packages: &[&str] = if pipeline { &pipeline::PACKAGES } else { &story::PACKAGES };
+    cargo::build_command_line(packages)?;
     let target = cargo::built("debug")?;
     let stage = Stage { sandbox: Sandbox::new(&std::env::temp_dir(), &target)?, target };
-    println!("\nsandbox: {}", stage.sandbox.path().display());
-    let done = if pipeline { pipeline::show(&stage) } else { show(&stage) };
-    let Stage { sandbox, .. } = stage;
+    println!("built in {} s; home directory: {}\n", begun.elapsed().as_secs(), stage.sandbox.home().display());
+    let done = if pipeline { pipeline::show(&stage) } else { story::show(&stage) };
     if keep {
-        println!("\nkept: {}", sandbox.keep().display());
-    } else {
-        println!("\nremoved: {}", sandbox.path().display());
+        println!("\nkept: {}", stage.sandbox.keep().display());
     }
     done
 }
@@ -41,22 +38,30 @@ struct Stage {
 }
 
 impl Stage {
-    /// Prints a command and its output.
+    /// Prints a command and its output. The command must succeed.
     fn lorchestra(&self, args: &[&str]) -> Result {
-        let mut command = self.sandbox.lorchestra(args);
-        println!("\n$ {}", cargo::line(&command));
-        cargo::run(command.current_dir(cargo::root()?))
+        self.ends_with(0, args)
     }
 
-    /// Installs freshly built libraries.
-    fn install(&self, packages: &[&str]) -> Result {
-        let libraries: Vec<String> = packages
-            .iter()
-            .map(|package| self.target.join(format!("lib{}.so", package.replace('-', "_"))).display().to_string())
-            .collect();
-        let mut args = vec!["plugins", "install"];
-        args.extend(libraries.iter().map(String::as_str));
-        self.lorchestra(&args)
+    /// Prints a command and its output. The command must end with this exit code.
+    fn ends_with(&self, code: i32, args: &[&str]) -> Result {
+        let mut command = self.sandbox.lorchestra(args);
+        let line = cargo::line(&command);
+        println!("$ {line}");
+        let status = command.current_dir(cargo::root()?).status()?;
+        if status.code() == Some(code) { Ok(()) } else { Err(format!("{line}: {status} instead of exit code {code}").into()) }
+    }
+
+    /// Installs freshly built libraries, given by their file names without `lib` and `.so`. Its output, long signatures, is not shown.
+    fn install(&self, libraries: &[&str]) -> Result {
+        let files: Vec<String> =
+            libraries.iter().map(|library| self.target.join(format!("lib{library}.so")).display().to_string()).collect();
+        let args: Vec<&str> = ["plugins", "install"].into_iter().chain(files.iter().map(String::as_str)).collect();
+        let root = cargo::root()?;
+        let mut command = self.sandbox.lorchestra(&args);
+        println!("$ {}", cargo::line(&command).replace(&format!("{}/", root.display()), ""));
+        let output = command.current_dir(root).output()?;
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned().into()) }
     }
 
     /// Parent of the packages' data directories.
@@ -70,43 +75,4 @@ impl Stage {
         let lines = output.stdout.split(|b| *b == b'\n').filter(|line| !line.is_empty());
         Ok(lines.map(serde_json::from_slice).collect::<std::result::Result<_, _>>()?)
     }
-}
-
-fn show(stage: &Stage) -> Result {
-    stage.install(&["ingester", "canonizer"])?;
-    stage.lorchestra(&["jobs", "list"])?;
-    stage.lorchestra(&["jobs", "show", "ingester", "extract_gmail"])?;
-    stage.lorchestra(&["run-job", "ingester", "extract_gmail", "--source", MAILBOX, "--account", "demo"])?;
-    stage.lorchestra(&["run-job", "canonizer", "canonicalize_email"])?;
-    stage.lorchestra(&["runs", "list"])?;
-    stage.lorchestra(&["events", "list"])?;
-    stage.lorchestra(&["events", "list", "--payload", "--type", "canonicalization.completed"])?;
-    check(stage)
-}
-
-/// Checks the counts in the events, and the number of lines in the files that the events name.
-fn check(stage: &Stage) -> Result {
-    let data = stage.data();
-    let extracted = lines(&data.join("ingester/mail/demo.jsonl"))?;
-    let objects = lines(&data.join("canonizer/email.jsonl"))?;
-    let set_aside = lines(&data.join("canonizer/set_aside.jsonl")).unwrap_or(0);
-    println!("\n{extracted} messages extracted; {objects} JMAP objects made of them, {set_aside} set aside");
-    if extracted != MESSAGES || objects + set_aside != extracted {
-        return Err(format!("expected {MESSAGES} messages").into());
-    }
-    let events = stage.json(&["events", "list", "--payload", "--json"])?;
-    for (event_type, wanted) in
-        [("job.started", 2), ("job.completed", 2), ("extraction.completed", 1), ("canonicalization.completed", 1)]
-    {
-        let found = events.iter().filter(|event| event["event_type"] == event_type).count();
-        if found != wanted {
-            return Err(format!("found {found} events {event_type}, expected {wanted}").into());
-        }
-    }
-    Ok(())
-}
-
-fn lines(path: &Path) -> Result<u64> {
-    let text = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok(text.iter().filter(|&&byte| byte == b'\n').count() as u64)
 }

@@ -28,9 +28,9 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Build everything, then list, show and run two packages in a sandbox and check the results
+    /// Build the command line and two small packages, run them in a sandbox, and check the results
     Demo {
-        /// Run the whole pipeline instead: extract, canonize, index, search
+        /// Run the example packages instead, from a mailbox to a search
         #[arg(long)]
         pipeline: bool,
         /// Keep the sandbox

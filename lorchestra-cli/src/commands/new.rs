@@ -25,6 +25,9 @@ const FILES: [(&str, &str); 6] = [
     ("tests/jobs.rs", include_str!("new/tests.txt")),
 ];
 
+/// `src/lib.rs` with an `async` job. Its tests are those of the other one.
+const ASYNC_LIB: &str = include_str!("new/lib_async.txt");
+
 /// Files for the top of a repository, which a member of a workspace does not get.
 const OF_A_ROOT: [&str; 2] = [".github", ".gitignore"];
 
@@ -163,6 +166,9 @@ pub(crate) struct New {
     /// Directory to create (may exist if empty) [default: NAME]
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Write an `async` job, which runs in a Tokio runtime
+    #[arg(long = "async")]
+    is_async: bool,
     /// Path of lorchestra-plugin-api, or of a checkout of lorchestra [default: the sources that this binary was built from]
     #[arg(long, value_name = "PATH")]
     api: Option<PathBuf>,
@@ -177,7 +183,8 @@ pub(super) fn run(command: &New, printer: &mut Printer) -> Result<Code, CommandE
     let above = workspace::above(&real);
     let member_of = above.as_ref().filter(|above| above.takes_in.is_some()).map(|above| &*above.root);
     let library = library(name, &real, member_of);
-    make(name, dir, &dependency(&api), &library, member_of.is_some())?;
+    let contents = Contents { name, api: &dependency(&api, command.is_async), library: &library, is_async: command.is_async };
+    make(&contents, dir, member_of.is_some())?;
     printer.good(format_args!("created the job package {name} in {}", shell(dir)));
     if let Some(Workspace { root, takes_in }) = &above {
         let root = path_text(root);
@@ -204,6 +211,7 @@ pub(super) fn run(command: &New, printer: &mut Printer) -> Result<Code, CommandE
     for step in [
         format!("cd {}", shell(dir)),
         "cargo test".to_owned(),
+        "lorchestra dev count_words --input README.md".to_owned(),
         "cargo build --release".to_owned(),
         format!("lorchestra plugins check {library}"),
         format!("lorchestra plugins install {library}"),
@@ -236,14 +244,38 @@ fn api_dir(named: Option<&Path>) -> Result<String, NewError> {
     let own = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../lorchestra-plugin-api"));
     match named {
         Some(path) => api_crate(path),
-        // Not by a version: the name belongs to nobody in the public registry, and anyone could claim it there.
+        // Not by a version: no one owns the name in the public registry, and anyone could claim it there.
         None => api_crate(own).map_err(|_| NewError::NoSources),
     }
 }
 
 /// The value of `lorchestra-plugin-api =`.
-fn dependency(api: &str) -> String {
-    format!("{{ path = {} }}", toml::Value::from(api))
+fn dependency(api: &str, is_async: bool) -> String {
+    let features = if is_async { ", features = [\"async\"]" } else { "" };
+    format!("{{ path = {}{features} }}", toml::Value::from(api))
+}
+
+/// What is written into the templates.
+struct Contents<'a> {
+    name: &'a str,
+    /// The value of the dependency on the plugin API.
+    api: &'a str,
+    /// Path of the library that a release build creates.
+    library: &'a str,
+    /// Whether the job is `async`.
+    is_async: bool,
+}
+
+impl Contents<'_> {
+    fn of(&self, file: &str, template: &str, is_member: bool) -> String {
+        let template = if self.is_async && file == "src/lib.rs" { ASYNC_LIB } else { template };
+        template
+            .replace("{{root}}", if is_member { MEMBER } else { ROOT })
+            .replace("{{package}}", self.name)
+            .replace("{{crate}}", &crate_name(self.name))
+            .replace("{{library}}", self.library)
+            .replace("{{api}}", self.api)
+    }
 }
 
 /// Returns the absolute path of the plugin API, given its directory or that of a checkout.
@@ -300,7 +332,7 @@ fn top(file: &str) -> &str {
 }
 
 /// Creates the crate in a temporary directory, and moves it to its path once it is complete.
-fn make(name: &str, dir: &Path, api: &str, library: &str, is_member: bool) -> Result<(), NewError> {
+fn make(contents: &Contents<'_>, dir: &Path, is_member: bool) -> Result<(), NewError> {
     let build_dir = build_dir(dir)?;
     let at = |path: &Path| {
         let path = path.to_owned();
@@ -311,16 +343,11 @@ fn make(name: &str, dir: &Path, api: &str, library: &str, is_member: bool) -> Re
     // Without the temporary name that failed.
     let building = building.map_err(|e| at(build_dir)(e.kind().into()))?;
     // The temporary directory is private; a crate has the user's default modes.
-    let whole = building.path().join(name);
+    let whole = building.path().join(contents.name);
     let left_out = |top: &str| is_member && OF_A_ROOT.contains(&top);
     for (file, template) in FILES.into_iter().filter(|(file, _)| !left_out(top(file))) {
         let path = whole.join(file);
-        let text = template
-            .replace("{{root}}", if is_member { MEMBER } else { ROOT })
-            .replace("{{package}}", name)
-            .replace("{{crate}}", &crate_name(name))
-            .replace("{{library}}", library)
-            .replace("{{api}}", api);
+        let text = contents.of(file, template, is_member);
         fs::create_dir_all(path.parent().unwrap_or(&whole)).map_err(at(dir))?;
         fs::write(&path, text).map_err(at(dir))?;
     }
@@ -402,7 +429,7 @@ mod tests {
     #[test]
     fn the_dependency_is_always_a_path() {
         let own = api_dir(None).unwrap();
-        let written = dependency(&own);
+        let written = dependency(&own, false);
         assert!(written.starts_with("{ path = \"/") && written.ends_with("/lorchestra-plugin-api\" }"), "{written}");
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         assert_eq!(api_dir(Some(&root)).unwrap(), own);

@@ -216,7 +216,8 @@ impl Invocation<'_, '_> {
             delivery: Delivery { to: &settings.destinations, required: own.require_delivery, timeout },
         };
         let printer = RefCell::new(&mut *self.printer);
-        let verbosity = Verbosity { verbose: self.verbose, quiet: own.quiet, json: own.json, progress };
+        let verbosity =
+            Verbosity { verbose: self.verbose, quiet: own.quiet, json: own.json, progress, show_output: own.show_output };
         let mut terminal = TerminalObserver::new(&printer, &settings.state_dir, verbosity);
         let mut json = JsonObserver { printer: &printer };
         let mut diagnostics = DiagnosticObserver;
@@ -251,6 +252,7 @@ impl Invocation<'_, '_> {
         values.extend(flags::named(&own.param)?);
         let typed: Vec<String> = values.iter().map(|given| given.name.clone()).collect();
         values.extend(params::configured(package_name, job, &values, settings)?);
+        params::expand_home(job, &mut values, settings);
         let bookmark = match plan::last::requested_bookmark(job, &values) {
             Some(asked) => {
                 let key = Key { package: package_name, job: job_name, account: asked.account.as_deref() };

@@ -4,6 +4,7 @@ mod list;
 mod logs;
 mod prune;
 mod rerun;
+mod results;
 mod show;
 mod stop;
 

@@ -98,6 +98,10 @@ pub(crate) struct OwnFlags {
     #[arg(long, overrides_with = "dry_run")]
     pub(crate) dry_run: bool,
 
+    /// Print the job's output to stderr when the run ends (of the last attempt)
+    #[arg(long, overrides_with = "show_output")]
+    pub(crate) show_output: bool,
+
     /// Print one JSON object about the run (schema lorchestra.run-job/1)
     #[arg(long, overrides_with = "json")]
     pub(crate) json: bool,
@@ -125,6 +129,7 @@ impl OwnFlags {
             requested_by: later.requested_by.or_else(|| self.requested_by.clone()),
             locked: self.locked || later.locked,
             dry_run: self.dry_run || later.dry_run,
+            show_output: self.show_output || later.show_output,
             json: self.json || later.json,
             quiet: self.quiet || later.quiet,
         }

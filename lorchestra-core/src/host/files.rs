@@ -3,6 +3,7 @@
 use rustix::fs::{Mode, OFlags};
 use std::fs::{File, FileType};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// The path is not a regular file. Wrapped in an [`io::Error`].
@@ -40,10 +41,28 @@ pub(crate) fn absent_if_not_regular(error: io::Error) -> io::Error {
     }
 }
 
+/// Gives the owner all rights to a directory and everything below it, because a job may have taken them away.
+fn make_writable(dir: &Path) -> io::Result<()> {
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            make_writable(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes a file of any kind, or a directory, at a path where a job may have created anything. Succeeds if nothing is there.
 pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
     let removed = match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
+        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path).or_else(|e| match e.kind() {
+            io::ErrorKind::PermissionDenied => {
+                make_writable(path)?;
+                std::fs::remove_dir_all(path)
+            }
+            _ => Err(e),
+        }),
         Ok(_) => std::fs::remove_file(path),
         Err(e) => Err(e),
     };

@@ -6,6 +6,7 @@
 //! <state>/spool/<run>/lock                   held by the run's supervisor while it is alive
 //! <state>/spool/<run>/<attempt>.lock         held by the attempt's worker ([`crate::host::locks`])
 //! <state>/spool/<run>/<attempt>.end          the supervisor's note on how the attempt ended, for recovery
+//! <state>/spool/<run>/<attempt>.tmp/         the job's temporary files
 //! <state>/spool/<run>/progress               the job's progress, written while someone follows the run
 //! <state>/logs/<run>/<attempt>.out           what the job printed ([`crate::run::log`])
 //! <state>/logs/<run>/trace.jsonl             what the job traced ([`crate::run::log`])
@@ -148,6 +149,11 @@ impl StateDir {
     /// The supervisor's note on how an attempt ended.
     pub fn attempt_note(&self, run_id: &str, attempt: u32) -> PathBuf {
         self.run_spool(run_id).join(format!("{attempt}.end"))
+    }
+
+    /// The directory for an attempt's temporary files.
+    pub fn attempt_temp(&self, run_id: &str, attempt: u32) -> PathBuf {
+        self.run_spool(run_id).join(format!("{attempt}.tmp"))
     }
 
     /// The file with the progress of a run's job.

@@ -1,7 +1,7 @@
-//! Durations as people write them: `90s`, `1h30m`, `2w`. Owns parsing and formatting ([`parse`], [`show`]); pure.
+//! Durations as people write them: `90s`, `1h30m`, `2w`, `1.5s`, `500ms`. Owns parsing and formatting ([`parse`], [`show`]); pure.
 //!
-//! One or more whole numbers, each with a unit of `s m h d w`, largest first, each unit once, without spaces. A day has 24 hours and a week
-//! seven days. Months and years are refused because they have no fixed length.
+//! One or more whole numbers, each with a unit of `w d h m s ms`, largest first, each unit once, without spaces. Seconds may have up to
+//! three decimals. A day has 24 hours and a week seven days. Months and years are refused because they have no fixed length.
 
 use super::unit::{Unit, split_digits};
 use std::time::Duration;
@@ -39,14 +39,14 @@ pub enum DurationError {
     /// Months or years.
     #[error("months and years have no fixed length; write days, such as 30d")]
     Calendar,
-    /// Milliseconds or smaller.
-    #[error("the smallest unit is the second; write 1s or more")]
+    /// Smaller than a millisecond.
+    #[error("the smallest unit is the millisecond; write 1ms or more")]
     TooFine,
     /// More than [`MAX`].
     #[error("is too long; write at most 36500d")]
     TooLong,
     /// Anything else.
-    #[error("is not a duration; write numbers with the units w d h m s, such as 90s, 5m or 1h30m")]
+    #[error("is not a duration; write numbers with the units w d h m s ms, such as 90s, 5m or 1h30m")]
     Unknown,
 }
 
@@ -76,29 +76,38 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     let mut rest = text;
     while !rest.is_empty() {
         let (number, tail) = split_digits(rest);
-        let (word, tail) = tail.split_at(tail.find(is_digit).unwrap_or(tail.len()));
+        let (decimals, tail) = match tail.strip_prefix('.') {
+            Some(tail) => split_digits(tail),
+            None => ("", tail),
+        };
+        let (word, after) = tail.split_at(tail.find(is_digit).unwrap_or(tail.len()));
         if number.is_empty() {
             return Err(DurationError::Unknown);
         }
-        if word.starts_with(['.', ',']) {
+        if word.starts_with(',') || (decimals.is_empty() != (number.len() + tail.len() == rest.len())) {
             return Err(fraction(text).unwrap_or(DurationError::Unknown));
         }
-        let before = &text[..text.len() - tail.len() - word.len()];
-        let unit = unit(word, last, before, tail)?;
+        let before = &text[..text.len() - tail.len()];
+        let unit = unit(word, last, before, after)?;
+        if !decimals.is_empty() && (unit != Unit::Second || decimals.len() > 3 || !after.is_empty()) {
+            let fine = if unit == Unit::Second && after.is_empty() { DurationError::TooFine } else { DurationError::Unknown };
+            return Err(fraction(text).unwrap_or(fine));
+        }
         in_order &= last.is_none_or(|last| unit < last);
         last = Some(unit);
         // A number that exceeds 64 bits is too long a duration.
         total = number
             .parse::<u64>()
             .ok()
-            .zip(unit.seconds())
-            .and_then(|(n, seconds)| n.checked_mul(seconds))
-            .and_then(|seconds| seconds.checked_add(total))
-            .filter(|total| *total <= MAX.as_secs())
+            .zip(unit.milliseconds())
+            .and_then(|(n, milliseconds)| n.checked_mul(milliseconds))
+            .and_then(|milliseconds| milliseconds.checked_add(thousandths(decimals)))
+            .and_then(|milliseconds| milliseconds.checked_add(total))
+            .filter(|total| u128::from(*total) <= MAX.as_millis())
             .ok_or(DurationError::TooLong)?;
-        rest = tail;
+        rest = after;
     }
-    let duration = Duration::from_secs(total);
+    let duration = Duration::from_millis(total);
     if in_order {
         Ok(duration)
     } else {
@@ -106,27 +115,40 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     }
 }
 
-/// Formats `duration` so that [`parse`] accepts it: `1h30m`, `14d`, `0s`. Drops fractions of a second.
+/// The value of up to three decimals.
+fn thousandths(decimals: &str) -> u64 {
+    format!("{decimals:0<3}").parse().unwrap_or_default()
+}
+
+/// Formats `duration` so that [`parse`] accepts it: `1h30m`, `14d`, `1.5s`, `500ms`, `0s`. Drops fractions of a millisecond.
 pub fn show(duration: Duration) -> String {
     let mut rest = duration.as_secs();
-    if rest == 0 {
-        return "0s".to_owned();
-    }
+    let milliseconds = duration.subsec_millis();
     let mut text = String::new();
     // Without weeks: 10d is clearer than 1w3d.
-    for (seconds, unit) in [(86_400, 'd'), (3_600, 'h'), (60, 'm'), (1, 's')] {
+    for (seconds, unit) in [(86_400, "d"), (3_600, "h"), (60, "m")] {
         let n = rest / seconds;
         rest %= seconds;
         if n > 0 {
             text.push_str(&format!("{n}{unit}"));
         }
     }
-    text
+    match (rest, milliseconds) {
+        (0, 0) if text.is_empty() => "0s".to_owned(),
+        (0, 0) => text,
+        (_, 0) => format!("{text}{rest}s"),
+        (0, _) => format!("{text}{milliseconds}ms"),
+        (..) => {
+            let decimals = format!("{milliseconds:03}");
+            format!("{text}{rest}.{}s", decimals.trim_end_matches('0'))
+        }
+    }
 }
 
 /// Parses the unit of one part. `before` is the text up to the unit, `tail` the rest.
 fn unit(word: &str, last: Option<Unit>, before: &str, tail: &str) -> Result<Unit, DurationError> {
     Ok(match word {
+        "ms" => Unit::Millisecond,
         "s" => Unit::Second,
         "m" => Unit::Minute,
         "h" => Unit::Hour,
@@ -143,38 +165,47 @@ fn unit(word: &str, last: Option<Unit>, before: &str, tail: &str) -> Result<Unit
                 });
             };
             let next = match last {
-                Unit::Second => return Err(DurationError::Unknown),
+                Unit::Second | Unit::Millisecond => return Err(DurationError::Unknown),
                 Unit::Minute => 's',
                 Unit::Hour => 'm',
                 _ => 'h',
             };
             return Err(instead("its last number has no unit", format!("{before}{next}")));
         }
-        "ms" | "us" | "µs" | "ns" => return Err(DurationError::TooFine),
+        "us" | "µs" | "ns" => return Err(DurationError::TooFine),
         _ => {
             let short = match Unit::meant(word) {
                 Some(Unit::Month | Unit::Year) => return Err(DurationError::Calendar),
-                Some(Unit::Second) => 's',
-                Some(Unit::Minute) => 'm',
-                Some(Unit::Hour) => 'h',
-                Some(Unit::Day) => 'd',
-                Some(Unit::Week) => 'w',
-                None if word == "M" => 'm',
+                Some(Unit::Millisecond) => "ms",
+                Some(Unit::Second) => "s",
+                Some(Unit::Minute) => "m",
+                Some(Unit::Hour) => "h",
+                Some(Unit::Day) => "d",
+                Some(Unit::Week) => "w",
+                None if word == "M" => "m",
                 None => return Err(DurationError::Unknown),
             };
-            return Err(instead("the units are w d h m s", format!("{before}{short}{tail}")));
+            return Err(instead("the units are w d h m s ms", format!("{before}{short}{tail}")));
         }
     })
 }
 
-/// `1.5h` means `1h30m`; `None` if the result is not a whole number of seconds.
+/// `1.5h` means `1h30m`; `None` if the result is not a whole number of milliseconds.
 fn fraction(text: &str) -> Option<DurationError> {
     let (whole, tail) = split_digits(text);
     let (digits, word) = split_digits(tail.strip_prefix(['.', ','])?);
+    if digits.is_empty() {
+        return None;
+    }
     let unit = if word == "m" { Unit::Minute } else { Unit::meant(word)? };
+    let reason = match unit {
+        _ if tail.starts_with(',') => "the decimal separator is a point",
+        Unit::Second => "seconds have at most three decimals",
+        _ => "only seconds have decimals",
+    };
     let scale = 10_u64.checked_pow(u32::try_from(digits.len()).ok()?)?;
-    let scaled = format!("{whole}{digits}").parse::<u64>().ok()?.checked_mul(unit.seconds()?)?;
-    (scaled.is_multiple_of(scale)).then(|| instead("the numbers must be whole", show(Duration::from_secs(scaled / scale))))
+    let scaled = format!("{whole}{digits}").parse::<u64>().ok()?.checked_mul(unit.milliseconds()?)?;
+    (scaled.is_multiple_of(scale)).then(|| instead(reason, show(Duration::from_millis(scaled / scale))))
 }
 
 fn is_digit(c: char) -> bool {
@@ -209,6 +240,18 @@ mod tests {
         ] {
             assert_eq!(parse(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
+        for (text, milliseconds) in [
+            ("500ms", 500),
+            ("0ms", 0),
+            ("1500ms", 1500),
+            ("1s500ms", 1500),
+            ("1m1ms", 60_001),
+            ("1.5s", 1500),
+            ("0.001s", 1),
+            ("1h0.25s", 3_600_250),
+        ] {
+            assert_eq!(parse(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
     }
 
     #[test]
@@ -218,7 +261,10 @@ mod tests {
         {
             assert_eq!(show(Duration::from_secs(seconds)), text);
         }
-        assert_eq!(show(Duration::from_millis(1_999)), "1s");
+        for (milliseconds, text) in [(1_999, "1.999s"), (500, "500ms"), (60_040, "1m40ms"), (61_100, "1m1.1s")] {
+            assert_eq!(show(Duration::from_millis(milliseconds)), text);
+        }
+        assert_eq!(show(Duration::from_micros(1_000_999)), "1s");
     }
 
     #[test]
@@ -246,10 +292,18 @@ mod tests {
             ("1m1m", "write 2m"),
             ("1.5h", "write 1h30m"),
             ("0,5m", "write 30s"),
-            ("0.001s", "such as 90s"),
+            ("0.0001s", "write 1ms or more"),
+            ("1,5s", "is a point; write 1.5s"),
+            ("0.0005m", "write 30ms"),
+            ("1.5s1ms", "such as 90s"),
+            ("1.s", "such as 90s"),
+            (".5s", "such as 90s"),
+            ("1.5ms", "such as 90s"),
+            ("1ms1s", "write 1.001s"),
+            ("5 milliseconds", "write 5ms"),
             ("1mo", "write days, such as 30d"),
             ("1y", "write days, such as 30d"),
-            ("500ms", "write 1s or more"),
+            ("500us", "write 1ms or more"),
             ("s", "such as 90s"),
             ("1h-5m", "such as 90s"),
             ("PT1H", "such as 90s"),

@@ -103,7 +103,9 @@ fn misspelt(digits: &str, word: &str, text: &str, reader: TimeParser) -> TimeErr
         Some(Unit::Week) => "w",
         Some(Unit::Month) => "mo",
         Some(Unit::Year) => "y",
-        None => return TimeError::Field("its unit is unknown; write one of s min h d w mo y, as in -7d".into()),
+        Some(Unit::Millisecond) | None => {
+            return TimeError::Field("its unit is unknown; write one of s min h d w mo y, as in -7d".into());
+        }
     };
     reader.instead("the units are s min h d w mo y", format!("-{digits}{short}"))
 }

@@ -55,7 +55,7 @@ mod tests {
         for cause in RETRYABLE {
             assert_eq!(tries(cause, false), 2, "{cause:?}");
             assert_eq!(tries(cause, true), 0, "{cause:?}, permanent");
-            assert!(!Retries::default().allows_retry(1, &failure(cause, false)), "nobody asked");
+            assert!(!Retries::default().allows_retry(1, &failure(cause, false)), "no retries by default");
         }
         for cause in [Cause::Cancelled, Cause::Load, Cause::Spool, Cause::Abandoned] {
             assert_eq!(tries(cause, false), 0, "{cause:?}");

@@ -4,6 +4,7 @@
 /// A unit of time, smallest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Unit {
+    Millisecond,
     Second,
     Minute,
     Hour,
@@ -14,7 +15,18 @@ pub(super) enum Unit {
 }
 
 impl Unit {
-    /// Seconds in the unit; `None` for a calendar unit, whose length depends on the date.
+    /// Milliseconds in the unit; `None` for a calendar unit, whose length depends on the date.
+    pub(super) const fn milliseconds(self) -> Option<u64> {
+        match self {
+            Self::Millisecond => Some(1),
+            _ => match self.seconds() {
+                Some(seconds) => Some(seconds * 1000),
+                None => None,
+            },
+        }
+    }
+
+    /// Whole seconds in the unit; `None` for a calendar unit, whose length depends on the date, and for a millisecond.
     pub(super) const fn seconds(self) -> Option<u64> {
         match self {
             Self::Second => Some(1),
@@ -22,13 +34,14 @@ impl Unit {
             Self::Hour => Some(60 * 60),
             Self::Day => Some(24 * 60 * 60),
             Self::Week => Some(7 * 24 * 60 * 60),
-            Self::Month | Self::Year => None,
+            Self::Millisecond | Self::Month | Self::Year => None,
         }
     }
 
     /// Returns the unit meant by a word that is not one of the short forms. `m` is ambiguous: see the module.
     pub(super) fn meant(word: &str) -> Option<Self> {
         Some(match word.trim().to_lowercase().as_str() {
+            "millis" | "millisecond" | "milliseconds" => Self::Millisecond,
             "s" | "sec" | "secs" | "second" | "seconds" => Self::Second,
             "min" | "mins" | "minute" | "minutes" => Self::Minute,
             "h" | "hr" | "hrs" | "hour" | "hours" => Self::Hour,

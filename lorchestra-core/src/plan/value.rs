@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{ParamManifest, ParamOutline, ValueManifest};
 use serde_json::{Number, Value};
+use std::time::Duration;
 use thiserror::Error;
 
 /// Why a text is not a value of its parameter's kind, and what to write instead. Does not repeat the text.
@@ -21,6 +22,9 @@ pub enum ValueError {
         /// A valid value.
         example: &'static str,
     },
+    /// One of several values of a list is empty.
+    #[error("has an empty value between commas; remove the comma, or write \\, for a comma in a value")]
+    EmptyItem,
     /// The meaning is clear, but the form is not accepted.
     #[error("{reason}; write {write}")]
     Form {
@@ -214,8 +218,12 @@ pub(super) fn check_resolved(ty: ParamType<'_>, json: &Value) -> Result<(), Stri
         return values.iter().try_for_each(|value| check_resolved(ParamType { repeated: false, ..ty }, value));
     }
     let example = match (json, ty.kind) {
-        (Value::Number(seconds), ParamKind::Duration) if seconds.is_u64() => return Ok(()),
-        (_, ParamKind::Duration) => "a whole number of seconds".to_owned(),
+        (Value::Number(seconds), ParamKind::Duration) => match seconds.as_f64().map(Duration::try_from_secs_f64) {
+            // The only form in which a duration is passed on: whole milliseconds.
+            Some(Ok(duration)) if in_seconds(whole_milliseconds(duration)) == *json => return Ok(()),
+            _ => "a number of seconds with at most three decimals".to_owned(),
+        },
+        (_, ParamKind::Duration) => "a number of seconds".to_owned(),
         (Value::String(text), ParamKind::DateTime) => match text.parse::<DateTime<Utc>>() {
             Ok(at) if time::show(at) == *text => return Ok(()),
             _ => "a time in UTC such as 2024-03-30T12:00:00Z".to_owned(),
@@ -243,15 +251,26 @@ pub(super) fn parse(ty: ParamType<'_>, text: &str, now: DateTime<Utc>) -> Result
         }
         ParamKind::String | ParamKind::Path if text.contains('\0') => return Err(ValueError::Nul),
         ParamKind::String | ParamKind::Path => TypedValue::Json(text.into()),
-        // Also accepts a number of seconds, the format of `runs show` and of a spec, so that printed values can be used as input.
-        ParamKind::Duration => TypedValue::Json(match text.parse::<u64>() {
-            Ok(seconds) if seconds <= duration::MAX.as_secs() => seconds.into(),
-            _ => duration::parse(text)?.as_secs().into(),
-        }),
+        ParamKind::Duration => {
+            // Also accepts a number of seconds, the format of `runs show` and of a spec, so that printed values can be used as input.
+            let number = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+            let seconds = number.then(|| duration::parse(&format!("{text}s")).ok()).flatten();
+            TypedValue::Json(in_seconds(seconds.map_or_else(|| duration::parse(text), Ok)?))
+        }
         ParamKind::Enum => TypedValue::Json(chosen(ty.values, text)?.into()),
         // A secret never becomes a value here: `resolve` keeps only its source.
         ParamKind::Secret => return Err(ValueError::Source),
     })
+}
+
+/// A duration as the job receives it: in seconds, with a fraction only if it has one.
+fn in_seconds(duration: Duration) -> Value {
+    if duration.subsec_nanos() == 0 { duration.as_secs().into() } else { duration.as_secs_f64().into() }
+}
+
+/// Rounds to milliseconds, because the double nearest to them is not exact.
+fn whole_milliseconds(duration: Duration) -> Duration {
+    Duration::from_millis((duration.as_secs_f64() * 1000.0).round() as u64)
 }
 
 /// Returns the enum value with this name.

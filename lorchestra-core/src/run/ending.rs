@@ -8,6 +8,7 @@ use crate::run::note;
 use crate::spool::record::Final;
 use crate::store::event::IngestState;
 use crate::store::{EarlierAttempt, RunEnd, Store, StoreError, Terminal};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Maximum number of earlier attempts in the terminal event: the last ones.
@@ -69,6 +70,10 @@ pub(crate) fn terminal(outcome: &Outcome, attempt: u32, facts: &Facts, earlier: 
         damaged: facts.damaged,
         output_lost: facts.output_lost,
         processes_left: facts.processes_left as u64,
+        result: None,
+        artifacts: Vec::new(),
+        counters: BTreeMap::new(),
+        progress: None,
         earlier_attempts: earlier,
         failure: match outcome {
             Outcome::Completed => None,
@@ -103,7 +108,7 @@ pub(crate) fn reconstruct_end(dead: DeadRun) -> (Outcome, RunEnd) {
         _ => None,
     };
     let bookmark = ingested.end.as_ref().and_then(Final::bookmark);
-    let (damaged, between) = (ingested.damaged, seen.between);
+    let (damaged, between, results) = (ingested.damaged, seen.between, ingested.results.clone());
     let outcome = match decide(&evidence(ingested, seen, printed)) {
         Outcome::Failed(failure) if over => match between {
             Some(signal) => cancelled_between_attempts(signal, attempt, &failure),
@@ -112,8 +117,8 @@ pub(crate) fn reconstruct_end(dead: DeadRun) -> (Outcome, RunEnd) {
         outcome => outcome,
     };
     let facts = Facts { duration: lived, max_rss_kib, damaged, ..Facts::default() };
-    let terminal = terminal(&outcome, attempt, &facts, earlier);
-    let end = RunEnd { ended_at: crate::host::clock::now_micros(), bookmark, terminal };
+    let terminal = terminal(&outcome, attempt, &facts, earlier).with_results(&results);
+    let end = RunEnd { ended_at: crate::host::clock::now_micros(), bookmark, results, terminal };
     (outcome, end)
 }
 

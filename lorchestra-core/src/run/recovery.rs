@@ -31,7 +31,7 @@ use crate::run::ending::{DeadRun, earlier, reconstruct_end};
 use crate::run::intake::{Ingest, IntakeError};
 use crate::run::note;
 use crate::run::resume::resume_if_stopped;
-use crate::run::traces::{has_content, remove_spool, remove_traces};
+use crate::run::traces::{has_content, remove_spool, remove_temp, remove_traces};
 use crate::spool::reader::Writing;
 use crate::spool::writer::segment_path;
 use crate::store::{Run, RunEnd, RunFilter, RunState, Store, StoreError};
@@ -307,6 +307,7 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
     let (run_id, attempt) = (run.run_id.as_str(), run.attempts);
     // Checked before its events are ingested. The lock rules out that the run is just removing its own spool.
     let lost = !state.run_spool(run_id).is_dir();
+    remove_temp(&state.attempt_temp(run_id, attempt));
     let ingested = store.ingested(run_id, attempt)?;
     let spool = state.attempt_spool(run_id, attempt);
     let first = ingested.cursor.segment;

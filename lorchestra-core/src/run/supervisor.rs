@@ -45,6 +45,7 @@ use crate::store::bookmark::Key;
 use crate::store::own::RunOrigin;
 use crate::store::{AttemptEnd, Backlog, NewRun, Run, RunEnd, RunState, Started, Store, StoreError, Terminal};
 use attempt::{AttemptRunner, Prepared};
+use lorchestra_plugin_api::results::Results;
 use run_files::RunFilesGuard;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -177,6 +178,7 @@ struct Finished {
     attempt: u32,
     facts: Facts,
     bookmark: Option<i64>,
+    results: Results,
     output: PathBuf,
 }
 
@@ -313,11 +315,12 @@ impl Supervision<'_> {
     /// Steps 4 to 8.
     fn supervise(mut self, recorded: Recorded) -> Result<(RunResult, Store), RunError> {
         let Recorded { store, prepared, started, locks } = recorded;
-        let Finished { mut store, outcome, attempt, mut facts, bookmark, output } = self.attempt_until_done(store, prepared)?;
+        let Finished { mut store, outcome, attempt, mut facts, bookmark, results, output } =
+            self.attempt_until_done(store, prepared)?;
         let outcome = self.claimed(&store, outcome)?;
         facts.duration = started.elapsed();
-        let terminal = terminal(&outcome, attempt, &facts, earlier(&store, &self.run_id, attempt)?);
-        let end = RunEnd { ended_at: now_micros(), bookmark, terminal };
+        let terminal = terminal(&outcome, attempt, &facts, earlier(&store, &self.run_id, attempt)?).with_results(&results);
+        let end = RunEnd { ended_at: now_micros(), bookmark, results, terminal };
         let ended = recorded_with_retries(|| store.end_run(&self.run_id, &end)).map_err(|e| self.not_recorded(e.into()))?;
         traces::remove_spool(self.env.state, &self.run_id);
         let [lives, overlap] = locks;
@@ -380,14 +383,26 @@ impl Supervision<'_> {
             facts.add(&ended.facts);
             let failure = match ended.result.map_err(|e| self.not_recorded(e))? {
                 Outcome::Failed(failure) if self.spec.retries.allows_retry(attempt, &failure) => failure,
-                outcome => return Ok(Finished { store, outcome, attempt, facts, bookmark: ended.bookmark, output }),
+                outcome => {
+                    return Ok(Finished {
+                        store,
+                        outcome,
+                        attempt,
+                        facts,
+                        bookmark: ended.bookmark,
+                        results: ended.results,
+                        output,
+                    });
+                }
             };
-            self.record_attempt_end(&mut store, attempt, &failure)?;
+            self.record_attempt_end(&mut store, attempt, &failure, &ended.results)?;
             let next = self.next_attempt(attempt, &failure, ended.stop_signal, backoff.next(None));
             let next = next.inspect_err(|signal| drop(ended.note.between(*signal)));
             match next.unwrap_or_else(|signal| Next::End(decision::cancelled_between_attempts(signal, attempt, &failure))) {
                 Next::Attempt(next) => prepared = *next,
-                Next::End(outcome) => return Ok(Finished { store, outcome, attempt, facts, bookmark: None, output }),
+                Next::End(outcome) => {
+                    return Ok(Finished { store, outcome, attempt, facts, bookmark: None, results: ended.results, output });
+                }
             }
             let pid = prepared.worker.pid();
             let begun = recorded_with_retries(|| store.begin_attempt(&self.run_id, attempt + 1, now_micros(), pid));
@@ -399,8 +414,9 @@ impl Supervision<'_> {
         }
     }
 
-    fn record_attempt_end(&self, store: &mut Store, attempt: u32, failure: &Failure) -> Result<(), RunError> {
-        let end = AttemptEnd { attempt, cause: failure.cause, message: failure.message.clone(), ended_at: now_micros() };
+    fn record_attempt_end(&self, store: &mut Store, attempt: u32, failure: &Failure, results: &Results) -> Result<(), RunError> {
+        let (message, results) = (failure.message.clone(), results.clone());
+        let end = AttemptEnd { attempt, cause: failure.cause, message, ended_at: now_micros(), results };
         match recorded_with_retries(|| store.end_attempt(&self.run_id, &end)) {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.closed_elsewhere()),

@@ -12,6 +12,13 @@ pub(crate) fn remove_spool(state: &StateDir, run_id: &str) {
     }
 }
 
+/// Removes an attempt's temporary files. If that fails, they are removed with the spool.
+pub(crate) fn remove_temp(dir: &Path) {
+    if let Err(error) = crate::host::files::remove_any(dir) {
+        tracing::warn!(dir = %dir.display(), %error, "temporary files of a job could not be removed");
+    }
+}
+
 /// Removes all files of a run that was never recorded. The spool last, because such a run is found by it.
 pub(crate) fn remove_traces(state: &StateDir, run_id: &str) {
     let _ = fs::remove_dir_all(state.run_logs(run_id));

@@ -3,6 +3,7 @@
 use crate::secrets::Mask;
 use lorchestra_plugin_api::invoke::JobReturn;
 use lorchestra_plugin_api::limits;
+use lorchestra_plugin_api::results::Results;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -20,6 +21,8 @@ pub struct Record<'a> {
     pub event: Option<EventRecord<'a>>,
     /// A step that the worker has reached.
     pub mark: Option<Mark>,
+    /// All results that the job has reported so far.
+    pub results: Option<Results>,
     /// The end of the attempt.
     #[serde(rename = "final")]
     pub end: Option<Final>,
@@ -165,14 +168,15 @@ impl Record<'_> {
     /// Returns why no writer can have written this record. A job can append lines with a correct checksum: they must not get into the
     /// store, least of all as events about runs.
     fn check(&self) -> Result<(), String> {
-        match (&self.event, self.mark, &self.end) {
-            (Some(event), None, None) => event.check(),
-            (None, Some(_), None) => Ok(()),
-            (None, None, Some(end)) => match end.bookmark() {
+        match (&self.event, self.mark, &self.results, &self.end) {
+            (Some(event), None, None, None) => event.check(),
+            (None, Some(_), None, None) => Ok(()),
+            (None, None, Some(results), None) => results.check(),
+            (None, None, None, Some(end)) => match end.bookmark() {
                 Some(at) if !limits::YEARS.contains(&at) => Err(limits::BOOKMARK_YEARS.into()),
                 _ => Ok(()),
             },
-            _ => Err("it is not one of event, mark and final".into()),
+            _ => Err("it is not one of event, mark, results and final".into()),
         }
     }
 }
@@ -255,6 +259,7 @@ mod tests {
             with("type", json!("job.other")),
             with("schema_ref", json!(&long[1..])),
             json!({"seq": 1, "mark": "entered"}),
+            json!({"seq": 1, "results": {"result": {"rows": 1}, "counters": {"rows": 1}, "progress": [1, 0]}}),
             end(first),
             end(last),
         ];
@@ -280,6 +285,9 @@ mod tests {
             end(i64::MAX),
             end(first - 1),
             json!({"seq": 1}),
+            json!({"seq": 1, "results": {"result": [1]}}),
+            json!({"seq": 1, "results": {"counters": {"Rows": 1}}}),
+            json!({"seq": 1, "results": {"artifacts": [{"path": "a", "bytes": 1, "version": [1, 1]}]}}),
             json!({"seq": 1, "mark": "entered", "event": whole}),
         ];
         for json in good.map(|json| json.to_string()) {

@@ -8,6 +8,7 @@ use super::record::{Final, Mark, frame};
 use super::{MAX_SEGMENTS, SEGMENT_BYTES};
 use chrono::Utc;
 use lorchestra_plugin_api::limits;
+use lorchestra_plugin_api::results::Results;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -216,6 +217,15 @@ impl Writer {
         self.write_buffer(1).map(drop).map_err(|(_, e)| e)
     }
 
+    /// Records all results that the job has reported so far. After `Ok` they survive the death of this process.
+    pub fn results(&mut self, results: &Results, cancelled: &dyn Fn() -> bool) -> Result<(), AppendError> {
+        self.ready(cancelled)?;
+        self.buffer.clear();
+        let seq = self.seq + 1;
+        frame(&mut self.buffer, |out| write_json(out, &serde_json::json!({"seq": seq, "results": results})));
+        self.write_buffer(1).map(drop).map_err(|(_, e)| e)
+    }
+
     /// Makes everything appended so far survive power loss.
     pub fn flush(&mut self) -> Result<(), AppendError> {
         if let SpoolState::Faulted(why) = &self.state {
@@ -265,6 +275,11 @@ impl Writer {
         // loss before that commit makes the run `abandoned`.
         self.state = SpoolState::Ended;
         Ok(())
+    }
+
+    /// Whether the final record has been written.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.state, SpoolState::Ended)
     }
 
     fn ready(&mut self, cancelled: &dyn Fn() -> bool) -> Result<(), AppendError> {

@@ -1,11 +1,12 @@
 //! Ingests events from a spool, and reads them for people.
 
 use super::checksum::Covered;
-use super::{Store, StoreError, outbox};
+use super::{Store, StoreError, outbox, results};
 use crate::spool::Cursor;
 use crate::spool::record::{Final, Mark, Record};
 use chrono::{DateTime, SecondsFormat};
 use lorchestra_plugin_api::limits;
+use lorchestra_plugin_api::results::Results;
 use rusqlite::{Row, Transaction, params};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -139,6 +140,8 @@ pub struct IngestState {
     pub end: Option<Final>,
     /// Number of complete lines that are not valid records.
     pub damaged: u64,
+    /// What the job reported.
+    pub results: Results,
 }
 
 impl IngestState {
@@ -148,6 +151,9 @@ impl IngestState {
             self.entered |= record.mark == Some(Mark::Entered);
             if let Some(end) = &record.end {
                 self.end = Some(end.clone());
+            }
+            if let Some(results) = &record.results {
+                self.results = results.clone();
             }
         }
     }
@@ -169,16 +175,18 @@ impl Store {
     pub fn ingested(&self, run_id: &str, attempt: u32) -> Result<IngestState, StoreError> {
         self.read("reading an attempt", |db| {
             db.query_row(
-                "SELECT cursor_segment, cursor_byte, entered, final, damaged FROM attempts
+                "SELECT cursor_segment, cursor_byte, entered, final, damaged, results FROM attempts
                  WHERE run = (SELECT n FROM runs WHERE run_id = ?1) AND attempt = ?2",
                 params![run_id, attempt],
                 |row| {
                     let end: Option<String> = row.get(3)?;
+                    let results: Option<String> = row.get(5)?;
                     Ok(IngestState {
                         cursor: Cursor { segment: row.get(0)?, byte: row.get::<_, i64>(1)?.unsigned_abs() },
                         entered: row.get(2)?,
                         end: end.and_then(|json| serde_json::from_str(&json).ok()),
                         damaged: row.get::<_, i64>(4)?.unsigned_abs(),
+                        results: results.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default(),
                     })
                 },
             )
@@ -219,6 +227,9 @@ impl Store {
                 json,
                 next.damaged.cast_signed()
             ])?;
+            if records.iter().any(|record| record.results.is_some()) {
+                results::keep(tx, run, attempt, &next.results)?;
+            }
             Ok(())
         })?;
         *ingested = next;

@@ -2,8 +2,10 @@
 
 use crate::outcome::{Failure, Outcome};
 use crate::plan::{RequestedBy, RunSpec};
+use lorchestra_plugin_api::results::{Artifact, Results};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// Payload of `job.started`; with `held_by`, of `job.skipped`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,6 +83,18 @@ pub struct Terminal {
     /// Number of the job's processes that could not be killed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub processes_left: u64,
+    /// The job's result in the last attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    /// The files that it listed as artifacts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<ListedArtifact>,
+    /// Its counters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counters: BTreeMap<String, u64>,
+    /// The last progress that it reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<JobProgress>,
     /// How earlier attempts ended: the last ones, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier_attempts: Vec<EarlierAttempt>,
@@ -91,6 +105,24 @@ pub struct Terminal {
 
 fn is_zero(n: &u64) -> bool {
     *n == 0
+}
+
+/// A file that a job listed as an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedArtifact {
+    /// Absolute path.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// How far a job came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobProgress {
+    /// Units done.
+    pub done: u64,
+    /// Units in total; 0 if unknown.
+    pub total: u64,
 }
 
 /// An attempt before the last one.
@@ -104,6 +136,19 @@ pub struct EarlierAttempt {
 }
 
 impl Terminal {
+    /// Adds what the job reported.
+    #[must_use]
+    pub(crate) fn with_results(self, results: &Results) -> Self {
+        let listed = |artifact: &Artifact| ListedArtifact { path: artifact.path.clone(), bytes: artifact.bytes };
+        Self {
+            result: results.result.clone(),
+            artifacts: results.artifacts.iter().map(listed).collect(),
+            counters: results.counters.clone(),
+            progress: results.progress.map(|(done, total)| JobProgress { done, total }),
+            ..self
+        }
+    }
+
     /// Returns the outcome of the run.
     pub fn outcome(&self) -> Outcome {
         self.failure.clone().map_or(Outcome::Completed, Outcome::Failed)
@@ -127,11 +172,27 @@ mod tests {
             damaged: 0,
             output_lost: 0,
             processes_left: 0,
+            result: None,
+            artifacts: Vec::new(),
+            counters: BTreeMap::new(),
+            progress: None,
             earlier_attempts: Vec::new(),
             failure: None,
         };
         let json = serde_json::to_value(&completed).unwrap();
         assert_eq!(json, json!({"attempt": 1, "duration_ms": 2, "user_ms": 3, "system_ms": 4, "max_rss_kib": null}));
+        assert_eq!(serde_json::from_value::<Terminal>(json).unwrap(), completed);
+        let artifact = Artifact { path: "/a.csv".into(), bytes: 7, version: (1, 2) };
+        let results = Results {
+            result: Some(json!({"rows": 3})),
+            artifacts: vec![artifact],
+            counters: BTreeMap::from([("rows.read".into(), 3)]),
+            progress: Some((3, 4)),
+        };
+        let completed = completed.with_results(&results);
+        let json = serde_json::to_value(&completed).unwrap();
+        assert_eq!((&json["result"], &json["artifacts"]), (&json!({"rows": 3}), &json!([{"path": "/a.csv", "bytes": 7}])));
+        assert_eq!((&json["counters"], &json["progress"]), (&json!({"rows.read": 3}), &json!({"done": 3, "total": 4})));
         assert_eq!(serde_json::from_value::<Terminal>(json).unwrap(), completed);
         let failure = Failure {
             cause: Cause::Signal,

@@ -5,7 +5,7 @@
 //! sources: each string literal that begins like a statement must be part of one that was executed. Plans do not depend on the contents of
 //! the tables, because the store never runs `ANALYZE`.
 
-use super::tests::{Site, end, lines, new_run, parsed, site, spec, started};
+use super::tests::{Site, end, lines, new_run, parsed, results_line, site, spec, started};
 use super::*;
 use crate::outcome::Cause;
 use crate::plan::{RunSpec, Window};
@@ -132,15 +132,17 @@ fn history(store: &mut Store) {
     let process = &crate::host::process::Identity { pid: 1, start: 2, boot_id: "boot".into() };
     let at = refusal::RefusedAt { run_id: "refused", at: 1, host: "host", process, lorchestra_version: "0" };
     store.refuse_run(&refusal, &at).unwrap();
-    let over = AttemptEnd { attempt: 1, cause: Cause::Error, message: "no".into(), ended_at: 1 };
+    let over = AttemptEnd { attempt: 1, cause: Cause::Error, message: "no".into(), ended_at: 1, results: Default::default() };
     store.end_attempt("r1", &over).unwrap();
     store.begin_attempt("r1", 2, 1, 8).unwrap();
-    let lines = lines(3);
+    let mut lines = lines(3);
+    lines.push(results_line());
     let mut ingested = store.ingested("r1", 1).unwrap();
     store
         .ingest("r1", 1, Portion { records: &parsed(&lines), end: crate::spool::Cursor::default(), damaged: 0 }, &mut ingested)
         .unwrap();
-    store.end_run("r1", &end()).unwrap();
+    store.end_run("r1", &RunEnd { results: ingested.results.clone(), ..end() }).unwrap();
+    assert_eq!(store.artifacts("r1").unwrap(), ingested.results.artifacts);
     store.end_runs(&[("r2", &end())]).unwrap();
     for running in [false, true] {
         for limit in [None, Some(1)] {

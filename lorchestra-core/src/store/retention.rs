@@ -165,6 +165,7 @@ impl Store {
             }
             // If the process is killed after this, the next call finds the run again.
             remove_dir(&state.run_logs(&old.run_id))?;
+            store.remove_artifacts(old.n)?;
             loop {
                 let some = EVENTS.min(left);
                 let removed = store.write("removing an old run", |tx| {

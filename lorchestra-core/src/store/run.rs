@@ -2,11 +2,12 @@
 
 use super::event::{OwnEvent, insert_own};
 use super::own::{Started, Terminal};
-use super::{Moved, Store, StoreError, bookmark, group};
+use super::{Moved, Store, StoreError, bookmark, group, results};
 use crate::host::process::Identity;
 use crate::outcome::{Cause, Outcome};
 use crate::plan::{RunSpec, SpecError};
 use chrono::{DateTime, Utc};
+use lorchestra_plugin_api::results::Results;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 /// State of a run.
@@ -159,7 +160,7 @@ pub struct Attempt {
 }
 
 /// The end of an attempt that another one follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AttemptEnd {
     /// The attempt's number, from 1.
     pub attempt: u32,
@@ -169,6 +170,8 @@ pub struct AttemptEnd {
     pub message: String,
     /// When it ended, in microseconds since 1970.
     pub ended_at: i64,
+    /// What its job reported.
+    pub results: Results,
 }
 
 /// The end of a run: its terminal event, which determines its state.
@@ -178,6 +181,8 @@ pub struct RunEnd {
     pub ended_at: i64,
     /// The bookmark that the job set, in microseconds since 1970; used if the run completed. `None` for the end of its window.
     pub bookmark: Option<i64>,
+    /// What the job reported in the last attempt; the terminal event has it too, and the store keeps the files.
+    pub results: Results,
     /// Payload of the terminal event.
     pub terminal: Terminal,
 }
@@ -215,7 +220,10 @@ impl Store {
     /// Records that an attempt has ended and another one follows. Returns `false`, and changes nothing, if the run has ended.
     pub fn end_attempt(&mut self, run_id: &str, end: &AttemptEnd) -> Result<bool, StoreError> {
         self.write("recording the attempt's end", |tx| {
-            let AttemptEnd { attempt, cause, message, ended_at } = end;
+            let AttemptEnd { attempt, cause, message, ended_at, results } = end;
+            if let Some(n) = running(tx, run_id)? {
+                results::settle(tx, n, *attempt, results)?;
+            }
             let changed = tx.execute(
                 "UPDATE attempts SET ended_at = ?3, cause = ?4, message = ?5
                  WHERE run = (SELECT n FROM runs WHERE run_id = ?1 AND state = 'running') AND attempt = ?2",
@@ -375,7 +383,8 @@ fn running(tx: &Transaction<'_>, run_id: &str) -> rusqlite::Result<Option<i64>> 
 
 fn end_one(tx: &Transaction<'_>, run_id: &str, end: &RunEnd) -> rusqlite::Result<bool> {
     let Some(n) = running(tx, run_id)? else { return Ok(false) };
-    let RunEnd { ended_at, bookmark, terminal } = end;
+    let RunEnd { ended_at, bookmark, results, terminal } = end;
+    results::settle(tx, n, terminal.attempt, results)?;
     let outcome = terminal.outcome();
     let (state, event_type, failure) = match &outcome {
         Outcome::Completed => (RunState::Completed, "job.completed", None),

@@ -68,6 +68,7 @@ fn apply(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
 ///   `account_key` and `cause_key` are account and cause without NULL, so that one index finds runs by any of them (`history`).
 ///   `group_name` is the group in the spec.
 /// - `run_groups`, `members`: see [`super::group`].
+/// - `artifacts`: files that belong to runs, by size, inode and time of change, so that only these files are removed with the run.
 /// - `bookmarks`: the account '' means none. A run whose job has a `since` moves one; the run's row records the move.
 /// - `retention`: for each kind of data, the run and event at which the last call stopped.
 /// - Delivery, by destination. `outbox`: all events up to `delivered_to` are settled; the last batch went to `target`; `seen_at` is when a
@@ -129,8 +130,19 @@ CREATE TABLE attempts (
     entered        INTEGER NOT NULL DEFAULT 0,
     damaged        INTEGER NOT NULL DEFAULT 0,
     final          TEXT,
+    results        TEXT,
     PRIMARY KEY (run, attempt)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE artifacts (
+    run     INTEGER NOT NULL REFERENCES runs (n) ON DELETE CASCADE,
+    path    TEXT NOT NULL,
+    bytes   INTEGER NOT NULL,
+    inode   INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
+    PRIMARY KEY (run, path)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX artifacts_by_path ON artifacts (path);
 
 CREATE TABLE events (
     n              INTEGER PRIMARY KEY,

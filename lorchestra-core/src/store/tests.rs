@@ -49,7 +49,7 @@ pub(crate) fn terminal() -> Terminal {
 }
 
 pub(crate) fn end() -> RunEnd {
-    RunEnd { ended_at: 1_700_000_001_000_000, bookmark: None, terminal: terminal() }
+    RunEnd { ended_at: 1_700_000_001_000_000, bookmark: None, results: Default::default(), terminal: terminal() }
 }
 
 #[test]
@@ -57,7 +57,13 @@ fn attempts_end_one_after_the_other() {
     let site = site();
     let mut store = Store::open(&site.state).unwrap();
     store.begin_run(&new_run("r1"), &started()).unwrap();
-    let over = AttemptEnd { attempt: 1, cause: Cause::Error, message: "no".into(), ended_at: 1_700_000_000_500_000 };
+    let over = AttemptEnd {
+        attempt: 1,
+        cause: Cause::Error,
+        message: "no".into(),
+        ended_at: 1_700_000_000_500_000,
+        results: Default::default(),
+    };
     assert!(store.end_attempt("r1", &over).unwrap());
     assert!(store.begin_attempt("r1", 2, 1_700_000_000_600_000, 8).unwrap());
     assert!(store.end_run("r1", &RunEnd { terminal: Terminal { attempt: 2, ..terminal() }, ..end() }).unwrap());
@@ -104,6 +110,16 @@ pub(super) fn lines(count: usize) -> Vec<Vec<u8>> {
         out
     };
     (0..count).map(line).collect()
+}
+
+/// A record of results, with one artifact.
+pub(super) fn results_line() -> Vec<u8> {
+    let artifact = json!({"path": "/no/such/file", "bytes": 1, "version": [1, 2]});
+    let json = json!({"seq": 9, "results": {"counters": {"rows": 3}, "artifacts": [artifact]}});
+    let mut out = Vec::new();
+    record::frame(&mut out, |out| out.extend_from_slice(json.to_string().as_bytes()));
+    out.pop();
+    out
 }
 
 pub(super) fn parsed(lines: &[Vec<u8>]) -> Vec<Record<'_>> {

@@ -28,6 +28,7 @@ const RESERVED: &[&str] = &[
     "on_overlap",
     "retries",
     "memory_max",
+    "show_output",
     "locked",
 ];
 

@@ -1,4 +1,4 @@
-//! Conversion of parameter values from a test to JSON for the job. Makes the checks that the host makes for the command line. Relative times
+//! Conversion of parameter values from a test to JSON for the job. Performs the same checks as the host for the command line. Relative times
 //! (`-7d`) are not supported: the host resolves those before a run.
 
 use crate::def::{JobDef, ParamDef, ParamKind};
@@ -172,8 +172,8 @@ fn scalar_to_json(job: &JobDef, param: &ParamDef, given: ArgumentValue) -> Resul
             Ok(day) if has_four_digit_year(day) => day.to_string().into(),
             _ => return Err(mismatch(&ArgumentValue::Text(text))),
         },
-        (ParamKind::Duration, ArgumentValue::Duration(time)) if time.subsec_nanos() == 0 => time.as_secs().into(),
-        (ParamKind::Duration, ArgumentValue::Text(text)) if is_duration(&text) => seconds(&text).into(),
+        (ParamKind::Duration, ArgumentValue::Duration(time)) if time.subsec_nanos() % 1_000_000 == 0 => in_seconds(time),
+        (ParamKind::Duration, ArgumentValue::Text(text)) if is_duration(&text) => in_seconds(duration(&text)),
         (ParamKind::Enum, ArgumentValue::Text(text)) if param.values.iter().any(|value| value.name == text) => text.into(),
         (ParamKind::Secret, ArgumentValue::Secret(secret)) => secret.expose().into(),
         (ParamKind::Secret, _) => {
@@ -196,7 +196,7 @@ fn expected(param: &ParamDef) -> String {
         ParamKind::DateTime => "an absolute time (\"2024-01-31\", \"2024-01-31T12:00:00Z\", a DateTime<Utc>)".to_owned(),
         ParamKind::Date => "a day (\"2024-01-31\", a NaiveDate)".to_owned(),
         ParamKind::Path => "a non-empty UTF-8 path".to_owned(),
-        ParamKind::Duration => "whole seconds (\"1h30m\", a Duration)".to_owned(),
+        ParamKind::Duration => "whole milliseconds (\"1h30m\", \"500ms\", a Duration)".to_owned(),
         ParamKind::Enum => {
             let names: Vec<&str> = param.values.iter().map(|value| value.name).collect();
             format!("one of {}", names.join(", "))
@@ -248,27 +248,32 @@ fn has_four_digit_year(day: NaiveDate) -> bool {
     (1..=9999).contains(&day.year())
 }
 
-/// Returns the seconds of a valid duration text.
-fn seconds(text: &str) -> u64 {
-    let mut total = 0;
-    let mut number = 0;
-    for c in text.chars() {
-        match c.to_digit(10) {
-            Some(digit) => number = number * 10 + u64::from(digit),
-            None => {
-                total += number
-                    * match c {
-                        'w' => 604_800,
-                        'd' => 86_400,
-                        'h' => 3600,
-                        'm' => 60,
-                        _ => 1,
-                    };
-                number = 0;
-            }
-        }
+/// Returns the value of a valid duration text.
+fn duration(text: &str) -> Duration {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while let Some(end) = rest.find(|c: char| c.is_ascii_alphabetic()) {
+        let number = &rest[..end];
+        let next = rest[end..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| end + at);
+        let seconds = match &rest[end..next] {
+            "w" => 604_800.0,
+            "d" => 86_400.0,
+            "h" => 3600.0,
+            "m" => 60.0,
+            "ms" => 0.001,
+            _ => 1.0,
+        };
+        // At most seven digits and three decimals: exact after rounding.
+        let milliseconds = number.parse::<f64>().unwrap_or_default() * seconds * 1000.0;
+        total += Duration::from_millis(milliseconds.round() as u64);
+        rest = &rest[next..];
     }
     total
+}
+
+/// The value as a run passes it: in seconds.
+fn in_seconds(duration: Duration) -> Value {
+    if duration.subsec_nanos() == 0 { duration.as_secs().into() } else { duration.as_secs_f64().into() }
 }
 
 #[cfg(test)]
@@ -321,6 +326,9 @@ mod tests {
             (ParamKind::Date, day.into_value(), json!("2024-01-31")),
             (ParamKind::Duration, "1w1d1h1m1s".into_value(), json!(694_861)),
             (ParamKind::Duration, Duration::from_secs(90).into_value(), json!(90)),
+            (ParamKind::Duration, Duration::from_millis(1500).into_value(), json!(1.5)),
+            (ParamKind::Duration, "1m1.25s".into_value(), json!(61.25)),
+            (ParamKind::Duration, "500ms".into_value(), json!(0.5)),
             (ParamKind::Enum, "csv".into_value(), json!("csv")),
         ] {
             assert_eq!(to_json(&JOB, &param(kind), given).unwrap(), crossed, "{kind:?}");
@@ -343,8 +351,8 @@ mod tests {
             (ParamKind::DateTime, "-7d".into_value(), "an absolute time"),
             (ParamKind::Date, "yesterday".into_value(), "a day"),
             (ParamKind::Path, "".into_value(), "a non-empty UTF-8 path"),
-            (ParamKind::Duration, "1 h".into_value(), "whole seconds"),
-            (ParamKind::Duration, Duration::from_millis(1500).into_value(), "whole seconds"),
+            (ParamKind::Duration, "1 h".into_value(), "whole milliseconds"),
+            (ParamKind::Duration, Duration::from_micros(1500).into_value(), "whole milliseconds"),
             (ParamKind::Enum, "xml".into_value(), "one of json, csv"),
             (ParamKind::Secret, "hunter22".into_value(), "is a secret: use .secret(\"p\", …)"),
             (ParamKind::Uint(8), [1].into_value(), "not a list"),

@@ -5,6 +5,7 @@ use super::test_run::Emitted;
 use crate::abi::{BoxedSink, EventSink, EventSink_TO, RawEvent};
 use crate::error::{EmitError, EmitErrorKind};
 use crate::limits;
+use crate::results::Results;
 use abi_stable::erased_types::TD_Opaque;
 use abi_stable::std_types::{RResult, RSlice, RStr, RString};
 use chrono::{DateTime, Datelike, Utc};
@@ -46,6 +47,7 @@ pub(super) struct Recorded {
     pub(super) progress: Vec<(u64, u64)>,
     pub(super) bookmark: Option<DateTime<Utc>>,
     pub(super) traces: Vec<Value>,
+    pub(super) results: Results,
     checks: u64,
     ended: bool,
 }
@@ -198,6 +200,15 @@ impl EventSink for Recorder {
 
     fn progress(&self, done: u64, total: u64) {
         self.recorded().progress.push((done, total));
+    }
+
+    fn report(&self, report: RStr<'_>) -> RResult<(), RString> {
+        let mut recorded = self.recorded();
+        if recorded.ended {
+            return to_abi(Err(EmitError::new(EmitErrorKind::Ended, "the job has ended, so it cannot report results")));
+        }
+        let report = serde_json::from_str(report.as_str()).map_err(|e| e.to_string());
+        to_abi(report.and_then(|report| recorded.results.add(report)).map_err(EmitError::invalid))
     }
 
     fn set_bookmark(&self, at_micros: i64) -> RResult<(), RString> {

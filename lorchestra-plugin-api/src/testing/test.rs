@@ -147,11 +147,13 @@ impl Test {
         let Self { job: def, invoke, mut params, secrets, package, attempt, data, cancel } = self;
         or_panic(fill_defaults(def, &mut params));
         let data = data.unwrap_or_else(TempDir::new);
+        let temp = TempDir::new();
         let call = Call {
             run_id: RUN_ID.to_owned(),
             attempt,
             package: package.clone(),
             data_root: data.path().to_owned(),
+            temp_dir: temp.path().join("temp"),
             // Set per thread below: a process-wide subscriber could be set only once, by the first test.
             trace_level: "off".to_owned(),
             params,
@@ -167,7 +169,7 @@ impl Test {
             returned
         });
         let thread = thread.unwrap_or_else(|e| panic!("cannot start a thread for {}: {e}", def.name));
-        RunningTest { job: def.name, recorder, thread, secrets, data, package }
+        RunningTest { job: def.name, recorder, thread, secrets, data, temp, package }
     }
 }
 
@@ -204,6 +206,8 @@ pub struct RunningTest {
     thread: JoinHandle<String>,
     secrets: Vec<(&'static str, Secret)>,
     data: TempDir,
+    /// Removed when the job has ended, as by lorchestra.
+    temp: TempDir,
     package: String,
 }
 
@@ -230,8 +234,9 @@ impl RunningTest {
     /// Panics if the job was not called, which is a bug in this crate.
     #[track_caller]
     pub fn wait(self) -> TestRun {
-        let Self { job, recorder, thread, secrets, data, package } = self;
+        let Self { job, recorder, thread, secrets, data, temp, package } = self;
         let returned = thread.join().unwrap_or_else(|_| panic!("the thread of {job} panicked outside of the job"));
+        drop(temp);
         let end: JobReturn =
             serde_json::from_str(&returned).unwrap_or_else(|e| panic!("{job} returned invalid JSON {returned:?}: {e}"));
         if let JobReturn::Refused { message } = &end {

@@ -197,6 +197,21 @@ impl TestRun {
         self
     }
 
+    /// Returns the result that the job set last ([`JobContext::result`](crate::JobContext::result)).
+    pub fn result(&self) -> Option<&Value> {
+        self.recorded.results.result.as_ref()
+    }
+
+    /// Returns the paths of the artifacts ([`JobContext::artifact`](crate::JobContext::artifact)), in order.
+    pub fn artifacts(&self) -> Vec<&Path> {
+        self.recorded.results.artifacts.iter().map(|artifact| Path::new(&artifact.path)).collect()
+    }
+
+    /// Returns a counter ([`JobContext::count`](crate::JobContext::count)); 0 if the job did not use it.
+    pub fn counter(&self, name: &str) -> u64 {
+        self.recorded.results.counters.get(name).copied().unwrap_or_default()
+    }
+
     /// Returns the package's data directory. It exists if the job called `data_dir` or the test wrote to it.
     pub fn data_dir(&self) -> PathBuf {
         self.data.path().join(&self.package)

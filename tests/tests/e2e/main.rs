@@ -31,6 +31,7 @@ mod delivery {
     mod conversation;
     mod faults;
     mod jsonl;
+    mod second_emulator;
     mod sending;
     mod streams;
 }
@@ -55,6 +56,7 @@ mod packages {
     mod kit;
     mod mail;
     mod new;
+    mod pages;
     mod python;
     mod slack;
     mod taps;
@@ -73,6 +75,7 @@ mod run {
     mod overlap;
     mod parameters;
     mod rerun;
+    mod results;
     mod retries;
     mod secrets;
     mod settings;

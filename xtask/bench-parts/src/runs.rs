@@ -56,8 +56,12 @@ pub fn end() -> RunEnd {
         damaged: 0,
         output_lost: 0,
         processes_left: 0,
+        result: None,
+        artifacts: Vec::new(),
+        counters: Default::default(),
+        progress: None,
         earlier_attempts: Vec::new(),
         failure: None,
     };
-    RunEnd { ended_at: events::BEGIN, bookmark: None, terminal }
+    RunEnd { ended_at: events::BEGIN, bookmark: None, results: Default::default(), terminal }
 }

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 /// The packages, in the order in which data passes through them.
 pub(super) const PACKAGES: [&str; 3] = ["ingester", "canonizer", "vector-projector"];
+/// Their libraries.
+const LIBRARIES: [&str; 3] = ["ingester", "canonizer", "vector_projector"];
 
 /// Mail with Chinese characters, HTML only, a calendar invitation, and an attachment.
 const WORLD: &str = "example-plugins/ingester/sample/world.mbox";
@@ -19,7 +21,7 @@ const CHAT: &str = "example-plugins/canonizer/sample/slack.jsonl";
 const CHAT_MESSAGES: u64 = 14;
 
 pub(super) fn show(stage: &Stage) -> Result {
-    stage.install(&PACKAGES)?;
+    stage.install(&LIBRARIES)?;
     stage.lorchestra(&["jobs", "list"])?;
     to_the_index(stage)?;
     search(stage, &["--query", "lunch friday", "--limit", "3"], "Lunch on Friday?")?;

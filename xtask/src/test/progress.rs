@@ -4,7 +4,7 @@ use crate::{Result, cargo};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Runs the tests of these modules, or all if there are none. `rest` is passed to the test program.
 pub(super) fn end_to_end(modules: &[String], rest: &[OsString]) -> Result {
@@ -68,7 +68,12 @@ fn is_of(test: &str, modules: &[String]) -> bool {
 
 /// The elapsed time, as `1m05s`.
 pub(super) fn clock(since: Instant) -> String {
-    let seconds = since.elapsed().as_secs();
+    shown(since.elapsed())
+}
+
+/// A duration, as `1m05s`.
+pub(super) fn shown(duration: Duration) -> String {
+    let seconds = duration.as_secs();
     if seconds < 60 { format!("{seconds}s") } else { format!("{}m{:02}s", seconds / 60, seconds % 60) }
 }
 

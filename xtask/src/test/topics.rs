@@ -51,6 +51,13 @@ impl Topics {
         &self.programs
     }
 
+    /// Returns the sources of these modules, with what is below them; of all modules if none are given.
+    pub(super) fn sources(&self, chosen: &[String]) -> Result<String> {
+        let mut sources = String::new();
+        add_sources(&cargo::root()?.join("tests/tests").join(PROGRAM), chosen, chosen.is_empty(), &mut sources)?;
+        Ok(sources)
+    }
+
     /// Resolves names to modules and packages. If both have a name, it means the module, as for `canonizer`.
     pub(super) fn choose(&self, names: &[String]) -> Result<Chosen> {
         let mut chosen = Chosen::default();
@@ -68,6 +75,21 @@ impl Topics {
         }
         Ok(chosen)
     }
+}
+
+/// Adds the text of each Rust file in a directory that is a chosen module or below one.
+fn add_sources(directory: &Path, chosen: &[String], all: bool, sources: &mut String) -> Result {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let all = all || chosen.contains(&name);
+        if path.is_dir() {
+            add_sources(&path, chosen, all, sources)?;
+        } else if all && path.extension().is_some_and(|extension| extension == "rs") {
+            *sources += &fs::read_to_string(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Adds the modules in a directory: its files and directories.

@@ -101,7 +101,7 @@ pub(in crate::commands) fn drive(
     let started = Instant::now();
     let done = {
         let printer = RefCell::new(&mut *printer);
-        let verbosity = Verbosity { verbose: 0, quiet: flags.quiet, json: true, progress: false };
+        let verbosity = Verbosity { verbose: 0, quiet: flags.quiet, json: true, progress: false, show_output: false };
         let mut terminal = DeliveryOnly(TerminalObserver::new(&printer, &settings.state_dir, verbosity));
         let mut diagnostics = DiagnosticObserver;
         let mut observers = Observers(vec![&mut diagnostics, notices, &mut terminal]);
@@ -144,7 +144,7 @@ impl GroupWork<'_, '_> {
     ) -> Result<(Driven, Vec<String>), CommandError> {
         let group = self.group;
         let lock = Driver::lock(state, &group.group_id)?;
-        // Those that only failed are to be run again: what has not run stays away.
+        // Runs only the failed windows again, not those that have not run.
         let left_out: Vec<Member> =
             if self.plan.pending { Vec::new() } else { store.members(group.n, MemberState::Pending, u64::MAX)? };
         if !self.plan.is_new {

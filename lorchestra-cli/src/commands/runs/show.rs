@@ -1,6 +1,6 @@
 //! `runs show`: everything recorded about one run, from its outcome to its files, for people or as one JSON object.
 
-use super::{duration, object};
+use super::{duration, object, results};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
@@ -13,6 +13,7 @@ use lorchestra_core::store::{Attempt, Backlog, Moved, Run, RunState, Store, Term
 use lorchestra_core::text::{self, printable};
 use serde_json::{Value, json};
 use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
 use std::time::Duration;
 
 /// Maximum number of attempts to show: the last ones.
@@ -75,7 +76,16 @@ pub(super) fn show(
         };
         let terminal = store.terminal(&run.run_id)?;
         value["cpu_ms"] = json!(terminal.as_ref().map(|terminal| terminal.user_ms + terminal.system_ms));
-        value["max_rss_kib"] = json!(terminal.and_then(|terminal| terminal.max_rss_kib));
+        value["max_rss_kib"] = json!(terminal.as_ref().and_then(|terminal| terminal.max_rss_kib));
+        let terminal = terminal.as_ref();
+        value["result"] = json!(terminal.and_then(|terminal| terminal.result.as_ref()));
+        value["counters"] = json!(terminal.map(|terminal| &terminal.counters));
+        value["progress"] = json!(terminal.and_then(|terminal| terminal.progress));
+        value["artifacts"] = store
+            .artifacts(&run.run_id)?
+            .iter()
+            .map(|artifact| json!({"path": artifact.path, "bytes": artifact.bytes, "exists": Path::new(&artifact.path).exists()}))
+            .collect();
         value["logs"] = json!(outputs);
         value["held_by"] = json!(held_by.flatten());
         let backlog = |b: Backlog| json!({"pending": b.pending, "failed": b.refused, "uncertain": b.uncertain});
@@ -137,6 +147,9 @@ pub(super) fn show(
     }
     if let Some(terminal) = store.terminal(&run.run_id)? {
         row("used", &used(&terminal));
+    }
+    for (name, value) in results::rows(store, run)? {
+        row(name, &text::shortened(&printable(&value), LINE - NAME - 3));
     }
     for (event_type, n) in &counts {
         row("events", &format!("{n} {event_type}"));

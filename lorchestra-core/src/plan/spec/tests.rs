@@ -107,7 +107,7 @@ fn durations_have_the_same_limit_as_in_flags() {
 
 #[test]
 fn mismatches_with_the_job_are_named() {
-    let cases: [(&str, &str, Value, &str); 21] = [
+    let cases: [(&str, &str, Value, &str); 22] = [
         ("params", "n", json!(256), "params.n is not a whole number from 0 to 255"),
         ("params", "n", json!("3"), "params.n is not a whole number"),
         ("params", "n", json!(3.0), "params.n is not"),
@@ -117,7 +117,8 @@ fn mismatches_with_the_job_are_named() {
         ("params", "since", json!("-7d"), "params.since is not a time in UTC"),
         ("params", "since", json!("2024-03-01"), "params.since is not a time in UTC"),
         ("params", "day", json!("today"), "params.day is not a day"),
-        ("params", "pause", json!("90s"), "params.pause is not a whole number of seconds"),
+        ("params", "pause", json!("90s"), "params.pause is not a number of seconds"),
+        ("params", "pause", json!(1.0005), "params.pause is not a number of seconds with at most three decimals"),
         ("params", "pause", json!(-1), "params.pause is not"),
         ("params", "labels", json!("a"), "params.labels is not a list"),
         ("params", "labels", json!(["a", 1]), "params.labels is not text"),

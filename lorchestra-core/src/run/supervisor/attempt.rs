@@ -19,12 +19,13 @@ use crate::run::error::RunError;
 use crate::run::intake::{Idle, IntakeError, Work};
 use crate::run::log::{self, Log};
 use crate::run::note::Note;
-use crate::run::traces::has_content;
+use crate::run::traces::{has_content, remove_temp};
 use crate::run::worker::order::WorkerInput;
 use crate::spool::record::Final;
 use crate::store::Store;
 use lorchestra_plugin_api::invoke::Call;
 use lorchestra_plugin_api::manifest::JobManifest;
+use lorchestra_plugin_api::results::Results;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Resource, getrlimit};
 use std::io;
@@ -60,6 +61,8 @@ pub(super) struct AttemptResult {
     pub(super) facts: Facts,
     /// The bookmark that its job set, in microseconds since 1970.
     pub(super) bookmark: Option<i64>,
+    /// What its job reported.
+    pub(super) results: Results,
     /// The first signal that asked to stop.
     pub(super) stop_signal: Option<i32>,
     pub(super) note: Note,
@@ -144,6 +147,7 @@ impl AttemptRunner<'_> {
                 attempt,
                 package: spec.package.clone(),
                 data_root: env.worker.data_root.to_owned(),
+                temp_dir: env.state.attempt_temp(run_id, attempt),
                 trace_level: env.worker.trace_level.to_owned(),
                 params,
             },
@@ -156,10 +160,13 @@ impl AttemptRunner<'_> {
         let limits = AttemptLimits { timeout: spec.timeout, grace: spec.grace };
         let seen = dispatch(watched, limits, signals).map_err(failed("waiting for the worker"))?;
         log.finish();
+        // Before the rest of the spool is ingested: these files may be what has filled the disk.
+        remove_temp(&env.state.attempt_temp(run_id, attempt));
         let (store, ingested) = intake.finish().map_err(failed("ending the intake thread"))?;
         let mut facts = Facts { time: seen.time, output_lost: log.lost(), processes_left: seen.left, ..Facts::default() };
-        let mut bookmark = None;
+        let (mut bookmark, mut results) = (None, Results::default());
         let result = ingested.map(|ingested| {
+            results = ingested.results;
             bookmark = ingested.end.as_ref().and_then(Final::bookmark);
             facts.damaged = ingested.damaged;
             if let Some(Final::Returned { max_rss_kib, .. }) = &ingested.end {
@@ -177,7 +184,7 @@ impl AttemptRunner<'_> {
                 memory: spec.memory_max.map(|max| Memory { max, refused: allocation_failed(&output) }),
             })
         });
-        Ok(AttemptResult { result, facts, bookmark, stop_signal: seen.stop_signal, note, store })
+        Ok(AttemptResult { result, facts, bookmark, results, stop_signal: seen.stop_signal, note, store })
     }
 
     /// Removes an attempt's files from the spool once the next attempt is recorded: recovery looks only at the last one.

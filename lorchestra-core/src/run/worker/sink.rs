@@ -11,11 +11,13 @@ use crate::spool::writer::{AppendError, NewEvent, Writer};
 use abi_stable::std_types::{RResult, RSlice, RStr, RString};
 use chrono::{DateTime, Datelike};
 use lorchestra_plugin_api::abi::{EventSink, RawEvent};
+use lorchestra_plugin_api::results::{Report, Results};
 use lorchestra_plugin_api::{EmitError, EmitErrorKind, limits};
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The sink; its clones share one state.
 #[derive(Debug, Clone)]
@@ -35,11 +37,24 @@ struct Inner {
     /// Whether a later run would read a bookmark, and the bookmark that was set, in microseconds since 1970.
     bookmarks: bool,
     bookmark: Mutex<Option<i64>>,
+    /// What the job has reported. Locked before the writer.
+    results: Mutex<Reported>,
     /// Maximum length of a line of the trace in bytes.
     longest_trace: usize,
     /// Masks the run's secrets in events, trace and error messages.
     mask: Option<Mask>,
 }
+
+/// The results so far, and whether the spool has them.
+#[derive(Debug, Default)]
+struct Reported {
+    results: Results,
+    is_written: bool,
+    written_at: Option<Instant>,
+}
+
+/// Interval between two records of counters and progress: a job may change them in every iteration of a loop.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The parts of a sink other than its spool.
 #[derive(Default)]
@@ -60,7 +75,8 @@ impl Sink {
         let longest_trace = trace.as_ref().and_then(|trace| usize::try_from(trace.longest_line()).ok());
         let longest_trace = longest_trace.map_or(limits::MAX_PAYLOAD, |longest| longest.min(limits::MAX_PAYLOAD));
         let (writer, trace, bookmark) = (Mutex::new(writer), trace.map(Mutex::new), Mutex::new(None));
-        Self { inner: Arc::new(Inner { writer, trace, cancelled, meter, bookmarks, bookmark, longest_trace, mask }) }
+        let results = Mutex::default();
+        Self { inner: Arc::new(Inner { writer, trace, cancelled, meter, bookmarks, bookmark, results, longest_trace, mask }) }
     }
 
     /// The last bookmark that the job set.
@@ -77,7 +93,44 @@ impl Sink {
             Some(mask) => end.masked(mask),
             None => end,
         };
+        let mut reported = self.reported();
+        if !reported.is_written && !reported.results.is_empty() && self.write_results(&mut reported).is_err() {
+            tracing::warn!("the run's results could not be written to the spool");
+        }
         self.own_writer()?.finish(&end)
+    }
+
+    fn reported(&self) -> MutexGuard<'_, Reported> {
+        self.inner.results.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_results(&self, reported: &mut Reported) -> Result<(), AppendError> {
+        self.own_writer()?.results(&reported.results, &|| self.cancelled())?;
+        reported.is_written = true;
+        reported.written_at = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Notes a change that may be lost with the process, and writes all results from time to time.
+    fn changed(&self, reported: &mut Reported) -> Result<(), AppendError> {
+        reported.is_written = false;
+        let at = *reported.written_at.get_or_insert_with(Instant::now);
+        if at.elapsed() < INTERVAL { Ok(()) } else { self.write_results(reported) }
+    }
+
+    fn add(&self, report: &str) -> Result<(), AppendError> {
+        let report = match &self.inner.mask {
+            None => Cow::Borrowed(report.as_bytes()),
+            Some(mask) => mask.json(report.as_bytes()),
+        };
+        let report: Report = serde_json::from_slice(&report).map_err(|e| AppendError::Invalid(e.to_string()))?;
+        if self.own_writer()?.has_ended() {
+            return Err(AppendError::Ended);
+        }
+        let mut reported = self.reported();
+        let may_wait = matches!(report, Report::Count { .. });
+        reported.results.add(report).map_err(AppendError::Invalid)?;
+        if may_wait { self.changed(&mut reported) } else { self.write_results(&mut reported) }
     }
 
     /// Returns the writer, unless this process is a fork of the worker: its records would be interleaved with the worker's.
@@ -150,9 +203,20 @@ impl EventSink for Sink {
     }
 
     fn progress(&self, done: u64, total: u64) {
-        if let Some(meter) = &self.inner.meter {
-            let _ = catch_unwind(AssertUnwindSafe(|| meter.note(done, total)));
-        }
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            if let Some(meter) = &self.inner.meter {
+                meter.note(done, total);
+            }
+            // Another thread is reporting: its numbers are just as good. And a disk that refuses them must not stop the job.
+            if let Ok(mut reported) = self.inner.results.try_lock() {
+                reported.results.progress = Some((done, total));
+                let _ = self.changed(&mut reported);
+            }
+        }));
+    }
+
+    fn report(&self, report: RStr<'_>) -> RResult<(), RString> {
+        catch_panics(|| self.add(report.as_str()))
     }
 
     fn set_bookmark(&self, at_micros: i64) -> RResult<(), RString> {

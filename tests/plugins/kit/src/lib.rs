@@ -1,10 +1,13 @@
-//! Jobs that use every feature of the plugin API: all parameter types, policies, secrets, progress.
+//! Jobs that use every feature of the plugin API: all parameter types, policies, secrets, progress, results.
 
+mod beyond_events;
+
+use beyond_events::{overdo, paths, produce, spread};
 use lorchestra_plugin_api::prelude::*;
 use lorchestra_plugin_api::tracing;
 use std::io::Write;
 
-plugin! { package = "kit", jobs = [kinds, policies, old, leak, optional_secret, advance] }
+plugin! { package = "kit", jobs = [kinds, policies, old, leak, optional_secret, advance, produce, overdo, spread, paths] }
 
 /// Output format
 #[derive(ParamEnum, Clone, Copy, Debug)]
@@ -38,7 +41,7 @@ fn kinds(
         "formats": format!("{formats:?}"),
         "names": names,
         "days": days,
-        "wait": wait.map(|wait| wait.as_secs()),
+        "wait": wait.map(|wait| wait.as_millis() as u64),
         "nickname": nickname,
     });
     cx.emit("given", payload)?;

@@ -76,5 +76,6 @@ fn a_printed_duration_is_accepted_as_input() {
     let params = |ended: &lorchestra_tests::Ended| ended.json("lorchestra.run-spec/1")["params"].clone();
     assert_eq!(params(&with_unit)["every"], 90);
     assert_eq!(params(&bare)["every"], 90);
-    plan("1.5").exits(2);
+    assert_eq!(params(&plan("1.5").exits(0))["every"], 1.5);
+    plan("1.5m").exits(2);
 }

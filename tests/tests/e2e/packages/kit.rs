@@ -52,6 +52,59 @@ fn values_of_all_kinds_reach_the_job() {
 }
 
 #[test]
+fn lists_are_separated_by_commas_and_durations_have_milliseconds() {
+    let sandbox = kit();
+    let flags = [
+        "--names",
+        "b,a",
+        "--names",
+        "Berg\\, Anna",
+        "--formats",
+        "json,nd-json",
+        "--days",
+        "2024-01-31,2024-02-01",
+        "--wait=1.5s",
+    ];
+    let seen = given(&sandbox, &flags);
+    assert_eq!((&seen["names"], &seen["formats"]), (&json!(["b", "a", "Berg, Anna"]), &json!("[Json, NdJson]")));
+    assert_eq!((&seen["days"], &seen["wait"]), (&json!(["2024-01-31", "2024-02-01"]), &json!(1500)));
+    // What is shown can be typed again, and a spec with it can be run.
+    let spec = sandbox.lorchestra(&["runs", "show", "last", "--spec"]).exits(0);
+    assert!(spec.out().contains("\"wait\":1.5"), "{}", spec.shown());
+    std::fs::write(sandbox.path("spec.json"), spec.out()).unwrap();
+    sandbox.lorchestra(&["run-job", "--spec", &sandbox.arg("spec.json")]).exits(0);
+    assert_eq!(given(&sandbox, &["--wait", "1.5"])["wait"], 1500);
+    assert_eq!(given(&sandbox, &["--wait", "250ms"])["wait"], 250);
+    let ended = sandbox.lorchestra(&["run-job", "kit", "kinds", "--names", "a,,b"]).exits(2);
+    assert!(ended.err().contains("--names \"a,,b\": has an empty value between commas"), "{}", ended.shown());
+    // A list in the file has separators of its own.
+    sandbox.configure("[job.\"kit/kinds\".params]\nnames = [\"a,b\", \"c\"]\nwait = \"500ms\"\n");
+    let seen = given(&sandbox, &[]);
+    assert_eq!((&seen["names"], &seen["wait"]), (&json!(["a,b", "c"]), &json!(500)));
+}
+
+/// No shell expands `~` in a file, in a default, or after `=`.
+#[test]
+fn a_tilde_is_the_home_directory_in_every_path() {
+    let sandbox = kit();
+    let paths = |flags: &[&str]| {
+        sandbox.lorchestra(&[&["run-job", "kit", "paths"], flags].concat()).exits(0);
+        let events = sandbox.whole_events_of(&sandbox.runs()[0]);
+        let seen = events.iter().find(|event| event.event_type() == "given").expect("it said so").payload().clone();
+        seen.to_string().replace(&sandbox.home().display().to_string(), "HOME")
+    };
+    assert_eq!(paths(&[]), r#"{"many":[],"one":null,"standard":"HOME/mail"}"#);
+    let typed = paths(&["--one=~/a", "--standard", "./~", "--many=~/b,~/c", "--param", "many=x~/y"]);
+    assert_eq!(typed, r#"{"many":["HOME/b","HOME/c","x~/y"],"one":"HOME/a","standard":"./~"}"#);
+    sandbox.configure("state_dir = \"~/elsewhere\"\n[job.\"kit/paths\".params]\none = \"~/a\"\nmany = [\"~/b\", \"~\"]\n");
+    let moved = sandbox.lorchestra(&["run-job", "kit", "paths"]).exits(0);
+    assert!(sandbox.home().join("elsewhere/lorchestra.db").exists(), "{}", moved.shown());
+    let shown = sandbox.lorchestra(&["runs", "show", "last"]).exits(0);
+    let shown = shown.out().replace(&sandbox.home().display().to_string(), "HOME");
+    assert!(shown.contains("parameter  one = \"HOME/a\"\n") && shown.contains("many = [\"HOME/b\",\"HOME\"]\n"), "{shown}");
+}
+
+#[test]
 fn the_values_of_a_parameter_are_shown() {
     let sandbox = kit();
     let show = sandbox.lorchestra(&["jobs", "show", "kit", "kinds"]).exits(0);

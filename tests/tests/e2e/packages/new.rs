@@ -89,6 +89,8 @@ fn the_printed_steps_lead_to_an_event() {
     };
     next("cd my-words");
     assert!(next("cargo test").contains("test result: ok. 3 passed"));
+    let dev = next("lorchestra dev count_words --input README.md");
+    assert!(dev.contains("✓ my-words/count_words completed (run ") && dev.contains("Finished `dev`"), "{dev}");
     assert!(next("cargo build --release").contains("Finished `release`"));
     let checked = next("lorchestra plugins check target/release/libmy_words.so");
     assert!(checked.contains("package:    my-words 0.1.0") && checked.contains("count_words(cx, input: PathBuf"), "{checked}");
@@ -101,7 +103,8 @@ fn the_printed_steps_lead_to_an_event() {
     );
     let words = std::fs::read_to_string(crate_dir.join("README.md")).unwrap().split_whitespace().count();
     let events = next("lorchestra events list --type words.counted --payload");
-    assert!(events.trim_end().ends_with(&format!("{{\"words\":{words}}}")) && events.lines().count() == 1, "{events}");
+    // Of `dev` and of `run-job`.
+    assert!(events.trim_end().ends_with(&format!("{{\"words\":{words}}}")) && events.lines().count() == 2, "{events}");
     assert!(outputs.next().is_none());
     drop(outputs);
 
@@ -114,6 +117,44 @@ fn the_printed_steps_lead_to_an_event() {
     }
     shell.run("cargo fmt --check");
     shell.run("cargo clippy --all-targets -- -D warnings");
+}
+
+/// `dev` from the directory above, with flags of the job and of run-job; what it says if it cannot build; an `async` job.
+#[test]
+fn dev_builds_and_runs_an_async_job_and_explains_what_is_missing() {
+    let mut shell = Shell::new();
+    shell.run("lorchestra new fetcher --async");
+    let crate_dir = shell.at.join("fetcher");
+    std::fs::copy(built::workspace().join("Cargo.lock"), crate_dir.join("Cargo.lock")).unwrap();
+    std::os::unix::fs::symlink(target(), crate_dir.join("target")).unwrap();
+    let lib = std::fs::read_to_string(crate_dir.join("src/lib.rs")).unwrap();
+    assert!(lib.contains("pub async fn count_words"), "{lib}");
+    let ran = shell.run("lorchestra dev fetcher count_words --input fetcher/README.md --timeout 1m");
+    assert!(ran.contains("✓ fetcher/count_words completed (run "), "{ran}");
+    // Nothing is installed.
+    assert!(!shell.run("lorchestra jobs list").contains("fetcher"));
+
+    let fails = |line: &str, code: i32, says: &[&str]| {
+        let output = shell.command(line).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{line}\n{text}");
+        assert!(says.iter().all(|says| text.contains(says)), "{line}\n{text}");
+    };
+    fails("lorchestra dev fetcher count_wrods", 1, &["did you mean", "count_words"]);
+    fails("lorchestra dev fetcher count_words", 2, &["--input"]);
+    fails("lorchestra dev count_words", 2, &["is not the directory of a crate", "lorchestra dev DIR JOB"]);
+    fails("lorchestra dev fetcher", 2, &["missing argument JOB"]);
+    fails(
+        "PATH=$(dirname $(command -v lorchestra)) && lorchestra dev fetcher count_words",
+        1,
+        &["cargo cannot be started", "rustup.rs"],
+    );
+    std::fs::write(crate_dir.join("src/lib.rs"), "no rust").unwrap();
+    fails("lorchestra dev fetcher count_words", 1, &["error: fetcher cannot be built: cargo build failed"]);
+    std::fs::write(crate_dir.join("src/lib.rs"), lib).unwrap();
+    shell.at = crate_dir;
+    assert!(shell.run("cargo test").contains("test result: ok. 3 passed"));
+    shell.run("cargo fmt --check");
 }
 
 /// The packages of the workspace and its location, according to cargo.

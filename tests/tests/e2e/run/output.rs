@@ -18,6 +18,23 @@ fn a_jobs_output_is_in_its_log_byte_for_byte_and_nowhere_else() {
     assert_eq!(ended.err(), "");
 }
 
+/// On request it is on standard error, where nothing of it can be mistaken for lorchestra's own output.
+#[test]
+fn output_is_shown_on_request() {
+    let sandbox = sandbox();
+    for args in [
+        &["run-job", "--show-output", "misbehave", "print"][..],
+        &["run-job", "misbehave", "print", "--lines", "1", "--show-output"],
+    ] {
+        let ended = sandbox.lorchestra(args).exits(0);
+        assert_eq!(ended.plain_out(), "✓ misbehave/print completed (run [SHORT])\n");
+        assert!(ended.err().starts_with("out 0\nerr 0\n") && ended.err().ends_with(" without an end\n"), "{}", ended.shown());
+    }
+    let ended = sandbox.lorchestra(&["run-job", "misbehave", "print", "--show-output", "-q", "--json"]).exits(0);
+    assert_eq!(ended.json("lorchestra.run-job/1")["state"], "completed");
+    assert!(ended.err().starts_with("out 0\n"), "{}", ended.shown());
+}
+
 #[test]
 fn large_output_is_complete() {
     let sandbox = sandbox();
