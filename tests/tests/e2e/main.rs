@@ -90,6 +90,7 @@ mod run {
     mod stopping;
     mod streams;
     mod tracing;
+    mod windows;
 }
 
 mod zoo;
