@@ -176,8 +176,10 @@ mod tests {
 
     #[test]
     fn paragraphs_are_wrapped_and_the_rest_is_unchanged() {
-        let text = "Extract mail:\nall of it.\n\nWrites one line\na message.\n- a\n- b\n    code\n```\nx\ny\n```\n1. one\n2. two";
-        let flows = "Extract mail: all of it.\n\nWrites one line a message.\n- a\n- b\n    code\n```\nx\ny\n```\n1. one\n2. two";
+        let text =
+            "Extract mail:\nall of it.\n\nWrites one line\nper message.\n- a\n- b\n    code\n```\nx\ny\n```\n1. one\n2. two";
+        let flows =
+            "Extract mail: all of it.\n\nWrites one line per message.\n- a\n- b\n    code\n```\nx\ny\n```\n1. one\n2. two";
         assert_eq!(flowing(text), flows);
         assert_eq!(flowing(""), "");
     }

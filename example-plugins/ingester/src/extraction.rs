@@ -214,7 +214,7 @@ impl Extraction<'_> {
         ExtractionError::Cancelled { read, written, path: self.archive.path().to_owned() }
     }
 
-    /// Adds a message, or returns the date because of which it was skipped.
+    /// Adds a message; if its date excludes it, returns that date.
     fn take(&mut self, entry: &Entry, raw: &[u8]) -> Result<Option<Option<DateTime<Utc>>>, ExtractionError> {
         if let Some(fault) = entry.fault {
             self.set_aside(&entry.place, fault.reason())?;

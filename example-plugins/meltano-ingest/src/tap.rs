@@ -273,7 +273,7 @@ fn pass_on(stderr: impl Read, stderr_bytes: &AtomicU64, last: &Mutex<Vec<u8>>, m
     let mut lines = BufReader::new(stderr);
     let mut line = Vec::new();
     let mut is_open = false;
-    // The end, or an error that nobody can receive.
+    // The end, or an error that no caller can receive.
     while let Ok(1..) = lines.by_ref().take(PIECE).read_until(b'\n', &mut line) {
         stderr_bytes.fetch_add(line.len() as u64, Ordering::Relaxed);
         // Invalid UTF-8 is forwarded unchanged.

@@ -1,6 +1,6 @@
 //! Conversion of a user's query to FTS5 syntax.
 //!
-//! Words match as they are, `"several words"` as a phrase, `wor*` as a prefix. All other FTS5 syntax (AND, MIN_SIMILARITY, parentheses,
+//! Words match as they are, `"several words"` as a phrase, `wor*` as a prefix. All other FTS5 syntax (AND, NEAR, parentheses,
 //! colons) has no meaning here: each word is quoted, so that no input is a syntax error.
 
 use crate::fold::{Term, fold, fold_query};

@@ -7,7 +7,7 @@
 use super::run_job::{self, RunJob};
 use crate::exit::Code;
 use crate::failure::CommandError;
-use crate::notify::Notices;
+use crate::notify::{Hooks, Notices};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use clap::Args;
@@ -89,8 +89,8 @@ pub(super) fn run(command: &Dev, verbose: u8, mut settings: Settings, printer: &
             settings.plugin_dirs = vec![SearchDir { path: dir, origin: ORIGIN.to_owned() }];
             // plugins.lock is for installed libraries.
             settings.locked = false;
-            // Nobody is to be called for a failure at an author's desk.
-            run_job::run(&run_job, verbose, &settings, Notices::new(None), printer)
+            // An author's failure must not alert anyone.
+            run_job::run(&run_job, verbose, &settings, Notices::new(&Hooks::default()), printer)
         }
         Err(error) => {
             let failure = CommandError::from(error);

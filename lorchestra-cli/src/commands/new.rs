@@ -244,7 +244,7 @@ fn api_dir(named: Option<&Path>) -> Result<String, NewError> {
     let own = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../lorchestra-plugin-api"));
     match named {
         Some(path) => api_crate(path),
-        // Not by a version: the name belongs to nobody in the public registry, and anyone could claim it there.
+        // Not by a version: no one owns the name in the public registry, and anyone could claim it there.
         None => api_crate(own).map_err(|_| NewError::NoSources),
     }
 }

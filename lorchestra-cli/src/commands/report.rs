@@ -1,4 +1,4 @@
-//! `report`: one self-contained HTML page about the last days, for a browser without a network. Reads the store; [`page`] makes the HTML.
+//! `report`: one self-contained HTML page about the last days, for a browser without a network. Reads the store; [`page`] writes the HTML.
 //!
 //! The page contains job names, states, causes and times, but no accounts, parameters, messages, output or payloads, so that it can be passed on.
 

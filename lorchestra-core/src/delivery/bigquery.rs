@@ -249,7 +249,7 @@ impl BigQuery {
 
     /// Maps a timeout to an error. Drops a cached token that was refused: it has expired (a machine that was suspended does not notice),
     /// and the next attempt gets a new one. If a new one is refused too, or none is issued, the next attempt reads the credentials again:
-    /// somebody may have replaced them.
+    /// a user may have replaced them.
     fn finish_call<T>(
         &mut self,
         outcome: Result<Result<T, DeliveryError>, tokio::time::error::Elapsed>,

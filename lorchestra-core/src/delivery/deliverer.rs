@@ -29,7 +29,7 @@
 //!   stay pending.
 //! - One row never blocks the others. If the server refuses a batch without identifying the row, the batch is split until that row is
 //!   alone, and others are sent before it. The row is then a *suspect* and still pending: when another row has landed, it is resent once,
-//!   and set aside for good if it is refused again. If no other row lands, the server is at fault.
+//!   and set aside permanently if it is refused again. If no other row lands, the server is at fault.
 
 mod pipeline;
 mod settle;
@@ -62,7 +62,7 @@ pub enum Stopped {
 pub struct Progress {
     /// Number of rows that are in the table now.
     pub delivered: u64,
-    /// Number of rows that the server refused for good.
+    /// Number of rows that the server refused permanently.
     pub refused: u64,
     /// Number of rows with an unknown result.
     pub uncertain: u64,

@@ -41,7 +41,7 @@ const MARGIN: Duration = Duration::from_secs(2);
 pub struct FlushRequest {
     /// Time limit.
     pub timeout: Duration,
-    /// Keep retrying until then, whatever the circuit breaker says, and wait for another process that delivers.
+    /// Keep retrying until then, regardless of the circuit breaker, and wait for another process that delivers.
     pub insist: bool,
     /// What to wait for while another process delivers: the events of this run, or all.
     pub run_id: Option<String>,

@@ -133,7 +133,7 @@ fn faults() -> impl Strategy<Value = Vec<InjectedFault>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Whatever fails and whichever process dies: each event is in the table once, or set aside because the server refused it.
+    /// Whatever fails, and whichever process dies, each event is in the table once, or set aside because the server refused it.
     #[test]
     fn streams_deliver_exactly_once(
         script in faults(), count in 0_usize..60, rows in 1_usize..20, limit in 1_usize..20, bad in prop::collection::hash_set(0_usize..60, 0..4),

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 /// Interval between looks at members that other processes run, and at a cancellation.
 const LOOK: Duration = Duration::from_millis(250);
-/// How long to wait before a member that another process seemed to run is tried again.
+/// How long to wait before retrying a member that another process seemed to run.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Number of lanes that may die one after the other before the group is given up: lanes do not die on their own.
 const LOST: u32 = 20;

@@ -26,7 +26,7 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// Returns the delay after another failure: between half and all of what the number of failures gives, so that clients that failed
+    /// Returns the delay after another failure: between 50 % and 100 % of the nominal delay, so that clients that failed
     /// together do not retry together; but at least `asked`.
     pub fn next(&mut self, asked: Option<Duration>) -> Duration {
         let whole = self.first.saturating_mul(1 << self.failures.min(20)).min(self.longest);

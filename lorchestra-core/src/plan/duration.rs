@@ -199,7 +199,7 @@ fn fraction(text: &str) -> Option<DurationError> {
     }
     let unit = if word == "m" { Unit::Minute } else { Unit::meant(word)? };
     let reason = match unit {
-        _ if tail.starts_with(',') => "the decimal sign is a point",
+        _ if tail.starts_with(',') => "the decimal separator is a point",
         Unit::Second => "seconds have at most three decimals",
         _ => "only seconds have decimals",
     };

@@ -184,7 +184,7 @@ mod tests {
             (None, None, 50, Some(50), "the first one"),
             (None, Some(40), 50, Some(50), "the first one, from somewhere on"),
             (Some(40), Some(40), 50, Some(50), "from the bookmark on"),
-            (Some(40), Some(30), 50, Some(50), "from before it, over it"),
+            (Some(40), Some(30), 50, Some(50), "starts before it, ends after it"),
             (Some(40), None, 50, Some(50), "all there is"),
             (Some(40), Some(41), 50, None, "a gap"),
             (Some(40), Some(10), 20, None, "a backfill"),

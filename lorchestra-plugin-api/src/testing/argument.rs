@@ -1,4 +1,4 @@
-//! Conversion of parameter values from a test to JSON for the job. Makes the checks that the host makes for the command line. Relative times
+//! Conversion of parameter values from a test to JSON for the job. Performs the same checks as the host for the command line. Relative times
 //! (`-7d`) are not supported: the host resolves those before a run.
 
 use crate::def::{JobDef, ParamDef, ParamKind};

@@ -22,6 +22,15 @@ struct Venv {
     finish: fn(&Path) -> Result<(), String>,
     /// Increment when the same packages are laid out differently.
     layout: u32,
+    /// The oldest Python 3 that it works with.
+    minor: u32,
+}
+
+impl Venv {
+    /// What its stamp says when it is complete. With its path, because a venv that was moved does not work.
+    fn stamp(&self, venv: &Path) -> String {
+        format!("layout {}\n{}\n{}\n", self.layout, self.pins.join("\n"), venv.display())
+    }
 }
 
 /// The last package contains a file that DuckDB would otherwise download at each start.
@@ -36,8 +45,25 @@ const EMULATOR: Venv = Venv {
         "duckdb-extension-spatial==1.5.5",
     ],
     is_installed: true,
-    finish: place_extension,
+    finish: place_extensions,
     layout: 1,
+    minor: 11,
+};
+/// Another emulator, which needs a newer Python than the project does: for `cargo xtask soak`, on machines that have one.
+const SECOND_EMULATOR: Venv = Venv {
+    name: "local-bigquery-venv",
+    purpose: "the second BigQuery emulator",
+    pins: &[
+        "local-bigquery==0.3.2",
+        "duckdb==1.5.5",
+        "duckdb-extension-ducklake==1.5.5",
+        "duckdb-extension-icu==1.5.5",
+        "duckdb-extension-spatial==1.5.5",
+    ],
+    is_installed: true,
+    finish: place_extensions,
+    layout: 1,
+    minor: 13,
 };
 /// A tap that reads local files and keeps state: the hash of each file.
 const TAP: Venv = Venv {
@@ -47,8 +73,9 @@ const TAP: Venv = Venv {
     is_installed: true,
     finish: |_| Ok(()),
     layout: 1,
+    minor: 11,
 };
-/// More taps, of several versions of the SDK and from before it: each needs a version of its own.
+/// More taps, for several versions of the SDK and without it: each needs its own version.
 const MORE_TAPS: [Venv; 4] = [
     tap_venv("tap-jsonl-venv", &["tap-jsonl==0.3.1", "singer-sdk==0.53.7"]),
     tap_venv("tap-dbf-venv", &["tap-dbf==0.1.25", "singer-sdk==0.53.7"]),
@@ -57,7 +84,7 @@ const MORE_TAPS: [Venv; 4] = [
 ];
 
 const fn tap_venv(name: &'static str, pins: &'static [&'static str]) -> Venv {
-    Venv { name, purpose: "a Singer tap", pins, is_installed: true, finish: |_| Ok(()), layout: 1 }
+    Venv { name, purpose: "a Singer tap", pins, is_installed: true, finish: |_| Ok(()), layout: 1, minor: 11 }
 }
 
 /// The tools to build a wheel without access to an index: Python 3.12 and newer do not include them.
@@ -68,11 +95,22 @@ const PACKAGING: Venv = Venv {
     is_installed: true,
     finish: |_| Ok(()),
     layout: 1,
+    minor: 11,
 };
 const TARGET: Venv = Venv {
     name: "target-venv",
     purpose: "the Singer target",
     pins: &["target-jsonl==0.1.4"],
+    is_installed: true,
+    finish: |_| Ok(()),
+    layout: 1,
+    minor: 11,
+};
+/// Kubernetes' schemas, offline, and a parser of Prometheus' text format.
+const FORMATS: Venv = Venv {
+    name: "formats-venv",
+    purpose: "validators of formats",
+    pins: &["kubernetes-validate==1.37.0", "prometheus-client==0.26.0"],
     is_installed: true,
     finish: |_| Ok(()),
     layout: 1,
@@ -85,6 +123,7 @@ const MODEL: Venv = Venv {
     is_installed: false,
     finish: fetch_model,
     layout: 1,
+    minor: 11,
 };
 /// The files to extract from it.
 const MODEL_FILES: [&str; 2] =
@@ -92,12 +131,12 @@ const MODEL_FILES: [&str; 2] =
 /// Newest last: the first suitable one is used.
 const PYTHONS: [&str; 4] = ["python3", "python3.11", "python3.12", "python3.13"];
 
-/// Prints DuckDB's name of the platform, and the path of its extension.
-const FIND_EXTENSION: &str = "
-import duckdb, duckdb_extension_spatial, pathlib
-print(duckdb.sql('PRAGMA platform').fetchone()[0])
-print(next(pathlib.Path(duckdb_extension_spatial.__file__).parent.rglob('spatial.duckdb_extension')))
-print('v' + duckdb.__version__)
+/// Prints the directory where DuckDB searches for extensions, below the home directory, and the paths of the installed ones.
+const FIND_EXTENSIONS: &str = "
+import duckdb, pathlib, sysconfig
+print('/'.join(['.duckdb/extensions', 'v' + duckdb.__version__, duckdb.sql('PRAGMA platform').fetchone()[0]]))
+for path in pathlib.Path(sysconfig.get_path('platlib')).glob('duckdb_extension_*/**/*.duckdb_extension'):
+    print(path)
 ";
 
 /// Returns the venv of the BigQuery emulator below this target directory. Creates it if it is missing or has other versions, which takes
@@ -109,7 +148,22 @@ pub fn ensure(target: &Path) -> Result<PathBuf, String> {
     made(target, &EMULATOR)
 }
 
-/// The venv of a Singer tap, `bin/tap-jsonfile`; as [`ensure`], in half a minute.
+/// The venv of the second BigQuery emulator; as [`ensure`], in a minute. Needs Python 3.13.
+///
+/// # Errors
+/// What is missing, or what pip printed.
+pub fn ensure_second_emulator(target: &Path) -> Result<PathBuf, String> {
+    made(target, &SECOND_EMULATOR)
+}
+
+/// The same, if it was set up before.
+pub fn second_emulator(target: &Path) -> Option<PathBuf> {
+    let venv = target.join(SECOND_EMULATOR.name);
+    let stamp = fs::read_to_string(venv.join("lorchestra-stamp")).ok()?;
+    (stamp == SECOND_EMULATOR.stamp(&venv)).then_some(venv)
+}
+
+/// The venv of a Singer tap, `bin/tap-jsonfile`. Like [`ensure`]; takes half a minute.
 ///
 /// # Errors
 /// What is missing, or what pip printed.
@@ -117,7 +171,7 @@ pub fn ensure_tap(target: &Path) -> Result<PathBuf, String> {
     made(target, &TAP)
 }
 
-/// The venvs of four more taps, `bin/tap-…`: `tap-jsonl`, `tap-dbf`, `tap-spreadsheets`, `tap-singer-jsonl`; as [`ensure`], in some
+/// The venvs of four more taps, `bin/tap-…`: `tap-jsonl`, `tap-dbf`, `tap-spreadsheets`, `tap-singer-jsonl`. Like [`ensure`]; takes some
 /// minutes.
 ///
 /// # Errors
@@ -139,7 +193,7 @@ pub fn with_package(target: &Path, package: &Path, venv: &Path) -> Result<(), St
     let offline = ["--no-index", "--no-deps"];
     run(pip(&tools, "wheel").args(offline).arg("--no-build-isolation").arg("--wheel-dir").arg(&wheels).arg(package))?;
     let wheel = fs::read_dir(&wheels).ok().and_then(|mut entries| entries.next()).and_then(Result::ok);
-    let wheel = wheel.ok_or_else(|| format!("{}: pip made no wheel", wheels.display()))?;
+    let wheel = wheel.ok_or_else(|| format!("{}: pip built no wheel", wheels.display()))?;
     let mut install = Command::new(&tools);
     install.args(["-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input", "--python"]).arg(venv.join("bin/python"));
     run(install.arg("install").args(offline).arg(wheel.path()))?;
@@ -154,7 +208,15 @@ pub fn ensure_packaging(target: &Path) -> Result<PathBuf, String> {
     made(target, &PACKAGING)
 }
 
-/// The venv of a Singer target, `bin/target-jsonl`; as [`ensure`], in some seconds.
+/// The venv of validators: `bin/kubernetes-validate`, and `prometheus_client` for `bin/python`; like [`ensure`], in a few seconds.
+///
+/// # Errors
+/// A missing tool, or the output of pip.
+pub fn ensure_formats(target: &Path) -> Result<PathBuf, String> {
+    made(target, &FORMATS)
+}
+
+/// The venv of a Singer target, `bin/target-jsonl`. Like [`ensure`]; takes a few seconds.
 ///
 /// # Errors
 /// What is missing, or what pip printed.
@@ -162,7 +224,7 @@ pub fn ensure_target(target: &Path) -> Result<PathBuf, String> {
     made(target, &TARGET)
 }
 
-/// The directory of a static embedding model, `wordllama` as its wheel has it: 18 MB; as [`ensure`], in some seconds.
+/// The directory of a static embedding model, from the wheel of `wordllama`: 18 MB. Like [`ensure`]; takes a few seconds.
 ///
 /// # Errors
 /// What is missing, or what pip printed.
@@ -180,15 +242,14 @@ fn made(target: &Path, wanted: &Venv) -> Result<PathBuf, String> {
     held.lock().map_err(|error| failed(&lock, error))?;
 
     let stamp_file = venv.join("lorchestra-stamp");
-    // With its path, because a venv that was moved does not work.
-    let stamp = format!("layout {}\n{}\n{}\n", wanted.layout, wanted.pins.join("\n"), venv.display());
+    let stamp = wanted.stamp(&venv);
     if fs::read_to_string(&stamp_file).is_ok_and(|found| found == stamp) {
         return Ok(venv);
     }
     if venv.exists() {
         fs::remove_dir_all(&venv).map_err(|error| failed(&venv, error))?;
     }
-    let python = python(wanted.purpose)?;
+    let python = python(wanted.purpose, wanted.minor)?;
     let made =
         build(&python, &venv, wanted).and_then(|()| fs::write(&stamp_file, stamp).map_err(|error| failed(&stamp_file, error)));
     drop(held);
@@ -232,29 +293,35 @@ zipfile.ZipFile(wheel).extractall(sys.argv[2], sys.argv[3:])";
     fs::remove_dir_all(&wheels).map_err(|error| format!("{}: {error}", wheels.display()))
 }
 
-/// Copies DuckDB's extension to the place where DuckDB searches for it.
-fn place_extension(venv: &Path) -> Result<(), String> {
-    let inside = venv.join("bin/python");
-    let found = run(Command::new(&inside).args(["-c", FIND_EXTENSION]))?;
-    let [platform, extension, version] = found.lines().collect::<Vec<_>>()[..] else {
-        return Err(format!("DuckDB's platform and its extension were not found: {found}"));
-    };
-    let place = venv.join("home/.duckdb/extensions").join(version).join(platform);
-    let copied = fs::create_dir_all(&place).and_then(|()| fs::copy(extension, place.join("spatial.duckdb_extension")));
-    copied.map(drop).map_err(|error| format!("{}: {error}", place.display()))
+/// Copies DuckDB's extensions to the place where DuckDB searches for them.
+fn place_extensions(venv: &Path) -> Result<(), String> {
+    let found = run(Command::new(venv.join("bin/python")).args(["-c", FIND_EXTENSIONS]))?;
+    let mut lines = found.lines();
+    let place = venv.join("home").join(lines.next().unwrap_or_default());
+    fs::create_dir_all(&place).map_err(|error| format!("{}: {error}", place.display()))?;
+    let extensions: Vec<&Path> = lines.map(Path::new).collect();
+    if extensions.is_empty() {
+        return Err(format!("{}: no extension of DuckDB was installed", venv.display()));
+    }
+    for extension in extensions {
+        let to = place.join(extension.file_name().unwrap_or_default());
+        fs::copy(extension, &to).map_err(|error| format!("{}: {error}", to.display()))?;
+    }
+    Ok(())
 }
 
 /// Finds a Python that is new enough and can create a venv.
-fn python(purpose: &str) -> Result<String, String> {
+fn python(purpose: &str, minor: u32) -> Result<String, String> {
     let mut tried = Vec::new();
     for python in PYTHONS {
-        let check = "import sys, venv, ensurepip; assert sys.version_info >= (3, 11), 'version ' + sys.version.split()[0]";
-        match run(Command::new(python).args(["-c", check])) {
+        let check =
+            format!("import sys, venv, ensurepip; assert sys.version_info >= (3, {minor}), 'version ' + sys.version.split()[0]");
+        match run(Command::new(python).args(["-c", &check])) {
             Ok(_) => return Ok(python.to_owned()),
             Err(error) => tried.push(format!("{python}: {}", error.lines().last().unwrap_or_default())),
         }
     }
-    Err(format!("{purpose} needs Python 3.11 or newer with venv; tried {}", tried.join("; ")))
+    Err(format!("{purpose} needs Python 3.{minor} or newer with venv; tried {}", tried.join("; ")))
 }
 
 /// Standard output of a command that succeeds.

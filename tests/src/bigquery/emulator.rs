@@ -1,5 +1,5 @@
-//! A real BigQuery emulator (`bqemulator`, based on DuckDB) as a child process with its own ports. It serves REST, the Storage Write API
-//! and SQL to any client; it is lenient where the [fake](super::fake) is strict.
+//! A real BigQuery emulator as a child process with its own ports: `bqemulator`, or `local-bigquery`, which needs Python 3.13. They serve
+//! REST, the Storage Write API and SQL to any client; they are lenient where the [fake](super::fake) is strict.
 //!
 //! It ends with this process, however that ends: its stdin is a pipe of ours, and it exits when the pipe closes. So all tests of a binary
 //! can share one emulator ([`shared`]), each with its own dataset.
@@ -32,9 +32,49 @@ sys.argv = ['bqemulator', *sys.argv[1:]]
 main()
 ";
 
+/// The same for the second emulator. It has no lock around the check of an offset and the insertion of the rows, so that an append that is
+/// sent again while the first one is in progress would be executed twice, which BigQuery never does: here it has one.
+const SECOND_MAIN: &str = "
+import argparse, json, os, pathlib, socket, sys, threading
+def watch():
+    sys.stdin.buffer.read()
+    os._exit(0)
+threading.Thread(target=watch, daemon=True).start()
+options = argparse.ArgumentParser()
+options.add_argument('--rest-port', type=int)
+options.add_argument('--grpc-port', type=int)
+options.add_argument('--project')
+options.add_argument('--data-dir', type=pathlib.Path)
+options = options.parse_args()
+from local_bigquery.settings import settings
+settings.default_project_id, settings.data_dir = options.project, options.data_dir
+from local_bigquery.grpc import server, write
+one, append = threading.Lock(), write._append
+def locked(*args):
+    with one:
+        return append(*args)
+write._append = locked
+import uvicorn
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind(('127.0.0.1', options.rest_port))
+_, port = server.start('127.0.0.1', options.grpc_port)
+print(json.dumps({'event': 'rest.listen', 'port': listener.getsockname()[1]}), flush=True)
+print(json.dumps({'event': 'grpc.listen', 'port': port}), flush=True)
+uvicorn.Server(uvicorn.Config('local_bigquery:app', log_level='warning')).run(sockets=[listener])
+";
+
+/// Which emulator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Bqemulator,
+    LocalBigquery,
+}
+
 /// A running emulator: killed, with its process group, when dropped.
 #[derive(Debug)]
 pub struct Emulator {
+    kind: Kind,
     child: Child,
     rest: u16,
     grpc: u16,
@@ -88,8 +128,20 @@ impl Emulator {
     /// If it does not start; the message includes its log.
     pub fn start(venv: &Path) -> Self {
         let place = tempfile::tempdir().expect("a directory for the emulator");
-        let (child, rest, grpc) = launch(venv, place.path(), &["--rest-port", "0", "--grpc-port", "0"]);
-        let emulator = Self { child, rest, grpc, place, datasets: AtomicU32::new(0) };
+        let (child, rest, grpc) = launch(Kind::Bqemulator, venv, place.path(), [0, 0], &[]);
+        let emulator = Self { kind: Kind::Bqemulator, child, rest, grpc, place, datasets: AtomicU32::new(0) };
+        emulator.wait_for_answer();
+        emulator
+    }
+
+    /// Starts the second emulator, whose tables survive [`Emulator::restart`]. Its venv is that of [`venv::second_emulator`].
+    ///
+    /// # Panics
+    /// If it does not start; the message includes its log.
+    pub fn start_second(venv: &Path) -> Self {
+        let place = tempfile::tempdir().expect("a directory for the emulator");
+        let (child, rest, grpc) = launch(Kind::LocalBigquery, venv, place.path(), [0, 0], &[]);
+        let emulator = Self { kind: Kind::LocalBigquery, child, rest, grpc, place, datasets: AtomicU32::new(0) };
         emulator.wait_for_answer();
         emulator
     }
@@ -112,9 +164,9 @@ impl Emulator {
     pub fn restart(&mut self, venv: &Path) {
         self.kill();
         let data = self.place.path().join("data").display().to_string();
-        let (rest, grpc) = (self.rest.to_string(), self.grpc.to_string());
-        let more = ["--rest-port", &rest, "--grpc-port", &grpc, "--persistent", "--data-dir", &data];
-        (self.child, self.rest, self.grpc) = launch(venv, self.place.path(), &more);
+        let persistent = ["--persistent", "--data-dir", &data];
+        let more: &[&str] = if self.kind == Kind::Bqemulator { &persistent } else { &[] };
+        (self.child, self.rest, self.grpc) = launch(self.kind, venv, self.place.path(), [self.rest, self.grpc], more);
         self.wait_for_answer();
     }
 
@@ -254,14 +306,21 @@ impl Drop for Emulator {
     }
 }
 
-/// Starts the process, and waits until it listens. Returns the ports of REST and of gRPC.
-fn launch(venv: &Path, place: &Path, more: &[&str]) -> (Child, u16, u16) {
+/// Starts the process on these ports (0: any free one), and waits until it listens. Returns the ports of REST and of gRPC.
+fn launch(kind: Kind, venv: &Path, place: &Path, ports: [u16; 2], more: &[&str]) -> (Child, u16, u16) {
     let path = place.join("log");
     let log = File::create(&path).expect("the emulator's log");
     let errors = log.try_clone().expect("the log twice");
-    let mut child = Command::new(venv.join("bin/python"))
-        .args(["-c", MAIN, "start", "--rest-host", "127.0.0.1", "--grpc-host", "127.0.0.1"])
-        .args(["--project", PROJECT, "--log-format", "json"])
+    let mut command = Command::new(venv.join("bin/python"));
+    match kind {
+        Kind::Bqemulator => command
+            .args(["-c", MAIN, "start", "--rest-host", "127.0.0.1", "--grpc-host", "127.0.0.1"])
+            .args(["--log-format", "json"]),
+        Kind::LocalBigquery => command.args(["-c", SECOND_MAIN, "--data-dir"]).arg(place.join("data")),
+    };
+    let [rest, grpc] = ports.map(|port| port.to_string());
+    let mut child = command
+        .args(["--project", PROJECT, "--rest-port", &rest, "--grpc-port", &grpc])
         .args(more)
         .current_dir(place)
         .env("HOME", venv.join("home"))

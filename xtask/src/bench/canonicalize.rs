@@ -16,7 +16,7 @@ const INPUTS: [(u32, u32); 2] = [(100, 0), (20, 100_000)];
 pub(super) fn run(site: &Site) -> Result<String> {
     plugins::install(&site.target.join("libcanonizer.so"), &site.sandbox.plugins())?;
     let mut table = String::from(
-        "| messages | MB | `run-job canonizer canonicalize_email`, ms | Python, ms | messages a second | ratio (target at least 10) |\n\
+        "| messages | MB | `run-job canonizer canonicalize_email`, ms | Python, ms | messages per second | ratio (target at least 10) |\n\
          | --- | ---: | ---: | ---: | ---: | ---: |",
     );
     let mut agreement = Vec::new();

@@ -58,7 +58,7 @@ pub(super) fn run(site: &Site) -> Result<String> {
     table.push_str(&far_away(site)?);
     table.push_str("\n\nA backlog, by one `events flush`:\n\n");
     table.push_str(&backlogs(site)?);
-    table.push_str("\n\nA job that emits 10 000 events a second for five seconds, duration of its attempt:\n\n");
+    table.push_str("\n\nA job that emits 10 000 events per second for five seconds, duration of its attempt:\n\n");
     table.push_str(&during_a_job(site)?);
     Ok(table)
 }
@@ -86,8 +86,9 @@ fn senders(site: &Site, server: &Server, python: &Path, rows: u32, judge: bool) 
         whole.note(f64::from(rows), drained.seconds, drained.cpu);
     }
     let base = (Median::of(&google.rate).middle, Median::of(&google.cpu).middle);
-    let mut table =
-        String::from("| | rows a second | vs. Python | CPU s a million rows | vs. Python |\n| --- | ---: | ---: | ---: | ---: |");
+    let mut table = String::from(
+        "| | rows per second | vs. Python | CPU s per million rows | vs. Python |\n| --- | ---: | ---: | ---: | ---: |",
+    );
     let mut row = |name: &str, sender: &Sender, at_least: Option<f64>, judge_cpu: bool| {
         let (rate, cpu) = (Median::of(&sender.rate), Median::of(&sender.cpu));
         let (times, share) = (rate.middle / base.0, cpu.middle / base.1);
@@ -105,7 +106,7 @@ fn senders(site: &Site, server: &Server, python: &Path, rows: u32, judge: bool) 
             rate.middle, rate.low, rate.high, cpu.middle
         ));
     };
-    row("Python `insert_rows_json`, 500 a request", &google, None, false);
+    row("Python `insert_rows_json`, 500 per request", &google, None, false);
     row("Storage Write, encode and send", &storage, Some(2.0), true);
     row("insert-all, encode and send", &insert, Some(1.0), true);
     row("`events flush`, from the store, whole process", &whole, None, true);
@@ -133,7 +134,7 @@ fn far_away(site: &Site) -> Result<String> {
     }
     let [one, several, whole] = [&one, &several, &whole].map(|sender| Median::of(&sender.rate));
     let times = several.middle / one.middle;
-    let mut table = String::from("| | rows a second | vs. one at a time |\n| --- | ---: | ---: |");
+    let mut table = String::from("| | rows per second | vs. one at a time |\n| --- | ---: | ---: |");
     let shown = |rate: &Median| format!("{:.0} ({:.0}–{:.0})", rate.middle, rate.low, rate.high);
     table.push_str(&format!("\n| Storage Write, one batch at a time | {} | 1.00× |", shown(&one)));
     table.push_str(&format!(
@@ -197,7 +198,7 @@ fn processor(stat: &str) -> Option<f64> {
 fn backlogs(site: &Site) -> Result<String> {
     let server = Server::acknowledging(0)?;
     let mut table =
-        String::from("| events | s | events a second | peak memory (target under 128 MiB) |\n| ---: | ---: | ---: | ---: |");
+        String::from("| events | s | events per second | peak memory (target under 128 MiB) |\n| ---: | ---: | ---: | ---: |");
     let mut rates = Vec::new();
     for rows in BACKLOGS {
         let Drained { seconds, peak_kib, .. } = drain(site, &server, rows, &rows.to_string())?;
@@ -211,7 +212,7 @@ fn backlogs(site: &Site) -> Result<String> {
     }
     let (small, large) = (rates[0], rates[rates.len() - 1]);
     table.push_str(&format!(
-        "\n\nTime an event, a million to ten thousand: {:.2}× (linear: at most 1.5) {}",
+        "\n\nTime per event, a million to ten thousand: {:.2}× (linear: at most 1.5) {}",
         small / large,
         met(small / large <= 1.5)
     ));

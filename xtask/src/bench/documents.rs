@@ -28,7 +28,7 @@ pub(super) fn run(site: &Site) -> Result<String> {
     let input = data.join("canonizer/email.jsonl");
     std::fs::create_dir_all(data.join("canonizer"))?;
     let mut table = String::from(
-        "| documents | MB | documents/s, new | documents/s, unchanged | 1 % changed, s | index, bytes a document | `search`: text, ms | vector, ms | both, ms | \
+        "| documents | MB | documents/s, new | documents/s, unchanged | 1 % changed, s | index, bytes per document | `search`: text, ms | vector, ms | both, ms | \
          `run-job search`, whole, ms |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     );
     let mut each = Vec::new();
@@ -58,7 +58,7 @@ pub(super) fn run(site: &Site) -> Result<String> {
     }
     let growth = each[each.len() - 1] / each[0];
     table.push_str(&format!(
-        "\n\nTime a new document, of {} to {}: {growth:.2}× (linear: at most {LINEAR}) {}",
+        "\n\nTime per new document, of {} to {}: {growth:.2}× (linear: at most {LINEAR}) {}",
         SIZES[SIZES.len() - 1],
         SIZES[0],
         met(growth <= LINEAR)
@@ -86,7 +86,7 @@ fn with_model(site: &Site, data: &Path, input: &Path) -> Result<String> {
     }
     let mut table = format!(
         "\n\n{WITH_MODEL} of these documents, their vectors made of hashed words and with a model; all vectors again: an index of the other kind is \
-         turned into this one.\n\n| vectors | documents/s, new | all vectors again, s | index, bytes a document | `search`: vector, ms | both, ms | \
+         turned into this one.\n\n| vectors | documents/s, new | all vectors again, s | index, bytes per document | `search`: vector, ms | both, ms | \
          `run-job search`, whole, ms |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     );
     for (row, (vectors, new, bytes, searches, whole, _)) in rows.iter().enumerate() {

@@ -25,7 +25,7 @@ pub(super) fn run(site: &Site) -> Result<String> {
     let (to_bare, to_all) = (ratios(&emit, &bare), ratios(&emit, &all));
     let (sdk_to_bare, sdk_to_sink) = (ratios(&made, &bare), ratios(&made, &emit));
     let mut table = format!(
-        "A record has {} bytes; {} rounds of {} events of each kind.\n\n| | µs an event |\n| --- | ---: |",
+        "A record has {} bytes; {} rounds of {} events of each kind.\n\n| | µs per event |\n| --- | ---: |",
         report["record_bytes"],
         rounds.len(),
         report["events"]

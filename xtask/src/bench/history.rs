@@ -2,7 +2,7 @@
 //! shrinks.
 
 use super::Site;
-use super::timing::{Median, inside, judged, whole};
+use super::timing::{Median, inside, judged, whole, whole_ending};
 use crate::Result;
 use crate::cargo;
 use serde_json::Value;
@@ -25,8 +25,9 @@ struct Size {
     took: [Vec<f64>; NAMES.len()],
 }
 
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "`run-job` of a no-op",
+    "`status`",
     "`runs list`",
     "`runs show`",
     "`events list --type`, 24 events",
@@ -87,6 +88,8 @@ impl Size {
         let part = |what: &str| inside(site.part("bench-history").arg(what).arg(self.state.join("lorchestra")));
         Ok([
             command(&["run-job", "-q", "pkg-0000", "noop"])?,
+            // 1 if a job fails or is stale, which is correct too.
+            whole_ending(&mut at(site, &self.state, &["status"]), &[0, 1])?,
             command(&["runs", "list"])?,
             command(&["runs", "show", &self.run])?,
             command(&["events", "list", "--type", "bench.rare"])?,

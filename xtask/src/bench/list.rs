@@ -10,7 +10,7 @@ const TARGET: f64 = 3.0;
 
 pub(super) fn run(site: &Site) -> Result<String> {
     let mut table = String::from(
-        "| packages of 10 jobs | `jobs list`, ms | bare reader, ms | ratio (target at most 3) | µs a package |\n| ---: | ---: | ---: | ---: | ---: |",
+        "| packages of 10 jobs | `jobs list`, ms | bare reader, ms | ratio (target at most 3) | µs per package |\n| ---: | ---: | ---: | ---: | ---: |",
     );
     for (packages, rounds) in SIZES {
         let dir = site.sandbox.path().join(packages.to_string());

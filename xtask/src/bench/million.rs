@@ -46,7 +46,7 @@ pub(super) fn run(site: &Site) -> Result<String> {
     row("events emitted, payloads of 200 bytes", EVENTS.to_string());
     row("events in the store", format!("{stored} {}", met(stored == EVENTS)));
     row("seconds, from start to exit", format!("{took:.1}"));
-    row("events a second into the store", format!("{:.0}", stored as f64 / took));
+    row("events per second into the store", format!("{:.0}", stored as f64 / took));
     row("supervisor's peak memory (target under 64 MiB)", memory(peak));
     row(
         "its memory in the second quarter of the run, and in the last",

@@ -1,4 +1,4 @@
-//! Builds the site with mdbook, from a copy of the pages below the target directory and a table of contents made from `docs/README.md`. The
+//! Builds the site with mdbook, from a copy of the pages below the target directory and a table of contents generated from `docs/README.md`. The
 //! copy keeps the paths of all files, so that links between pages work. Only `README.md` is renamed to `index.md`, because mdbook would
 //! rename it without changing the links to it.
 

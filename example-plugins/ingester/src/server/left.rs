@@ -72,7 +72,7 @@ impl Left {
         }
     }
 
-    /// Removes a range in which no message exists any more.
+    /// Removes a range that no longer contains a message.
     pub(crate) fn remove_range(&mut self, first: u32) {
         self.0.remove(&first);
     }

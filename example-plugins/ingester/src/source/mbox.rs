@@ -151,7 +151,7 @@ impl<R: Read> Mbox<R> {
             (false, true) => "no_empty_line",
             (false, false) => return Ok(false),
         };
-        // A header field after it is the other sign. Without it, this is somebody's sentence.
+        // A header field after it is the other sign. Without it, the line is part of the text.
         if !self.chunk.ends_with(b"\n") || !starts_with_field(self.peek()?) {
             return Ok(false);
         }

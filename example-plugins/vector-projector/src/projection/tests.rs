@@ -329,7 +329,7 @@ fn recomputing_vectors_is_atomic() {
     assert_eq!(counts(&job(&dir).param("model", &model).run())["embedded_again"], 250);
     assert!(vectors(&dir).iter().all(|vector| *vector == [127, 0, 0, 0]));
 
-    // A model that fails half way also leaves the index unchanged.
+    // A model that fails halfway also leaves the index unchanged.
     let mut tokenizer = small_model::tokenizer();
     tokenizer["model"]["unk_token"] = json!("?");
     dir.write("model/tokenizer.json", tokenizer.to_string());

@@ -169,7 +169,7 @@ fn no_query_causes_a_syntax_error() {
     for query in [
         "AND",
         "OR OR",
-        "MIN_SIMILARITY(",
+        "NEAR(",
         "a NOT",
         "(",
         "x)",

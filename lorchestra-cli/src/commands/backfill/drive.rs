@@ -144,7 +144,7 @@ impl GroupWork<'_, '_> {
     ) -> Result<(Driven, Vec<String>), CommandError> {
         let group = self.group;
         let lock = Driver::lock(state, &group.group_id)?;
-        // Those that only failed are to be run again: what has not run stays away.
+        // Runs only the failed windows again, not those that have not run.
         let left_out: Vec<Member> =
             if self.plan.pending { Vec::new() } else { store.members(group.n, MemberState::Pending, u64::MAX)? };
         if !self.plan.is_new {

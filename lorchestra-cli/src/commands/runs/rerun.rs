@@ -119,7 +119,7 @@ pub(super) fn rerun(
 fn spec_of(run: &Run, same_library: bool, settings: &Settings) -> Result<RunSpec, CommandError> {
     let id = short_id(&run.run_id);
     if run.spec_json.is_empty() {
-        let what = format!("run {id} has no spec: it was refused before there was one");
+        let what = format!("run {id} has no spec: it was refused before one was created");
         return Err(CommandError::new(Code::Failed, what).hint(format!("lorchestra runs show {id}")));
     }
     let mut spec = run.spec().map_err(|error| CommandError::new(Code::Internal, format!("the spec of run {id}: {error}")))?;

@@ -149,7 +149,7 @@ fn a_file_that_is_left_has_complete_batches() {
         (Ok(offset), line::lines(&place.first)),
         "the file had no byte of the batch"
     );
-    place.set(b"{\"event_id\":\"of somebody else\"}");
+    place.set(b"{\"event_id\":\"of another program\"}");
     let before = place.text();
     assert_eq!((finalize(&mut place), place.text()), (Ok(offset), before), "a foreign file is not changed");
     let other = File::open(&place.stream).unwrap();

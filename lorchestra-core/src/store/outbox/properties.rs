@@ -164,7 +164,7 @@ impl Model {
                 ModelPlace::Again if n > self.mark => "pending",
                 ModelPlace::Refused => "refused",
                 ModelPlace::Uncertain => "uncertain",
-                ModelPlace::Delivered | ModelPlace::Present | ModelPlace::Again => "there, or on its way",
+                ModelPlace::Delivered | ModelPlace::Present | ModelPlace::Again => "delivered, or in flight",
             };
             *counts.entry(name).or_default() += 1;
         }

@@ -110,7 +110,7 @@ fn events_are_kept_for_a_destination_until_it_is_forgotten() {
     let mut payloads = |names: &[&str], at| store.prune(&site.state, &retention(names), at).unwrap().payloads;
     assert_eq!(payloads(&["here", "there"], later), 0, "it is configured");
     assert_eq!(payloads(&["here"], now), 0, "another command may have it configured");
-    assert_eq!(payloads(&["here"], later), 1, "nobody has");
+    assert_eq!(payloads(&["here"], later), 1, "no command has it configured");
     // A new destination is not sent events that have been removed.
     store.begin_run(&new_run("r2"), &started()).unwrap();
     assert_eq!(open("late").pending_rows(0, 10, usize::MAX).unwrap().len(), 1);

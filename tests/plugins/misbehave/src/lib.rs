@@ -216,7 +216,7 @@ fn wait(cx: &JobContext, marker: Option<PathBuf>, #[param(default = 60)] seconds
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    Err("nobody cancelled it")?
+    Err("it was not cancelled")?
 }
 
 /// Waits until a file exists.
@@ -226,7 +226,7 @@ fn wait_for_file(_cx: &JobContext, marker: Option<PathBuf>, file: PathBuf) -> Jo
     let until = Instant::now() + Duration::from_secs(60);
     while !file.exists() {
         if Instant::now() > until {
-            Err("nobody made the file")?;
+            Err("the file was not created")?;
         }
         std::thread::sleep(Duration::from_millis(5));
     }

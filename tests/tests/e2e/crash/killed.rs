@@ -94,7 +94,7 @@ fn nothing_acknowledged_is_lost_or_duplicated() {
         is_true(&sandbox, run, victim, &label);
         assert!(sandbox.runs()[0].0 == run.0, "{label}: it stays closed");
     }
-    assert!(ended_early > rounds / 10, "kills hit a running job: {ended_early} of {rounds}");
+    assert!(rounds < 10 || ended_early > rounds / 10, "kills hit a running job: {ended_early} of {rounds}");
 }
 
 /// Lets the supervisor end if it is alive, and checks the rules for its output.

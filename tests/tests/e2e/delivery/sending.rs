@@ -1,4 +1,4 @@
-//! From the store to BigQuery, with all faults on the way, against a fake server that can be made to fail. `bigquery` has the real
+//! From the store to BigQuery, with all faults in between, against a fake server that can be made to fail. `bigquery` has the real
 //! emulator.
 
 use lorchestra_tests::bigquery::fake::{Fault, Method, TableName};

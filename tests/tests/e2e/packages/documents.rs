@@ -353,7 +353,7 @@ fn a_kill_while_all_vectors_are_recomputed_leaves_the_index_unchanged() {
     let mut running = sandbox.start(&with_model);
     let db = Connection::open(&path).unwrap();
     db.busy_timeout(Duration::ZERO).unwrap();
-    eventually("it is in its transaction", || {
+    eventually("the transaction has started", || {
         let is_free = db.execute_batch("BEGIN IMMEDIATE").is_ok();
         if is_free {
             db.execute_batch("ROLLBACK").unwrap();
@@ -366,7 +366,7 @@ fn a_kill_while_all_vectors_are_recomputed_leaves_the_index_unchanged() {
         running.has_ended() && !worker.iter().any(|&pid| lorchestra_tests::processes::is_alive(pid))
     });
     drop(db);
-    assert!(vectors() == before, "all of the old ones");
+    assert!(vectors() == before, "all old vectors are kept");
     // The index agrees: there is nothing to do.
     sandbox.lorchestra(&INDEX).exits(0);
     assert_eq!((&payload_of(&sandbox, "index.completed")["embedded_again"], documents(&path)), (&json!(0), 400));

@@ -147,7 +147,7 @@ fn wait_waits_until_the_other_has_ended() {
     // It has run, and ended as it always does after 0 s.
     waiting.wait().exits(1);
     assert_eq!(states(&sandbox), ["failed", "failed"]);
-    assert_eq!(sandbox.runs()[0].message(), "nobody cancelled it");
+    assert_eq!(sandbox.runs()[0].message(), "it was not cancelled");
 }
 
 #[test]

@@ -181,7 +181,7 @@ fn signals_that_were_ignored_stay_ignored() {
         running.signal(signal);
         running.wait().exits(1);
         let run = sandbox.run();
-        assert_eq!((run.cause(), run.message()), ("error", "nobody cancelled it"), "{signal:?}");
+        assert_eq!((run.cause(), run.message()), ("error", "it was not cancelled"), "{signal:?}");
     }
 }
 

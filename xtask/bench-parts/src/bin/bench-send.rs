@@ -72,7 +72,7 @@ async fn append(table: &mut BigQuery, stream: Option<&str>, sent: &mut i64, rows
     let length = table.length(rows);
     let place = stream.map_or(BatchTarget::Anywhere, |stream| BatchTarget::Stream(Slot { stream, offset: *sent, length }));
     if table.append(place, rows).await? != Landed::Now {
-        return Err("there was something in the stream already".into());
+        return Err("the stream was not empty".into());
     }
     *sent += length;
     Ok(())
@@ -99,7 +99,7 @@ async fn pipeline<'a>(
         if let Some(batch) = on_their_way.pop_front()
             && table.answer(batch).await? != Landed::Now
         {
-            return Err("there was something in the stream already".into());
+            return Err("the stream was not empty".into());
         }
     }
     Ok(())
