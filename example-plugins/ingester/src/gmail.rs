@@ -61,9 +61,18 @@ pub fn extract_gmail(
                 .permanent();
         }
         Some(path) => Origin::Path(path),
-        None => {
-            Origin::Server(Box::new(Server { host, port, tls, ca_file, user, auth, password, token, folders: folder, idle_timeout }))
-        }
+        None => Origin::Server(Box::new(Server {
+            host,
+            port,
+            tls,
+            ca_file,
+            user,
+            auth,
+            password,
+            token,
+            folders: folder,
+            idle_timeout,
+        })),
     };
     let data_dir = cx.data_dir()?;
     let request = Request {

@@ -99,7 +99,14 @@ pub fn extract_slack(
         None => {
             let kinds = if kind.is_empty() { vec![Kind::Public, Kind::Private] } else { kind };
             let wanted = Wanted { channels: channel, kinds, window, look_back };
-            Origin::Web(Box::new(Web { base_url, token, ca_file, idle_timeout, wanted, bookmark_dir: data_dir.join("slack-api") }))
+            Origin::Web(Box::new(Web {
+                base_url,
+                token,
+                ca_file,
+                idle_timeout,
+                wanted,
+                bookmark_dir: data_dir.join("slack-api"),
+            }))
         }
     };
     let request = Request { origin, account, window, directory: data_dir.join("slack") };
