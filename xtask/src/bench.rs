@@ -4,6 +4,7 @@
 //! programs are release builds and run in a sandbox inside the target directory, on one disk. `--write` inserts the tables between the
 //! markers of docs/explanation/performance.md.
 
+mod backfill;
 mod canonicalize;
 mod deliver;
 mod documents;
@@ -45,6 +46,8 @@ enum Name {
     List,
     /// `run-job` of a job that does nothing
     Run,
+    /// `backfill` of a no-op, next to `run-job` in a loop and by `xargs -P`
+    Backfill,
     /// `emit` and `emit_all`
     Emit,
     /// A clean build of the smallest package, and its size
@@ -118,6 +121,7 @@ pub(crate) fn run(options: &Options) -> Result {
         let table = match name {
             Name::List => list::run(&site)?,
             Name::Run => run::run(&site)?,
+            Name::Backfill => backfill::run(&site)?,
             Name::Emit => emit::run(&site)?,
             Name::Hello => hello::run(&site)?,
             Name::Trust => trust::run(&site)?,

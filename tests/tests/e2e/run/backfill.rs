@@ -184,10 +184,10 @@ fn every_window_is_effective_once_whatever_is_killed() {
     let mut random = fastrand::Rng::with_seed(16);
     let args = ["--from", "2024-01-01", "--to", "2024-01-31", "--every", "1d", "-j", "3", "--account", "anna"];
     let mut running = sandbox.start(&[&JOB[..], &args].concat());
-    let mut killed = [0; 3];
+    let (mut killed, mut turn) = ([0; 3], 0);
     let until = Instant::now() + Duration::from_secs(40);
     loop {
-        std::thread::sleep(Duration::from_millis(random.u64(10..150)));
+        std::thread::sleep(Duration::from_millis(random.u64(5..60)));
         if running.has_ended() {
             let ended = running.wait();
             if ended.code() == Some(0) || Instant::now() > until {
@@ -197,12 +197,13 @@ fn every_window_is_effective_once_whatever_is_killed() {
             continue;
         }
         let lanes = running.children();
-        match random.usize(..6) {
-            0 => {
+        turn += 1;
+        match turn % 6 {
+            1 => {
                 running.signal(Signal::KILL);
                 killed[0] += 1;
             }
-            1 | 2 => {
+            2 | 4 => {
                 if let Some(lane) = lanes.first() {
                     processes::signal(*lane, Signal::KILL);
                     killed[1] += 1;

@@ -1,0 +1,223 @@
+//! `run-window` and claims: the windows of a plan file on several nodes, each effective once; `run-group`.
+
+use lorchestra_tests::{Fixture, Running, Sandbox, eventually};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+/// A node: a sandbox of its own, as another machine would be.
+fn node() -> Sandbox {
+    Sandbox::with(&[Fixture::Misbehave])
+}
+
+fn plan(node: &Sandbox, shared: &Path, days: u32, flags: &[&str]) -> String {
+    let file = shared.join("plan.jsonl").display().to_string();
+    let to = format!("2024-01-{:02}", days + 1);
+    let args = ["backfill", "misbehave", "windowed", "--from", "2024-01-01", "--to", &to, "--every", "1d", "--plan", &file];
+    node.lorchestra(&[&args[..], flags].concat()).exits(0);
+    file
+}
+
+fn window<'a>(file: &'a str, index: &'a str, attempt: &'a str, claims: &'a str) -> Vec<&'a str> {
+    let claims = ["--claims", claims, "--no-require-delivery"];
+    [&["run-window", "--plan", file, "--index", index, "--attempt", attempt][..], &claims].concat()
+}
+
+fn states(nodes: &[Sandbox]) -> BTreeMap<String, usize> {
+    let mut states = BTreeMap::new();
+    for run in nodes.iter().flat_map(|node| node.runs().into_iter().map(move |run| (node, run))) {
+        let events = run.0.whole_events_of(&run.1);
+        assert!(events.len() >= 2);
+        *states.entry(run.1.state().to_owned()).or_insert(0) += 1;
+    }
+    states
+}
+
+#[test]
+fn of_two_copies_of_a_window_one_counts() {
+    let shared = tempfile::tempdir().unwrap();
+    let claims = shared.path().join("claims").display().to_string();
+    let nodes = [node(), node()];
+    let file = plan(&nodes[0], shared.path(), 1, &[]);
+    nodes[0].lorchestra(&window(&file, "0", "1", &claims)).exits(0);
+    let second = nodes[1].lorchestra(&window(&file, "0", "2", &claims)).exits(0);
+    assert!(second.out().contains("superseded: run "), "{}", second.shown());
+    assert_eq!(states(&nodes), BTreeMap::from([("completed".into(), 1), ("superseded".into(), 1)]));
+    // The same attempt on the same node finds its run, and reports what it reported.
+    for (node, attempt, state) in [(&nodes[0], "1", "completed"), (&nodes[1], "2", "superseded")] {
+        let again = node.lorchestra(&[&window(&file, "0", attempt, &claims)[..], &["--json"]].concat()).exits(0);
+        assert_eq!(again.json("lorchestra.run-job/1")["state"], state);
+        assert_eq!(node.runs().len(), 1);
+    }
+    let events = nodes[1].events_of(nodes[1].run().id());
+    assert_eq!(events.last().unwrap().event_type(), "job.superseded");
+    assert_eq!(events[0].payload()["requested_by"], "engine:plan");
+    nodes[1].lorchestra(&["status"]).exits(0);
+}
+
+/// Two nodes run every window at once, and are killed again and again, as are their workers; each starts again with another attempt.
+#[test]
+fn each_window_is_effective_once_on_two_nodes_that_are_killed() {
+    const DAYS: u32 = 6;
+    let shared = tempfile::tempdir().unwrap();
+    let claims = shared.path().join("claims").display().to_string();
+    let nodes = [node(), node()];
+    let file = plan(&nodes[0], shared.path(), DAYS, &[]);
+    let mut random = fastrand::Rng::with_seed(6);
+    let mut killed = 0;
+    for index in 0..DAYS {
+        let index = index.to_string();
+        for attempt in 1..20 {
+            let attempts = [format!("a{attempt}"), format!("b{attempt}")];
+            let running: Vec<Running> =
+                nodes.iter().zip(&attempts).map(|(node, attempt)| node.start(&window(&file, &index, attempt, &claims))).collect();
+            std::thread::sleep(Duration::from_millis(random.u64(20..160)));
+            // Both, one, or none.
+            let mut all = true;
+            for one in running {
+                if random.bool() {
+                    one.signal(Signal::KILL);
+                    killed += 1;
+                }
+                all &= one.wait().code() == Some(0);
+            }
+            if all && attempt > 1 {
+                break;
+            }
+        }
+    }
+    assert!(killed > 3, "{killed}");
+    // Until the window is complete, an engine starts it again.
+    for index in 0..DAYS {
+        nodes[0].lorchestra(&window(&file, &index.to_string(), "last", &claims)).exits(0);
+    }
+    let mut done: BTreeMap<String, usize> = BTreeMap::new();
+    for node in &nodes {
+        for run in node.runs().iter().filter(|run| run.state() == "completed") {
+            *done.entry(run.0["since"].as_str().unwrap().to_owned()).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(done.len(), DAYS as usize, "{done:?}");
+    assert!(done.values().all(|runs| *runs == 1), "{done:?}");
+    states(&nodes);
+    // Each claim names the run that is completed.
+    let group = std::fs::read_dir(&claims).unwrap().next().unwrap().unwrap().path();
+    let completed: Vec<String> =
+        nodes.iter().flat_map(Sandbox::runs).filter(|run| run.state() == "completed").map(|run| run.id().to_owned()).collect();
+    for index in 0..DAYS {
+        let claim: Value = serde_json::from_slice(&std::fs::read(group.join(index.to_string())).unwrap()).unwrap();
+        assert!(completed.contains(&claim["run_id"].as_str().unwrap().to_owned()), "{claim}");
+    }
+}
+
+/// The claim cannot be reached: nothing is guessed, and the next command decides.
+#[test]
+fn a_run_stays_open_until_its_claim_can_be_read() {
+    let shared = tempfile::tempdir().unwrap();
+    let claims = shared.path().join("claims");
+    std::fs::write(&claims, "not a directory").unwrap();
+    let node = node();
+    let file = plan(&node, shared.path(), 1, &[]);
+    let claims_arg = claims.display().to_string();
+    let ended = node.lorchestra(&window(&file, "0", "1", &claims_arg));
+    assert!(matches!(ended.code(), Some(70 | 74)), "{}", ended.shown());
+    assert!(ended.err().contains("claim"), "{}", ended.shown());
+    std::fs::remove_file(&claims).unwrap();
+    let runs = node.runs();
+    assert_eq!((runs.len(), runs[0].state()), (1, "completed"), "{runs:?}");
+    node.whole_events_of(&runs[0]);
+    assert!(claims.is_dir());
+}
+
+#[test]
+fn a_plan_that_was_changed_is_refused() {
+    let shared = tempfile::tempdir().unwrap();
+    let node = node();
+    let file = plan(&node, shared.path(), 3, &["--then", "fail"]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let run = |code: i32, index: &str, message: &str| {
+        let ended = node.lorchestra(&["run-window", "--plan", &file, "--index", index, "--no-require-delivery"]).exits(code);
+        assert!(ended.err().contains(message), "{message}: {}", ended.shown());
+    };
+    run(1, "0", "not this window");
+    run(2, "3", "has 3 members, so there is no index 3");
+    for (changed, message) in [
+        (text.replace("2024-01-02", "2024-01-05"), "incomplete or was changed"),
+        (text[..text.len() - 10].to_owned(), "incomplete or was changed"),
+        (text.replace("lorchestra.plan/1", "lorchestra.plan/9"), "lorchestra.plan/9"),
+        (String::new(), "not a plan file"),
+    ] {
+        std::fs::write(&file, changed).unwrap();
+        run(2, "0", message);
+    }
+    std::fs::remove_file(&file).unwrap();
+    run(2, "0", "plan.jsonl");
+    // Without a destination, the events would stay on this node.
+    let file = plan(&node, shared.path(), 1, &[]);
+    node.lorchestra(&["run-window", "--plan", &file, "--index", "0"]).exits(78);
+}
+
+#[test]
+fn sigterm_cancels_a_window() {
+    let shared = tempfile::tempdir().unwrap();
+    let node = node();
+    let claims = shared.path().join("claims").display().to_string();
+    let file = plan(&node, shared.path(), 1, &["--then", "wait"]);
+    let running = node.start(&window(&file, "0", "1", &claims));
+    eventually("it runs", || node.runs().len() == 1);
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait().code(), Some(143));
+    assert_eq!(node.run().cause(), "cancelled");
+    assert!(!Path::new(&claims).exists(), "nothing was claimed");
+}
+
+fn group_file(node: &Sandbox, text: &str) -> String {
+    std::fs::write(node.path("nightly.toml"), text).unwrap();
+    node.arg("nightly.toml")
+}
+
+#[test]
+fn a_group_runs_its_stages_in_order_and_names_what_failed() {
+    let node = node();
+    let go = node.arg("go");
+    let file = group_file(
+        &node,
+        &format!(
+            "[[stage]]\n[[stage.jobs]]\njob = \"misbehave/noop\"\n[[stage.jobs]]\njob = \"misbehave/wait_for_file\"\nname = \"waits\"\n\
+             params = {{ file = {go:?} }}\ntimeout = \"1s\"\n[[stage]]\n[[stage.jobs]]\njob = \"misbehave/numbered\"\nparams = {{ count = 2 }}\n"
+        ),
+    );
+    let planned = node.lorchestra(&["run-group", &file, "--dry-run"]).exits(0);
+    assert_eq!(planned.out(), "stage 1  misbehave/noop\nstage 1  waits\nstage 2  misbehave/numbered\n");
+    let first = node.lorchestra(&["run-group", &file]).exits(1);
+    assert!(first.err().contains("failed: waits") && first.err().contains("1 of 3 jobs completed"), "{}", first.shown());
+    assert_eq!(node.runs().len(), 2, "the second stage did not start");
+    std::fs::write(&go, "").unwrap();
+    let again = node.lorchestra(&["run-group", &file, "--rerun-failed"]).exits(0);
+    assert!(again.out().contains("3 jobs completed"), "{}", again.shown());
+    let runs = node.runs();
+    assert_eq!(runs.len(), 4);
+    assert_eq!(runs[0].0["job"], json!("numbered"), "the last stage came last");
+    std::fs::remove_file(&go).unwrap();
+    node.lorchestra(&["run-group", &file, "--keep-going"]).exits(1);
+    assert_eq!(node.runs().len(), 7);
+}
+
+#[test]
+fn a_group_file_is_checked_before_anything_runs() {
+    let node = node();
+    for (text, message) in [
+        ("", "has no jobs"),
+        ("[[stage]]\n[[stage.jobs]]\njob = \"misbehave/noop\"\nwhen = 1\n", "line 4"),
+        ("[[stage]]\n[[stage.jobs]]\njob = \"noop\"\n", "write PACKAGE/JOB"),
+        ("[[stage]]\n[[stage.jobs]]\njob = \"misbehave/noop\"\nparams = { x = 1 }\n", "misbehave/noop"),
+        ("[[stage]]\n[[stage.jobs]]\njob = \"misbehave/noop\"\n[[stage.jobs]]\njob = \"misbehave/noop\"\n", "two jobs"),
+    ] {
+        let file = group_file(&node, text);
+        let ended = node.lorchestra(&["run-group", &file]).exits(2);
+        assert!(ended.err().contains(message), "{message}: {}", ended.shown());
+    }
+    assert!(node.all_runs().is_empty());
+}
