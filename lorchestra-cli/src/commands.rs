@@ -9,6 +9,7 @@ pub(crate) mod doctor;
 mod events;
 mod jobs;
 mod lane;
+mod metrics;
 pub(crate) mod new;
 mod plugins;
 mod report;
@@ -17,6 +18,8 @@ mod run_group;
 pub(crate) mod run_job;
 mod run_window;
 pub(crate) mod runs;
+mod schedule;
+mod schemas;
 mod setup;
 mod shell;
 mod spec_file;
@@ -25,7 +28,7 @@ mod status;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::flags::GlobalFlags;
-use crate::notify::Notices;
+use crate::notify::{Hooks, Notices};
 use crate::observe::recovered;
 use crate::printer::Printer;
 use crate::settings::{Rescued, Settings};
@@ -73,6 +76,12 @@ pub(crate) enum Command {
         after_help = status::RULE
     )]
     Status(status::Status),
+    /// Print the state of jobs and delivery in Prometheus' text format
+    #[command(
+        before_help = "Examples:\n  lorchestra metrics\n  lorchestra metrics -o /var/lib/node_exporter/lorchestra.prom",
+        after_help = metrics::RULE
+    )]
+    Metrics(metrics::Metrics),
     /// Write a report about the last days as one HTML page
     #[command(before_help = "Examples:\n  lorchestra report -o report.html\n  lorchestra report --days 7 -o week.html")]
     Report(report::ReportCommand),
@@ -84,12 +93,18 @@ pub(crate) enum Command {
     /// Print the manual page, or write a page for each command
     #[command(before_help = "Examples:\n  lorchestra man | man -l -\n  lorchestra man --dir ~/.local/share/man/man1")]
     Man(shell::Man),
+    /// Print the JSON Schema of an output
+    #[command(before_help = "Examples:\n  lorchestra schemas\n  lorchestra schemas status\n  lorchestra schemas --dir schemas")]
+    Schemas(schemas::Schemas),
     /// Show the settings that apply, and every key of config.toml
     #[command(subcommand, before_help = "Examples:\n  lorchestra config show --origin\n  lorchestra config keys")]
     Config(config::ConfigCommand),
     /// Find what keeps runs from starting, being recorded or being delivered; exit 1 if there is an error
     #[command(before_help = "Examples:\n  lorchestra doctor\n  lorchestra doctor --network\n  lorchestra doctor --json")]
     Doctor(doctor::Doctor),
+    /// Print systemd units, crontab lines or container jobs that run jobs on a schedule, and list the installed ones
+    #[command(subcommand, before_help = schedule::EXAMPLES)]
+    Schedule(schedule::Schedule),
     /// Check, install, remove and lock plugin libraries
     #[command(
         subcommand,
@@ -118,8 +133,8 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: Settings, printer: &
         return dev::run(command, verbose, settings, printer);
     }
     let settings = &settings;
-    // `on_failure` is called last, after the user has seen the outcome.
-    let mut notices = Notices::new(settings.on_failure.as_deref());
+    // Hooks are called last, after the user has seen the outcome.
+    let mut notices = Notices::new(&settings.hooks);
     let result = match command {
         Command::Jobs(command) => jobs::run(command, settings, printer),
         Command::RunJob(command) => return run_job::run(command, verbose, settings, notices, printer),
@@ -129,11 +144,13 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: Settings, printer: &
         Command::Lane(flags) => lane::run(flags, settings, printer),
         Command::Plugins(command) => plugins::run(command, settings, printer),
         Command::Runs(command) => runs::run(command, verbose, settings, &mut notices, printer),
+        Command::Metrics(command) => metrics::run(command, settings, &mut notices, printer),
         Command::Report(command) => report::run(command, settings, &mut notices, printer),
         // Handled above, or before the settings are read.
-        Command::Dev(_) | Command::Completions(_) | Command::Man(_) => Ok(Code::Success),
+        Command::Dev(_) | Command::Completions(_) | Command::Man(_) | Command::Schemas(_) => Ok(Code::Success),
         Command::Config(command) => config::run(command, settings, printer),
         Command::Doctor(command) => doctor::run(command, settings, &mut notices, printer),
+        Command::Schedule(command) => schedule::run(command, settings, &mut notices, printer),
         Command::Status(command) => status::run(command, settings, &mut notices, printer),
         Command::Bookmarks(command) => bookmarks::run(command, settings, &mut notices, printer),
         Command::Events(command) => events::run(command, settings, &mut notices, printer),
@@ -152,6 +169,7 @@ pub(crate) fn before_settings(
 ) -> Option<Result<Code, CommandError>> {
     match command {
         Command::Completions(command) => Some(shell::completions(command, printer)),
+        Command::Schemas(command) => Some(schemas::run(command, printer)),
         Command::Man(command) => Some(shell::man(command, definition, printer)),
         _ => None,
     }
@@ -181,7 +199,8 @@ fn refused_without_settings(command: &Command, global: &GlobalFlags, failure: &C
     });
     let Some(run_id) = recorded else { return };
     printer.note(format_args!("  lorchestra runs show {}", short_id(&run_id)));
-    let mut notices = Notices::new(on_failure.as_deref());
+    let hooks = Hooks::on_failure(on_failure);
+    let mut notices = Notices::new(&hooks);
     notices.add_refused(&run_id, &refusal);
     notices.send(None, printer);
 }
@@ -255,6 +274,12 @@ fn open_quietly(state: &StateDir, notices: &mut Notices<'_>) -> Result<Option<(S
     let closed = close_all_abandoned(state, &mut store)?;
     notices.add_recovered(&closed);
     Ok(Some((store, closed)))
+}
+
+/// Like [`history`] for a command that looks again and again while there is no history: prints nothing.
+fn open_again(settings: &Settings, notices: &mut Notices<'_>) -> Result<Option<(StateDir, Store)>, CommandError> {
+    let Some(state) = StateDir::existing(&settings.state_dir)? else { return Ok(None) };
+    Ok(open_quietly(&state, notices)?.map(|(store, _)| (state, store)))
 }
 
 fn second_store(settings: &Settings, printer: &mut Printer) {

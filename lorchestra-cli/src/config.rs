@@ -25,7 +25,11 @@ pub(crate) struct Config {
     pub(crate) data_dir: Option<PathBuf>,
     /// Whether only packages in plugins.lock may run.
     pub(crate) locked: bool,
+    pub(crate) on_start: Option<String>,
+    pub(crate) on_success: Option<String>,
     pub(crate) on_failure: Option<String>,
+    pub(crate) on_skip: Option<String>,
+    pub(crate) on_stale: Option<String>,
     pub(crate) retention: RetentionConfig,
     pub(crate) logs: LogsConfig,
     pub(crate) events: EventsConfig,
@@ -153,6 +157,9 @@ pub(crate) struct JobConfig {
     /// The longest time between two successes that `status` accepts.
     #[serde(deserialize_with = "every")]
     pub(crate) expect_every: Option<Duration>,
+    /// URL of the monitor that expects this job.
+    #[serde(deserialize_with = "url")]
+    pub(crate) ping: Option<String>,
     /// Values for parameters that are not given on the command line, by parameter.
     pub(crate) params: BTreeMap<String, toml::Value>,
     /// The source of each secret, by parameter.
@@ -209,6 +216,16 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
 fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
     crate::values::limit(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let is_url = |rest: &str| !rest.is_empty() && !rest.starts_with('/') && rest.chars().all(|c| c.is_ascii_graphic());
+    // Not repeated: who knows the URL can report successes.
+    match text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) {
+        Some(rest) if is_url(rest) => Ok(Some(text)),
+        _ => Err(serde::de::Error::custom("write the URL of the check, which starts with https://")),
+    }
 }
 
 fn every<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {

@@ -31,6 +31,7 @@ mod settings;
 mod show;
 mod stream;
 mod values;
+mod wire;
 
 use failure::CommandError;
 use printer::Printer;
@@ -114,13 +115,13 @@ fn version_as_json(printer: &mut Printer) -> bool {
     let is_version = |word: &std::ffi::OsString| word == "--version" || word == "-V";
     let asked = words.len() == 2 && words.iter().any(|word| word == "--json") && words.iter().any(is_version);
     if asked {
-        printer.json(&serde_json::json!({
-            "schema": "lorchestra.version/1",
-            "version": env!("CARGO_PKG_VERSION"),
-            "revision": option_env!("LORCHESTRA_REVISION"),
-            "abi_revision": lorchestra_plugin_api::abi::ABI_REVISION,
-            "target": format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
-        }));
+        printer.json(&wire::Version {
+            schema: "lorchestra.version/1",
+            version: env!("CARGO_PKG_VERSION"),
+            revision: option_env!("LORCHESTRA_REVISION"),
+            abi_revision: lorchestra_plugin_api::abi::ABI_REVISION,
+            target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+        });
     }
     asked
 }

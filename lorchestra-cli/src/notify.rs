@@ -1,126 +1,103 @@
-//! The `on_failure` command, as an observer of runs: a failure under cron must not go unnoticed. Executed by `/bin/sh -c` once for each
-//! failed run, with one JSON object on stdin, after the outcome has been printed. All calls together have 30 s, and none can change the
-//! outcome. `LORCHESTRA_ON_FAILURE` is set for it: a run that the command starts does not start the command again.
+//! Hooks, as an observer of runs: a failure under cron must not go unnoticed. `on_start`, `on_success`, `on_failure` and `on_skip` are shell
+//! commands, which get one JSON object on stdin ([`command`]); `ping` is a URL that a monitor expects to be requested ([`ping`]).
+//!
+//! No hook can change the outcome of a run or delay its start: what happens at the start runs in a thread, and everything else after the
+//! outcome has been printed, within [`TIME_BOX`] for all hooks together. Errors of hooks are warnings. `LORCHESTRA_HOOK` is set for
+//! commands: a run that one of them starts has no hooks.
 
+mod command;
+mod ping;
+
+use crate::config::JobConfig;
 use crate::printer::Printer;
+use crate::wire::HookInput;
+use command::HookError;
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Cause, Failure, Outcome};
 use lorchestra_core::run::event::{Observer, RunEvent};
 use lorchestra_core::run::recovery::{Closed, Recovered};
-use lorchestra_core::store::Refusal;
+use lorchestra_core::store::{Refusal, Run};
 use lorchestra_core::text;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal};
-use serde_json::{Value, json};
-use std::io::Write;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use ping::{Ping, Signal};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-/// Time limit for all calls together.
+/// Time limit for all hooks of a command together.
 const TIME_BOX: Duration = Duration::from_secs(30);
 /// Maximum length of a text in the object, in characters.
 const TEXT: usize = 2000;
-/// Variable set in the environment of the command.
-pub(crate) const RUNNING: &str = "LORCHESTRA_ON_FAILURE";
+/// Variable set in the environment of the commands.
+pub(crate) const RUNNING: &str = "LORCHESTRA_HOOK";
 
-/// Failed runs to report.
+/// What a hook reacts to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Start,
+    Success,
+    /// A failed or refused run.
+    Failure,
+    Skip,
+    /// A job without a success in time, which `status --notify` looks for.
+    Stale,
+}
+
+impl Hook {
+    pub(crate) const ALL: [Self; 5] = [Self::Start, Self::Success, Self::Failure, Self::Skip, Self::Stale];
+
+    /// Its key in `config.toml`.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::Start => "on_start",
+            Self::Success => "on_success",
+            Self::Failure => "on_failure",
+            Self::Skip => "on_skip",
+            Self::Stale => "on_stale",
+        }
+    }
+
+    fn event(self) -> &'static str {
+        self.key().trim_start_matches("on_")
+    }
+}
+
+/// The configured commands and URLs.
+#[derive(Debug, Default)]
+pub(crate) struct Hooks {
+    commands: [Option<String>; 5],
+    /// The URL of each job that has one, by `package/job`.
+    pings: BTreeMap<String, String>,
+}
+
+impl Hooks {
+    pub(crate) fn new(commands: [Option<String>; 5], jobs: &BTreeMap<String, JobConfig>) -> Self {
+        let pings = jobs.iter().filter_map(|(job, config)| Some((job.clone(), config.ping.clone()?)));
+        Self { commands, pings: pings.collect() }
+    }
+
+    /// Only `on_failure`.
+    pub(crate) fn on_failure(command: Option<String>) -> Self {
+        Self { commands: [None, None, command, None, None], pings: BTreeMap::new() }
+    }
+
+    /// Returns the command of a hook.
+    pub(crate) fn command(&self, hook: Hook) -> Option<&str> {
+        self.commands[hook as usize].as_deref()
+    }
+}
+
+/// Hooks that are due.
 #[derive(Debug)]
 pub(crate) struct Notices<'a> {
-    command: Option<&'a str>,
-    reports: Vec<Value>,
+    hooks: &'a Hooks,
+    reports: Vec<(Hook, HookInput)>,
+    pings: Vec<Ping>,
+    /// The results of hooks that run already.
+    begun: Vec<Receiver<Option<String>>>,
 }
 
-impl<'a> Notices<'a> {
-    /// Creates the observer for the configured command, if there is one.
-    pub(crate) fn new(command: Option<&'a str>) -> Self {
-        Self { command, reports: Vec::new() }
-    }
-
-    /// Adds a failed run.
-    fn add(&mut self, run: &FailedRun<'_>, failure: &Failure) {
-        // Its window is complete.
-        if failure.cause == Cause::Superseded {
-            return;
-        }
-        self.report(run, failure.cause, &failure.message, "logs");
-    }
-
-    /// `look` is the command that shows the details.
-    fn report(&mut self, run: &FailedRun<'_>, cause: Cause, message: &str, look: &str) {
-        let FailedRun { run_id, package, job, account, host } = *run;
-        // No parameters and no payloads, which may be personal data.
-        self.reports.push(json!({
-            "schema": "lorchestra.failure/1",
-            "run_id": run_id,
-            "package": package,
-            "job": job,
-            "account": account.map(|account| text::shortened(account, TEXT)),
-            "host": host,
-            "cause": cause,
-            "message": text::shortened(message, TEXT),
-            "logs": format!("lorchestra runs {look} {run_id}"),
-        }));
-    }
-
-    /// Adds failed runs that recovery closed.
-    pub(crate) fn add_recovered(&mut self, closed: &Closed) {
-        for Recovered { run, outcome } in &closed.recovered {
-            if let Outcome::Failed(failure) = outcome {
-                let account = run.account.as_deref();
-                let run = FailedRun { run_id: &run.run_id, package: &run.package, job: &run.job, account, host: &run.host };
-                self.add(&run, failure);
-            }
-        }
-    }
-
-    /// Notes a refused run.
-    pub(crate) fn add_refused(&mut self, run_id: &str, refusal: &Refusal) {
-        let Refusal { package, job, account, cause, message, .. } = refusal;
-        let host = lorchestra_core::host::process::host();
-        self.report(&FailedRun { run_id, package, job, account: account.as_deref(), host: &host }, *cause, message, "show");
-    }
-
-    /// Runs the command for each run. Its output goes to stderr; its errors become warnings. A signal that stops lorchestra also kills it.
-    pub(crate) fn send(self, mut signals: Option<&mut Signals>, printer: &mut Printer) {
-        let Some(command) = self.command else { return };
-        if self.reports.is_empty() {
-            return;
-        }
-        printer.flush();
-        let deadline = Instant::now() + TIME_BOX;
-        for report in &self.reports {
-            match run(command, report, deadline, signals.as_deref_mut()) {
-                Ok(()) => {}
-                Err(HookError::Ended(why)) => printer.warning(format_args!("on_failure: {why}")),
-                Err(HookError::Killed(why)) => {
-                    // There would be no time for the others either.
-                    printer.warning(format_args!("on_failure: {why}"));
-                    return;
-                }
-            }
-        }
-    }
-}
-
-impl Observer for Notices<'_> {
-    fn observe(&mut self, event: &RunEvent<'_>) {
-        match event {
-            RunEvent::Recovered(closed) => self.add_recovered(closed),
-            RunEvent::Ended { run_id, spec, terminal, .. } => {
-                if let Some(failure) = &terminal.failure {
-                    let (account, host) = (spec.account.as_deref(), lorchestra_core::host::process::host());
-                    self.add(&FailedRun { run_id, package: &spec.package, job: &spec.job, account, host: &host }, failure);
-                }
-            }
-            RunEvent::Refused { run_id, refusal } => self.add_refused(run_id, refusal),
-            _ => {}
-        }
-    }
-}
-
-/// The identity of a failed run.
-struct FailedRun<'a> {
+/// The run that a hook is about.
+struct About<'a> {
     run_id: &'a str,
     package: &'a str,
     job: &'a str,
@@ -128,55 +105,179 @@ struct FailedRun<'a> {
     host: &'a str,
 }
 
-enum HookError {
-    Ended(String),
-    Killed(String),
-}
-
-fn run(command: &str, report: &Value, deadline: Instant, mut signals: Option<&mut Signals>) -> Result<(), HookError> {
-    let stderr = || Stdio::from(std::io::stderr());
-    let ended = |what: &'static str| move |e: std::io::Error| HookError::Ended(format!("{what}: {e}"));
-    let mut child = Command::new("/bin/sh")
-        .args(["-c", command])
-        .env(RUNNING, "1")
-        .stdin(Stdio::piped())
-        .stdout(stderr())
-        .stderr(stderr())
-        .process_group(0)
-        .spawn()
-        .map_err(ended("cannot start /bin/sh"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        let line = format!("{report}\n");
-        // In a separate thread, because a command that does not read must not block us. It may also close its input early.
-        let _ = std::thread::Builder::new().spawn(move || drop(stdin.write_all(line.as_bytes())));
+impl<'a> Notices<'a> {
+    /// Creates the observer.
+    pub(crate) fn new(hooks: &'a Hooks) -> Self {
+        Self { hooks, reports: Vec::new(), pings: Vec::new(), begun: Vec::new() }
     }
-    let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
-        .map_err(|e| ended("cannot watch the command")(e.into()))?;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(killed(child, format!("the command was killed: it did not finish within {} s", TIME_BOX.as_secs())));
+
+    /// Adds the end of a run. `look` is the command that shows the details of a failure.
+    fn ended(&mut self, about: &About<'_>, failure: Option<(Cause, &str)>, look: &str) {
+        // Its window is complete: another run has done it.
+        if failure.is_some_and(|(cause, _)| cause == Cause::Superseded) {
+            return;
         }
-        let wait = lorchestra_core::host::clock::timespec(left);
-        let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
-        if let Some(signals) = &signals {
-            fds.push(PollFd::new(&**signals, PollFlags::IN));
-        }
-        // May have ended without an event: check again.
-        let _ = poll(&mut fds, Some(&wait));
-        match child.try_wait().map_err(ended("cannot wait for the command"))? {
-            Some(status) if status.success() => return Ok(()),
-            Some(status) => return Err(HookError::Ended(format!("the command ended with {status}"))),
-            None => {}
-        }
-        if signals.as_mut().is_some_and(|signals| !signals.endings().is_empty()) {
-            return Err(killed(child, "the command was killed: lorchestra received a signal".into()));
+        let hook = if failure.is_some() { Hook::Failure } else { Hook::Success };
+        let input = HookInput {
+            cause: failure.map(|(cause, _)| cause),
+            message: failure.map(|(_, message)| text::shortened(message, TEXT)),
+            logs: Some(format!("lorchestra runs {look} {}", about.run_id)),
+            ..object(hook, about)
+        };
+        self.report(hook, input);
+        let signal = failure.map_or(Signal::Success, |(cause, _)| Signal::Failure(cause));
+        self.pings.extend(self.ping(about, signal));
+    }
+
+    fn ping(&self, about: &About<'_>, signal: Signal) -> Option<Ping> {
+        let url = self.hooks.pings.get(&format!("{}/{}", about.package, about.job))?;
+        Some(Ping { url: url.clone(), signal, run_id: about.run_id.to_owned() })
+    }
+
+    fn report(&mut self, hook: Hook, object: HookInput) {
+        if self.hooks.command(hook).is_some() {
+            self.reports.push((hook, object));
         }
     }
+
+    /// Runs what is due at the start of a run, without waiting for it.
+    fn started(&mut self, about: &About<'_>) {
+        let mut begin = |name: &str, work: Box<dyn FnOnce() -> Option<String> + Send>| {
+            let (send, result) = channel();
+            // Not in this thread's name: the supervisor waits for its own children only.
+            if std::thread::Builder::new().name(name.to_owned()).spawn(move || drop(send.send(work()))).is_ok() {
+                self.begun.push(result);
+            }
+        };
+        if let Some(command) = self.hooks.command(Hook::Start).map(str::to_owned) {
+            let object = object(Hook::Start, about);
+            let work = move || {
+                let result = command::run(&command, Hook::Start, &object, Instant::now() + TIME_BOX, None);
+                result.err().map(|error| format!("on_start: {}", error.why()))
+            };
+            begin("lorchestra-start-hook", Box::new(work));
+        }
+        let ping = self.hooks.pings.get(&format!("{}/{}", about.package, about.job)).cloned();
+        if let Some(url) = ping {
+            let ping = Ping { url, signal: Signal::Start, run_id: about.run_id.to_owned() };
+            begin("lorchestra-ping", Box::new(move || ping::send(&[ping]).err()));
+        }
+    }
+
+    /// Adds the runs that recovery closed.
+    pub(crate) fn add_recovered(&mut self, closed: &Closed) {
+        for Recovered { run, outcome } in &closed.recovered {
+            let failure = match outcome {
+                Outcome::Failed(Failure { cause, message, .. }) => Some((*cause, message.as_str())),
+                Outcome::Completed => None,
+            };
+            self.ended(&About::of(run), failure, "logs");
+        }
+    }
+
+    /// Adds a refused run.
+    pub(crate) fn add_refused(&mut self, run_id: &str, refusal: &Refusal) {
+        let Refusal { package, job, account, cause, message, .. } = refusal;
+        let host = lorchestra_core::host::process::host();
+        let about = About { run_id, package, job, account: account.as_deref(), host: &host };
+        self.ended(&about, Some((*cause, message)), "show");
+    }
+
+    /// Adds a job that is stale, with its last success.
+    pub(crate) fn add_stale(&mut self, [package, job]: [&str; 2], account: Option<&str>, last_success: Option<&str>) {
+        let host = lorchestra_core::host::process::host();
+        let stale = object(Hook::Stale, &About { run_id: "", package, job, account, host: &host });
+        let logs = Some(format!("lorchestra runs list --job {package}/{job}"));
+        self.report(Hook::Stale, HookInput { run_id: None, last_success: last_success.map(str::to_owned), logs, ..stale });
+    }
+
+    /// Runs what is due. Output of commands goes to stderr; errors become warnings. A signal that stops lorchestra also kills the commands.
+    pub(crate) fn send(self, mut signals: Option<&mut Signals>, printer: &mut Printer) {
+        if self.reports.is_empty() && self.pings.is_empty() && self.begun.is_empty() {
+            return;
+        }
+        printer.flush();
+        let deadline = Instant::now() + TIME_BOX;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        for begun in self.begun {
+            if let Ok(Some(error)) = begun.recv_timeout(left()) {
+                printer.warning(error);
+            }
+        }
+        // After a crash there may be thousands of runs of one job: its monitor needs the last end only.
+        let urls: Vec<String> = self.pings.iter().map(|ping| ping.url.clone()).collect();
+        let mut pings = self.pings;
+        let mut n = 0;
+        pings.retain(|ping| {
+            n += 1;
+            !urls[n..].contains(&ping.url)
+        });
+        // First, because monitors measure the time.
+        if let Err(error) = ping::send(&pings) {
+            printer.warning(error);
+        }
+        for (hook, report) in &self.reports {
+            let Some(command) = self.hooks.command(*hook) else { continue };
+            match command::run(command, *hook, report, deadline, signals.as_deref_mut()) {
+                Ok(()) => {}
+                Err(HookError::Ended(why)) => printer.warning(format_args!("{}: {why}", hook.key())),
+                Err(HookError::Killed(why)) => {
+                    // There would be no time for the others either.
+                    printer.warning(format_args!("{}: {why}", hook.key()));
+                    return;
+                }
+            }
+        }
+    }
 }
 
-fn killed(mut child: Child, why: String) -> HookError {
-    let _ = rustix::process::kill_process_group(Pid::from_child(&child), Signal::KILL);
-    let _ = child.wait();
-    HookError::Killed(why)
+impl<'a> About<'a> {
+    fn of(run: &'a Run) -> Self {
+        Self { run_id: &run.run_id, package: &run.package, job: &run.job, account: run.account.as_deref(), host: &run.host }
+    }
+}
+
+/// No parameters and no payloads, which may be personal data.
+fn object(hook: Hook, about: &About<'_>) -> HookInput {
+    let About { run_id, package, job, account, host } = *about;
+    HookInput {
+        schema: "lorchestra.hook/1",
+        event: hook.event(),
+        package: package.to_owned(),
+        job: job.to_owned(),
+        account: account.map(|account| text::shortened(account, TEXT)),
+        host: host.to_owned(),
+        run_id: Some(run_id.to_owned()),
+        cause: None,
+        message: None,
+        held_by: None,
+        last_success: None,
+        logs: None,
+    }
+}
+
+impl Observer for Notices<'_> {
+    fn observe(&mut self, event: &RunEvent<'_>) {
+        let host = lorchestra_core::host::process::host;
+        match event {
+            RunEvent::Recovered(closed) => self.add_recovered(closed),
+            RunEvent::Started { run_id, spec } => {
+                let (account, host) = (spec.account.as_deref(), host());
+                self.started(&About { run_id, package: &spec.package, job: &spec.job, account, host: &host });
+            }
+            RunEvent::Ended { run_id, spec, terminal, .. } => {
+                let (account, host) = (spec.account.as_deref(), host());
+                let failure = terminal.failure.as_ref().map(|failure| (failure.cause, failure.message.as_str()));
+                self.ended(&About { run_id, package: &spec.package, job: &spec.job, account, host: &host }, failure, "logs");
+            }
+            RunEvent::Skipped { run_id, spec, held_by } => {
+                let (account, host) = (spec.account.as_deref(), host());
+                let about = About { run_id, package: &spec.package, job: &spec.job, account, host: &host };
+                let (held_by, logs) = (held_by.map(str::to_owned), Some(format!("lorchestra runs show {run_id}")));
+                self.report(Hook::Skip, HookInput { held_by, logs, ..object(Hook::Skip, &about) });
+            }
+            RunEvent::Refused { run_id, refusal } => self.add_refused(run_id, refusal),
+            _ => {}
+        }
+    }
 }

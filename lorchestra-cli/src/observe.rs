@@ -9,6 +9,7 @@ use crate::bar::Bar;
 use crate::follow::Follower;
 use crate::printer::Printer;
 use crate::show;
+use crate::wire::RunOutcome;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::outcome::{Cause, Failure};
 use lorchestra_core::plan::{OnOverlap, RunSpec};
@@ -16,7 +17,6 @@ use lorchestra_core::run::event::{AttemptFailed, Observer, RunEvent};
 use lorchestra_core::store::{Terminal, short_id};
 use lorchestra_core::text;
 use lorchestra_core::text::chain;
-use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::path::Path;
 use std::time::Duration;
@@ -195,33 +195,30 @@ pub(crate) struct JsonObserver<'a> {
     pub(crate) printer: &'a RefCell<&'a mut Printer>,
 }
 
-impl JsonObserver<'_> {
-    fn print(&self, run_id: &str, [package, job]: [&str; 2], end: &Value) {
-        let mut object = json!({"schema": "lorchestra.run-job/1", "run_id": run_id, "package": package, "job": job});
-        if let (Some(object), Some(end)) = (object.as_object_mut(), end.as_object()) {
-            object.extend(end.clone());
-        }
-        self.printer.borrow_mut().json(&object);
+/// The outcome of a run that is not skipped.
+fn outcome(run_id: &str, [package, job]: [&str; 2], state: &'static str, failure: Option<&Failure>) -> RunOutcome {
+    RunOutcome {
+        schema: "lorchestra.run-job/1",
+        run_id: run_id.to_owned(),
+        package: package.to_owned(),
+        job: job.to_owned(),
+        state,
+        cause: failure.map(|failure| failure.cause),
+        message: failure.map(|failure| failure.message.clone()),
+        attempts: 0,
+        duration_ms: 0,
+        result: None,
+        held_by: None,
     }
-}
-
-fn json_end(state: &str, failure: Option<&Failure>, attempts: u32, duration_ms: u64) -> Value {
-    json!({
-        "state": state,
-        "cause": failure.map(|failure| failure.cause),
-        "message": failure.map(|failure| &failure.message),
-        "attempts": attempts,
-        "duration_ms": duration_ms,
-    })
 }
 
 impl Observer for JsonObserver<'_> {
     fn observe(&mut self, event: &RunEvent<'_>) {
         match event {
             RunEvent::Skipped { run_id, spec, held_by } => {
-                let mut end = json_end("skipped", None, 0, 0);
-                end["held_by"] = json!(held_by);
-                self.print(run_id, [&spec.package, &spec.job], &end);
+                let held_by = Some(held_by.unwrap_or_default().to_owned());
+                let skipped = outcome(run_id, [&spec.package, &spec.job], "skipped", None);
+                self.printer.borrow_mut().json(&RunOutcome { held_by, ..skipped });
             }
             RunEvent::Ended { run_id, spec, terminal, .. } => {
                 let state = match terminal.failure.as_ref().map(|failure| failure.cause) {
@@ -229,16 +226,16 @@ impl Observer for JsonObserver<'_> {
                     Some(Cause::Superseded) => "superseded",
                     Some(_) => "failed",
                 };
-                let mut end = json_end(state, terminal.failure.as_ref(), terminal.attempt, terminal.duration_ms);
-                end["result"] = json!(terminal.result);
-                self.print(run_id, [&spec.package, &spec.job], &end);
+                let ended = outcome(run_id, [&spec.package, &spec.job], state, terminal.failure.as_ref());
+                let (attempts, duration_ms, result) = (terminal.attempt, terminal.duration_ms, terminal.result.clone());
+                self.printer.borrow_mut().json(&RunOutcome { attempts, duration_ms, result, ..ended });
             }
             RunEvent::Found { run, terminal } => {
                 let failure = terminal.and_then(|terminal| terminal.failure.as_ref());
-                let took = terminal.map_or(0, |terminal| terminal.duration_ms);
-                let mut end = json_end(run.state.as_str(), failure, run.attempts, took);
-                end["result"] = json!(terminal.and_then(|terminal| terminal.result.as_ref()));
-                self.print(&run.run_id, [&run.package, &run.job], &end);
+                let found = outcome(&run.run_id, [&run.package, &run.job], run.state.as_str(), failure);
+                let duration_ms = terminal.map_or(0, |terminal| terminal.duration_ms);
+                let result = terminal.and_then(|terminal| terminal.result.clone());
+                self.printer.borrow_mut().json(&RunOutcome { attempts: run.attempts, duration_ms, result, ..found });
             }
             _ => {}
         }

@@ -118,9 +118,20 @@ impl Printer {
 
     /// Width of the terminal if stdout is one; otherwise `None`, for lines of any length.
     pub(crate) fn width(&self) -> Option<usize> {
+        self.size().map(|(columns, _)| columns)
+    }
+
+    /// Columns and rows of the terminal if stdout is one.
+    pub(crate) fn size(&self) -> Option<(usize, usize)> {
         let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok()?;
         // A terminal that does not know its size reports 0.
-        Some(if size.ws_col == 0 { 80 } else { usize::from(size.ws_col) })
+        let or = |value: u16, default| if value == 0 { default } else { usize::from(value) };
+        Some((or(size.ws_col, 80), or(size.ws_row, 24)))
+    }
+
+    /// Whether stdout shows colours.
+    pub(crate) fn has_color(&self) -> bool {
+        AutoStream::choice(&io::stdout()) != ColorChoice::Never
     }
 
     /// Whether the reader of stdout has gone away.

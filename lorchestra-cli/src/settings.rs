@@ -6,6 +6,7 @@ use crate::destinations;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::flags::GlobalFlags;
+use crate::notify::Hooks;
 use directories::BaseDirs;
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::packages::catalog::SearchDir;
@@ -37,8 +38,8 @@ pub(crate) struct Settings {
     pub(crate) second_store: Option<PathBuf>,
     /// Parent of the packages' data directories.
     pub(crate) data_root: PathBuf,
-    /// Command to run when a run has failed.
-    pub(crate) on_failure: Option<String>,
+    /// Commands to run, and monitors to notify, about runs.
+    pub(crate) hooks: Hooks,
     /// How long to keep data.
     pub(crate) retention: Retention,
     /// Maximum number of bytes to keep of an attempt's output, and of a run's trace.
@@ -57,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) configured: Vec<String>,
     /// Path of the configuration file, which need not exist.
     pub(crate) config_path: PathBuf,
+    /// Whether `--config` named it.
+    pub(crate) config_is_flag: bool,
     /// The home directory.
     pub(crate) home: PathBuf,
     /// Directory of a unit's credentials, set by systemd.
@@ -168,6 +171,13 @@ impl Settings {
         let is_second = state_dir != default_state && default_state.join("lorchestra.db").exists() && !is_default();
         let second_store = is_second.then_some(default_state);
         let default = Retention::default();
+        // A run that a hook starts has no hooks.
+        let hooks = if std::env::var_os(crate::notify::RUNNING).is_some() {
+            Hooks::default()
+        } else {
+            let commands = [config.on_start, config.on_success, config.on_failure, config.on_skip, config.on_stale];
+            Hooks::new(commands, &config.job)
+        };
         Ok(Self {
             plugin_dirs,
             lockfile: base.config_dir().join("lorchestra/plugins.lock"),
@@ -175,8 +185,7 @@ impl Settings {
             state_dir,
             second_store,
             data_root: config.data_dir.unwrap_or_else(|| base.data_dir().join("lorchestra/data")),
-            // A run started by the command itself must not start the command again.
-            on_failure: config.on_failure.filter(|_| std::env::var_os(crate::notify::RUNNING).is_none()),
+            hooks,
             retention: Retention {
                 logs: config.retention.logs.unwrap_or(default.logs),
                 payloads: config.retention.payloads.unwrap_or(default.payloads),
@@ -192,6 +201,7 @@ impl Settings {
             configured: config.configured,
             home: base.home_dir().to_owned(),
             config_path,
+            config_is_flag: args.config.is_some(),
             credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).filter(|dir| dir.is_absolute()),
             trace_level: match args.verbose {
                 0 | 1 => "info",

@@ -3,10 +3,11 @@
 //! The vocabulary shared by the plan (which causes are retried), the store, delivery and all observers. Imports nothing. `run::decision`
 //! decides which outcome a run has.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Why a run failed, or was refused before it began. A closed set; its names are part of the event envelope.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// The job returned an error.

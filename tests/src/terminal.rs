@@ -2,7 +2,7 @@
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 #[derive(Debug)]
 pub struct Terminal {
     side: File,
+    keys: File,
     shown: Arc<Mutex<Vec<u8>>>,
 }
 
@@ -24,6 +25,7 @@ impl Terminal {
         let size = rustix::termios::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&side, size).expect("a size");
         let shown = Arc::new(Mutex::new(Vec::new()));
+        let keys = File::from(master.try_clone().expect("a descriptor"));
         let (mut master, kept) = (File::from(master), Arc::clone(&shown));
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
@@ -32,13 +34,18 @@ impl Terminal {
                 kept.lock().expect("nobody panics with it").extend_from_slice(&bytes[..n]);
             }
         });
-        Self { side, shown }
+        Self { side, keys, shown }
     }
 
     /// Its side for a command's standard error or output.
     #[must_use]
     pub fn stdio(&self) -> Stdio {
         Stdio::from(self.side.try_clone().expect("a descriptor"))
+    }
+
+    /// Types this.
+    pub fn types(&self, text: &str) {
+        (&self.keys).write_all(text.as_bytes()).expect("a terminal takes keys");
     }
 
     /// All that was written to it so far.

@@ -1,7 +1,7 @@
 //! `cargo xtask docs`: writes the generated reference pages, checks all pages, and builds the site.
 //!
 //! Generates `docs/reference/commands.md` from the `--help` of the built binary, and the table in `docs/reference/exit-codes.md` from the
-//! enum in the source. Compares the environment variables, configuration keys, causes and JSON schemas in the source with the reference
+//! enum in the source, and the JSON Schemas in `docs/reference/schemas` from the binary. Compares the environment variables, configuration keys, causes, event types and JSON schemas in the source with the reference
 //! pages. Checks on every page: links and anchors, lines of at most 100 columns, and that `docs/README.md` lists it.
 //!
 //! Reads the source as text instead of linking the command line, to keep xtask quick to build.
@@ -10,6 +10,7 @@ mod help;
 mod names;
 mod pages;
 mod recording;
+mod schemas;
 mod site;
 
 use crate::{Result, cargo};
@@ -41,6 +42,12 @@ pub(crate) fn run(options: &Options) -> Result {
     for (path, text) in [("docs/reference/commands.md", help::page(&lorchestra)?), exit_codes(&root)?] {
         generated(&root, path, &text, options.check, &mut errors)?;
     }
+    let schemas = schemas::files(&lorchestra)?;
+    std::fs::create_dir_all(root.join(schemas::DIR))?;
+    for (path, text) in &schemas {
+        generated(&root, path, text, options.check, &mut errors)?;
+    }
+    schemas::check_others(&root, &schemas, &mut errors)?;
     let pages = Page::all(&root)?;
     for page in &pages {
         page.check(&root, &mut errors)?;

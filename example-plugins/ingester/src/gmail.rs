@@ -53,7 +53,7 @@ pub fn extract_gmail(
     ca_file: Option<PathBuf>,
     /// Give up when the server sends nothing for this long
     #[param(default = "1m")]
-    patience: Duration,
+    idle_timeout: Duration,
 ) -> JobResult {
     let origin = match source {
         Some(_) if user.is_some() || password.is_some() || token.is_some() || !folder.is_empty() => {
@@ -61,9 +61,18 @@ pub fn extract_gmail(
                 .permanent();
         }
         Some(path) => Origin::Path(path),
-        None => {
-            Origin::Server(Box::new(Server { host, port, tls, ca_file, user, auth, password, token, folders: folder, patience }))
-        }
+        None => Origin::Server(Box::new(Server {
+            host,
+            port,
+            tls,
+            ca_file,
+            user,
+            auth,
+            password,
+            token,
+            folders: folder,
+            idle_timeout,
+        })),
     };
     let data_dir = cx.data_dir()?;
     let request = Request {

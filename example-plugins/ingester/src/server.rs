@@ -73,7 +73,7 @@ pub(crate) struct Server {
     /// Empty means all mail, see [`folders`].
     pub(crate) folders: Vec<String>,
     /// Maximum time without data from the server.
-    pub(crate) patience: Duration,
+    pub(crate) idle_timeout: Duration,
 }
 
 impl Server {
@@ -96,7 +96,7 @@ impl Server {
         };
         let place = self.place();
         let local_only = self.tls == Encryption::Plain;
-        let link = link::Link::connect(&self.host, self.port(), &place, local_only, self.patience, cx)?;
+        let link = link::Link::connect(&self.host, self.port(), &place, local_only, self.idle_timeout, cx)?;
         let budget = link.budget();
         let mut session = login::log_in(link, self, roots, &credentials, &budget)?;
         budget.allow(folders::MAX_LIST_SIZE);

@@ -81,7 +81,7 @@ pub fn extract_slack(
     look_back: Duration,
     /// Give up when a response takes longer than this
     #[param(default = "1m")]
-    patience: Duration,
+    idle_timeout: Duration,
     /// Additional root certificates (PEM), for example a company's
     ca_file: Option<PathBuf>,
     /// URL of the Web API
@@ -99,7 +99,14 @@ pub fn extract_slack(
         None => {
             let kinds = if kind.is_empty() { vec![Kind::Public, Kind::Private] } else { kind };
             let wanted = Wanted { channels: channel, kinds, window, look_back };
-            Origin::Web(Box::new(Web { base_url, token, ca_file, patience, wanted, bookmark_dir: data_dir.join("slack-api") }))
+            Origin::Web(Box::new(Web {
+                base_url,
+                token,
+                ca_file,
+                idle_timeout,
+                wanted,
+                bookmark_dir: data_dir.join("slack-api"),
+            }))
         }
     };
     let request = Request { origin, account, window, directory: data_dir.join("slack") };

@@ -7,6 +7,7 @@ use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
+use crate::wire;
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use lorchestra_core::host::state::StateDir;
@@ -16,7 +17,6 @@ pub(super) use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::store::{Bookmark, Store};
 use lorchestra_core::text::printable;
 use lorchestra_plugin_api::def::ParamKind;
-use serde_json::json;
 
 pub(super) const EXAMPLES: &str = "Examples:
   lorchestra run-job ingester extract_gmail --source ~/takeout.mbox --since last:-30d
@@ -150,15 +150,15 @@ fn list(
     bookmarks.retain(|bookmark| account.is_none_or(|account| bookmark.account.as_deref().unwrap_or_default() == account));
     if as_json {
         for bookmark in &bookmarks {
-            printer.json(&json!({
-                "schema": "lorchestra.bookmark/1",
-                "package": bookmark.package,
-                "job": bookmark.job,
-                "account": bookmark.account,
-                "at": show::exact_time(bookmark.at),
-                "moved_at": show::exact_time(bookmark.moved_at),
-                "run_id": bookmark.run_id,
-            }));
+            printer.json(&wire::Bookmark {
+                schema: "lorchestra.bookmark/1",
+                package: bookmark.package.clone(),
+                job: bookmark.job.clone(),
+                account: bookmark.account.clone(),
+                at: show::exact_time(bookmark.at),
+                moved_at: show::exact_time(bookmark.moved_at),
+                run_id: bookmark.run_id.clone(),
+            });
         }
         return Ok(Code::Success);
     }

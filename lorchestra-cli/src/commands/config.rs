@@ -2,13 +2,14 @@
 
 use crate::exit::Code;
 use crate::failure::CommandError;
+use crate::notify::Hook;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
+use crate::wire::{self, Setting};
 use clap::Subcommand;
 use lorchestra_core::plan::{duration, size};
 use lorchestra_core::text::{escaped, path_text};
-use serde_json::json;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
@@ -32,7 +33,11 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("state_dir", "$XDG_STATE_HOME/lorchestra", "directory for runs, events and logs"),
     ("data_dir", "$XDG_DATA_HOME/lorchestra/data", "parent of the packages' data directories"),
     ("locked", "false", "run only libraries in plugins.lock"),
+    ("on_start", "none", "shell command to run when a run starts"),
+    ("on_success", "none", "shell command to run for each successful run"),
     ("on_failure", "none", "shell command to run for each failed or refused run"),
+    ("on_skip", "none", "shell command to run for each skipped run"),
+    ("on_stale", "none", "shell command to run for each stale job, by status --notify"),
     ("retention.logs", "30d", "how long to keep output and traces"),
     ("retention.payloads", "30d", "how long to keep payloads of delivered events"),
     ("retention.runs", "365d", "how long to keep runs with their events"),
@@ -57,6 +62,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("job.\"package/job\".retry_wait", "1s", "wait before the second attempt"),
     ("job.\"package/job\".memory_max", "none", "memory limit of each process"),
     ("job.\"package/job\".expect_every", "none", "longest time between two successes, for status"),
+    ("job.\"package/job\".ping", "none", "URL of the monitor that expects this job"),
     ("job.\"package/job\".params.NAME", "none", "value of a parameter, unless a flag sets it"),
     ("job.\"package/job\".secrets.NAME", "see --help", "env:NAME, file:PATH or credential:NAME"),
 ];
@@ -70,13 +76,6 @@ pub(super) fn keys(printer: &mut Printer) -> Code {
     Code::Success
 }
 
-/// An effective setting.
-struct Setting {
-    key: String,
-    value: String,
-    origin: String,
-}
-
 pub(super) fn run(command: &ConfigCommand, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
     let (origin, json) = match command {
         ConfigCommand::Keys => return Ok(keys(printer)),
@@ -84,13 +83,8 @@ pub(super) fn run(command: &ConfigCommand, settings: &Settings, printer: &mut Pr
     };
     let shown = shown(settings);
     if json {
-        let list: Vec<_> =
-            shown.iter().map(|setting| json!({"key": setting.key, "value": setting.value, "origin": setting.origin})).collect();
-        printer.json(&json!({
-            "schema": "lorchestra.config/1",
-            "file": settings.config_path.display().to_string(),
-            "settings": list,
-        }));
+        let file = settings.config_path.display().to_string();
+        printer.json(&wire::Config { schema: "lorchestra.config/1", file, settings: shown });
         return Ok(Code::Success);
     }
     for Setting { key, value, origin: from } in &shown {
@@ -120,7 +114,9 @@ fn shown(settings: &Settings) -> Vec<Setting> {
     let data = if from("data_dir", None) == "default" { from("data_dir", Some("XDG_DATA_HOME")) } else { file.clone() };
     add("data_dir", path_text(&settings.data_root), data);
     add("locked", settings.locked.to_string(), from("locked", None));
-    add("on_failure", settings.on_failure.clone().unwrap_or_else(|| "none".to_owned()), from("on_failure", None));
+    for hook in Hook::ALL {
+        add(hook.key(), settings.hooks.command(hook).unwrap_or("none").to_owned(), from(hook.key(), None));
+    }
     let retention = &settings.retention;
     for (key, kept) in [
         ("retention.logs", retention.logs),

@@ -7,7 +7,7 @@
 use super::run_job::{self, RunJob};
 use crate::exit::Code;
 use crate::failure::CommandError;
-use crate::notify::Notices;
+use crate::notify::{Hooks, Notices};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use clap::Args;
@@ -90,7 +90,7 @@ pub(super) fn run(command: &Dev, verbose: u8, mut settings: Settings, printer: &
             // plugins.lock is for installed libraries.
             settings.locked = false;
             // An author's failure must not alert anyone.
-            run_job::run(&run_job, verbose, &settings, Notices::new(None), printer)
+            run_job::run(&run_job, verbose, &settings, Notices::new(&Hooks::default()), printer)
         }
         Err(error) => {
             let failure = CommandError::from(error);

@@ -4,6 +4,7 @@
 //! history. A check that cannot be carried out is a finding itself, so that no check hides another.
 
 mod jobs;
+mod repair;
 mod state;
 
 use crate::exit::Code;
@@ -11,15 +12,18 @@ use crate::failure::CommandError;
 use crate::notify::Notices;
 use crate::printer::{BAD, GOOD, Printer, WARNING};
 use crate::settings::Settings;
+use crate::wire;
 use clap::Args;
 use lorchestra_core::text;
-use serde_json::json;
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
-    /// Also ask the destinations whether they accept events
+    /// Also ask the destinations whether they accept events, and what their tables lack
     #[arg(long)]
     network: bool,
+    /// First create missing directories and take excess rights from this user's own files
+    #[arg(long)]
+    fix: bool,
     /// Print one JSON object (schema lorchestra.doctor/1)
     #[arg(long)]
     json: bool,
@@ -34,6 +38,8 @@ pub(crate) enum Level {
     Warning,
     /// Nothing is wrong.
     Ok,
+    /// `--fix` has fixed it.
+    Fixed,
 }
 
 impl Level {
@@ -42,6 +48,7 @@ impl Level {
             Self::Error => "error",
             Self::Warning => "warning",
             Self::Ok => "ok",
+            Self::Fixed => "fixed",
         }
     }
 }
@@ -81,7 +88,7 @@ pub(super) fn run(
     notices: &mut Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
-    let mut findings = Vec::new();
+    let mut findings = if command.fix { repair::all(settings) } else { Vec::new() };
     state::configuration(settings, &mut findings);
     jobs::plugins(settings, &mut findings);
     jobs::secrets(settings, &mut findings);
@@ -103,16 +110,17 @@ fn report(findings: &[Finding], as_json: bool, printer: &mut Printer) -> Code {
             .iter()
             .map(|finding| {
                 let Finding { check, level, cause, fix } = finding;
-                json!({"check": check, "level": level.as_str(), "cause": cause, "fix": fix})
+                wire::Finding { check, level: level.as_str(), cause: cause.clone(), fix: fix.clone() }
             })
             .collect();
-        printer.json(&json!({"schema": "lorchestra.doctor/1", "healthy": errors == 0, "findings": list}));
+        printer.json(&wire::Doctor { schema: "lorchestra.doctor/1", healthy: errors == 0, findings: list });
     } else {
         for Finding { check, level, cause, fix } in findings {
             let (sign, style) = match level {
                 Level::Error => ("✗", BAD),
                 Level::Warning => ("!", WARNING),
                 Level::Ok => ("✓", GOOD),
+                Level::Fixed => ("+", GOOD),
             };
             printer.line(format_args!("{style}{sign}{style:#} {check}: {}", text::escaped(cause)));
             if let Some(fix) = fix {

@@ -9,23 +9,12 @@ use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::values;
+use crate::wire::EventLine;
 use clap::{Args, Subcommand};
 use lorchestra_core::delivery::{DestinationConfig, Resend};
 use lorchestra_core::store::{Event, EventFilter, Store, Undelivered, short_id};
 use lorchestra_core::text::printable;
-use serde::Serialize;
 use std::time::Duration;
-
-/// An event as a line of JSON.
-#[derive(Serialize)]
-struct EventLine<'a> {
-    schema: &'static str,
-    #[serde(flatten)]
-    event: &'a Event,
-    /// The destination, for undelivered events.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    destination: Option<&'a str>,
-}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Events {

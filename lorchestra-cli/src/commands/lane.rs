@@ -89,7 +89,7 @@ impl Runner<'_> {
         let mut asked = Asked::default();
         asked.spec(&spec);
         asked.own(&OwnFlags { run_id: Uuid::parse_str(&run_id).ok(), ..OwnFlags::default() });
-        let mut notices = Notices::new(self.settings.on_failure.as_deref());
+        let mut notices = Notices::new(&self.settings.hooks);
         let report = match self.launch(lane, &asked, spec, &mut notices) {
             Ok(result) => ended(run_id, &result),
             Err(LaunchOrCommand::Launch(error)) => match *error {
@@ -116,14 +116,7 @@ impl Runner<'_> {
         let (package, _, job) = &find_job(&self.catalog, &spec.package, &spec.job)?;
         spec.check(job).map_err(LaunchError::Spec)?;
         let secrets = secrets::find(&spec, &Configured::default(), self.settings)?;
-        let what = Launch {
-            spec,
-            run_id: asked.own.run_id,
-            library: &package.path,
-            lock: self.lock.as_ref(),
-            secrets: &secrets,
-            progress: false,
-        };
+        let what = Launch { spec, run_id: asked.own.run_id, library: &package.path, lock: self.lock.as_ref(), secrets: &secrets };
         let mut diagnostics = DiagnosticObserver;
         let mut observers = Observers(vec![&mut diagnostics, notices]);
         Ok(lane.run(what, &mut self.signals, &mut observers)?)

@@ -167,8 +167,7 @@ impl Invocation<'_, '_> {
         if !own.quiet && !settings.destinations.is_empty() {
             delivery::warn_once(settings, self.printer);
         }
-        let (run_id, progress) = (own.run_id, self.has_bar(&own));
-        let what = Launch { spec, run_id, library: &library, lock: lock.as_ref(), secrets: &secrets, progress };
+        let what = Launch { spec, run_id: own.run_id, library: &library, lock: lock.as_ref(), secrets: &secrets };
         let launched = self.observed(&own, signals, |host, signals, observer| launch(what, host, signals, observer))?;
         Ok(code(&launched))
     }

@@ -1,4 +1,4 @@
-//! `runs list`, `show`, `logs`, `rerun`, `stop`.
+//! `runs list`, `show`, `logs`, `watch`, `prune`, `rerun`, `stop`.
 
 mod list;
 mod logs;
@@ -7,6 +7,7 @@ mod rerun;
 mod results;
 mod show;
 mod stop;
+mod watch;
 
 use super::{find_run, history};
 use crate::complete;
@@ -15,13 +16,11 @@ use crate::failure::CommandError;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use crate::show::exact_time;
 use clap::Subcommand;
 use clap_complete::engine::ArgValueCompleter;
-pub(crate) use list::{RunList, why};
+pub(crate) use list::{RunList, style, why};
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::{Run, Store, short_id};
-use serde_json::{Value, json};
 use std::time::Duration;
 
 #[derive(Debug, Subcommand)]
@@ -47,7 +46,9 @@ pub(crate) enum Runs {
         spec: bool,
     },
     /// Print the output of a job, byte for byte
-    #[command(before_help = "Examples:\n  lorchestra runs logs last\n  lorchestra runs logs ingester/extract_gmail --trace")]
+    #[command(
+        before_help = "Examples:\n  lorchestra runs logs last\n  lorchestra runs logs -f last\n  lorchestra runs logs ingester/extract_gmail --trace"
+    )]
     Logs {
         /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB for its newest run
         #[arg(add = ArgValueCompleter::new(complete::runs))]
@@ -55,17 +56,22 @@ pub(crate) enum Runs {
         /// Print the job's trace instead, one JSON object per line
         #[arg(long)]
         trace: bool,
+        /// Print what the job writes until the run ends
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Show running runs with their progress, memory and last line, until Ctrl-C or q
+    #[command(before_help = "Examples:\n  lorchestra runs watch\n  lorchestra runs watch --interval 5s")]
+    Watch {
+        /// Time between two updates
+        #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = crate::values::limit)]
+        interval: Duration,
     },
     /// Remove old runs, logs and payloads now, as retention does after each run
-    #[command(before_help = "Examples:\n  lorchestra runs prune --dry-run\n  lorchestra runs prune --older-than 7d")]
-    Prune {
-        /// Remove what is older than this, instead of the limits in config.toml
-        #[arg(long, value_name = "DURATION", value_parser = crate::values::limit)]
-        older_than: Option<Duration>,
-        /// Print what would be removed without removing it
-        #[arg(long)]
-        dry_run: bool,
-    },
+    #[command(
+        before_help = "Examples:\n  lorchestra runs prune --dry-run\n  lorchestra runs prune --older-than 7d\n  lorchestra runs prune --keep 10000\n  lorchestra runs prune --max-size 2G"
+    )]
+    Prune(prune::Prune),
     /// Run the spec of an earlier run again, as a new run
     #[command(
         before_help = "Examples:\n  lorchestra runs rerun 7c41d03f\n  lorchestra runs rerun --failed --since -1d",
@@ -108,12 +114,16 @@ pub(super) fn run(
             let (state, store, run) = named(history, settings, run)?;
             show::show((&state, &store), &run, &settings.destinations, *json, printer)
         }
-        Runs::Logs { run, trace } => {
-            let (state, store, run) = named(history, settings, run)?;
+        Runs::Logs { run, trace, follow } => {
+            let (state, mut store, run) = named(history, settings, run)?;
+            if *follow {
+                return logs::follow((&state, &mut store), run, *trace, notices, printer);
+            }
             logs::logs(&state, &store, &run, *trace, printer)
         }
-        Runs::Prune { older_than, dry_run } => match history {
-            Some(history) => prune::prune(*older_than, *dry_run, history, settings, printer),
+        Runs::Watch { interval } => watch::watch(*interval, history, settings, notices, printer),
+        Runs::Prune(command) => match history {
+            Some(history) => prune::prune(command, history, settings, printer),
             None => {
                 printer.note(list::none(settings));
                 Ok(Code::Success)
@@ -138,35 +148,4 @@ fn named(history: Option<(StateDir, Store)>, settings: &Settings, text: &str) ->
 /// Returns the duration of a run, if it has ended.
 pub(crate) fn duration(run: &Run) -> Option<Duration> {
     Some(Duration::from_micros(u64::try_from(run.ended_at? - run.started_at).unwrap_or(0)))
-}
-
-/// Returns `None` for an unknown value: a refused run has no library.
-fn known(text: &str) -> Option<&str> {
-    (!text.is_empty()).then_some(text)
-}
-
-fn object(schema: &str, run: &Run) -> Value {
-    json!({
-        "schema": schema,
-        "run_id": run.run_id,
-        "short_id": short_id(&run.run_id),
-        "package": run.package,
-        "job": run.job,
-        "account": run.account,
-        "state": run.state.as_str(),
-        "cause": run.cause,
-        "message": run.message,
-        "job_result": run.job_result,
-        "started_at": exact_time(run.started_at),
-        "ended_at": run.ended_at.map(exact_time),
-        "since": run.since.map(exact_time),
-        "until": run.until.map(exact_time),
-        "attempts": run.attempts,
-        "plugin_path": known(&run.plugin_path),
-        "plugin_version": known(&run.plugin_version),
-        "plugin_sha256": known(&run.plugin_sha256),
-        "location": known(&run.location),
-        "host": run.host,
-        "supervisor_pid": run.supervisor_pid,
-    })
 }

@@ -60,6 +60,15 @@ fn table(config: BigQueryConfig, dry_run: bool, limit: Duration, printer: &mut P
     Ok(())
 }
 
+/// Returns what `events setup` would create. Changes nothing.
+pub(super) fn missing(config: BigQueryConfig, limit: Duration) -> Result<Vec<String>, CommandError> {
+    let mut table = BigQuery::new(config).map_err(|refusal| refused(&refusal))?;
+    let late = || CommandError::new(Code::Undelivered, format!("BigQuery did not respond within {}", duration::show(limit)));
+    let plan = blocking(async { tokio::time::timeout(limit, setup::plan(&mut table)).await })?;
+    let plan = plan.map_err(|_| late())?.map_err(|refusal| refused(&refusal))?;
+    Ok(plan.steps.iter().map(ToString::to_string).collect())
+}
+
 fn directory(config: &JsonlConfig, dry_run: bool, printer: &mut Printer) -> Result<(), CommandError> {
     let dir = config.dir.display();
     let missing = jsonl::missing(config).map_err(|refusal| refused(&refusal))?;

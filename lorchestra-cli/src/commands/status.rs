@@ -10,13 +10,13 @@ use crate::printer::{BAD, GOOD, Printer, WARNING};
 use crate::settings::Settings;
 use crate::show::{self, exact_time};
 use crate::values;
+use crate::wire::{self, JobStatus, RunSummary};
 use anstyle::Style;
 use clap::Args;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::store::{COUNTED, JobHealth, Run, RunQuery, Store, short_id};
 use lorchestra_core::text::{self, escaped, path_text};
-use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Indentation of the second line of a job, in columns.
@@ -36,6 +36,9 @@ pub(crate) struct Status {
     /// Count a job as stale whose last success is older than this, unless expect_every in config.toml says otherwise
     #[arg(long, value_name = "DURATION", value_parser = values::limit)]
     stale: Option<Duration>,
+    /// Run on_stale of config.toml for each stale job
+    #[arg(long)]
+    notify: bool,
     /// Print one JSON object (schema lorchestra.status/1)
     #[arg(long)]
     json: bool,
@@ -43,7 +46,7 @@ pub(crate) struct Status {
 
 /// Status of a job as one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Word {
+pub(super) enum Word {
     Ok,
     Running,
     Stale,
@@ -74,12 +77,12 @@ impl Word {
 }
 
 /// Health of a job for an account, with its status.
-struct Judged {
-    health: JobHealth,
-    word: Word,
-    expected_every: Option<Duration>,
+pub(super) struct Judged {
+    pub(super) health: JobHealth,
+    pub(super) word: Word,
+    pub(super) expected_every: Option<Duration>,
     /// Where the next window starts.
-    bookmark: Option<i64>,
+    pub(super) bookmark: Option<i64>,
 }
 
 pub(super) fn run(
@@ -90,7 +93,7 @@ pub(super) fn run(
 ) -> Result<Code, CommandError> {
     let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
-    let jobs = judged(command, settings, store)?;
+    let jobs = judged(command.job.as_deref(), command.stale, settings, store)?;
     let pending: Vec<([&str; 2], u64)> = match store {
         Some(store) => settings
             .destinations
@@ -101,12 +104,13 @@ pub(super) fn run(
     };
     let bad = jobs.iter().filter(|job| matches!(job.word, Word::Failing | Word::Stale)).count();
     if command.json {
-        printer.json(&json!({
-            "schema": "lorchestra.status/1",
-            "healthy": bad == 0,
-            "jobs": jobs.iter().map(object).collect::<Vec<_>>(),
-            "delivery": pending.iter().map(|([name, _], n)| json!({"destination": name, "pending": n})).collect::<Vec<_>>(),
-        }));
+        let pending = pending.iter().map(|([name, _], n)| wire::PendingEvents { destination: (*name).to_owned(), pending: *n });
+        printer.json(&wire::Status {
+            schema: "lorchestra.status/1",
+            healthy: bad == 0,
+            jobs: jobs.iter().map(object).collect(),
+            delivery: pending.collect(),
+        });
     } else {
         table(&jobs, printer);
         for ([_, to], n) in pending.iter().filter(|(_, n)| *n > 0) {
@@ -118,6 +122,12 @@ pub(super) fn run(
             printer.note(format_args!("No job has run yet (state directory {state}, {}).", settings.user()));
         }
     }
+    if command.notify {
+        for Judged { health, .. } in jobs.iter().filter(|job| job.word == Word::Stale) {
+            let last = health.last_success.as_ref().map(|run| exact_time(run.ended_at.unwrap_or(run.started_at)));
+            notices.add_stale([&health.package, &health.job], health.account.as_deref(), last.as_deref());
+        }
+    }
     if bad > 0 {
         let need = if jobs.len() == 1 { "needs" } else { "need" };
         printer.note(format_args!("{bad} of {} {need} attention.", show::counted(jobs.len(), "job")));
@@ -125,8 +135,18 @@ pub(super) fn run(
     Ok(if bad == 0 { Code::Success } else { Code::Failed })
 }
 
-fn judged(command: &Status, settings: &Settings, store: Option<&Store>) -> Result<Vec<Judged>, CommandError> {
-    let (package, job) = match command.job.as_deref().map(|name| name.split_once('/').ok_or(name)) {
+/// Returns all jobs.
+pub(super) fn all(settings: &Settings, store: Option<&Store>) -> Result<Vec<Judged>, CommandError> {
+    judged(None, None, settings, store)
+}
+
+fn judged(
+    only: Option<&str>,
+    stale: Option<Duration>,
+    settings: &Settings,
+    store: Option<&Store>,
+) -> Result<Vec<Judged>, CommandError> {
+    let (package, job) = match only.map(|name| name.split_once('/').ok_or(name)) {
         None => (None, None),
         Some(Ok((package, job))) => (Some(package.to_owned()), Some(job.to_owned())),
         Some(Err(package)) => (Some(package.to_owned()), None),
@@ -153,7 +173,7 @@ fn judged(command: &Status, settings: &Settings, store: Option<&Store>) -> Resul
             let key = Key { package: &health.package, job: &health.job, account: health.account.as_deref() };
             let bookmark = store.map(|store| store.bookmark(key)).transpose()?.flatten().map(|bookmark| bookmark.at);
             // A tolerance of a tenth, because run times vary.
-            let limit = expected_every.map(|every| every + every / 10).or(command.stale);
+            let limit = expected_every.map(|every| every + every / 10).or(stale);
             Ok(Judged { word: word(&health, limit, now), health, expected_every, bookmark })
         })
         .collect()
@@ -226,37 +246,35 @@ fn table(jobs: &[Judged], printer: &mut Printer) {
     }
 }
 
-fn object(job: &Judged) -> Value {
+fn object(job: &Judged) -> JobStatus {
     let JobHealth { package, job: name, account, last_success, last, running, failure, failures, usual } = &job.health;
     let now = now_micros();
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let run = |run: &Run| {
-        json!({
-            "run_id": run.run_id,
-            "short_id": short_id(&run.run_id),
-            "state": run.state.as_str(),
-            "cause": run.cause,
-            "message": run.message,
-            "started_at": exact_time(run.started_at),
-            "ended_at": run.ended_at.map(exact_time),
-            "duration_ms": super::runs::duration(run).map(millis),
-        })
+    let run = |run: &Run| RunSummary {
+        run_id: run.run_id.clone(),
+        short_id: short_id(&run.run_id).to_owned(),
+        state: run.state.as_str(),
+        cause: run.cause,
+        message: run.message.clone(),
+        started_at: exact_time(run.started_at),
+        ended_at: run.ended_at.map(exact_time),
+        duration_ms: super::runs::duration(run).map(millis),
     };
-    json!({
-        "package": package,
-        "job": name,
-        "account": account,
-        "status": job.word.as_str(),
-        "expected_every_s": job.expected_every.map(|every| every.as_secs()),
-        "last_success": last_success.as_ref().map(run),
-        "last_success_age_s": last_success.as_ref().map(|run| (now - run.ended_at.unwrap_or(run.started_at)) / 1_000_000),
-        "last": last.as_ref().map(run),
-        "running": running.as_ref().map(run),
-        "failure": failure.as_ref().map(run),
-        "failures_in_row": failures,
-        "usual_ms": usual.map(millis),
-        "next_since": job.bookmark.map(exact_time),
-    })
+    JobStatus {
+        package: package.clone(),
+        job: name.clone(),
+        account: account.clone(),
+        status: job.word.as_str(),
+        expected_every_s: job.expected_every.map(|every| every.as_secs()),
+        last_success: last_success.as_ref().map(run),
+        last_success_age_s: last_success.as_ref().map(|run| (now - run.ended_at.unwrap_or(run.started_at)) / 1_000_000),
+        last: last.as_ref().map(run),
+        running: running.as_ref().map(run),
+        failure: failure.as_ref().map(run),
+        failures_in_row: *failures,
+        usual_ms: usual.map(millis),
+        next_since: job.bookmark.map(exact_time),
+    }
 }
 
 #[cfg(test)]

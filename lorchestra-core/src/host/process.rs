@@ -122,6 +122,26 @@ pub fn children_of(pid: u32) -> Vec<u32> {
     children_in(&pid.to_string())
 }
 
+/// Memory in use by a process and its descendants, in KiB; `None` if the process no longer exists. Pages that several of them share count
+/// several times.
+pub fn tree_rss_kib(pid: u32) -> Option<u64> {
+    let rss = |pid: u32| -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        // A process that has ended and was not waited for has no such line.
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.trim().strip_suffix(" kB")?.parse().ok()
+    };
+    let mut sum = rss(pid)?;
+    let mut open = children_of(pid);
+    // Processes may end and start during the walk: a limit, so that it ends.
+    for _ in 0..10_000 {
+        let Some(next) = open.pop() else { break };
+        sum += rss(next).unwrap_or(0);
+        open.extend(children_of(next));
+    }
+    Some(sum)
+}
+
 fn children_in(process: &str) -> Vec<u32> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
     tasks
@@ -295,6 +315,18 @@ mod tests {
         assert_eq!(found, [1, 13]);
         assert!(!ignored("Name:\tx\n")(1));
         assert!(ignored_by(std::process::id())(13), "Rust programs ignore SIGPIPE");
+    }
+
+    #[test]
+    fn memory_of_a_process_tree_is_the_sum_of_its_processes() {
+        let own = tree_rss_kib(std::process::id()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("10").spawn().unwrap();
+        let alone = tree_rss_kib(child.id());
+        let both = tree_rss_kib(std::process::id()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(own > 100 && both > own && alone.is_some(), "{own} {both} {alone:?}");
+        assert_eq!(tree_rss_kib(child.id()), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! <state>/spool/<run>/<attempt>.lock         held by the attempt's worker ([`crate::host::locks`])
 //! <state>/spool/<run>/<attempt>.end          the supervisor's note on how the attempt ended, for recovery
 //! <state>/spool/<run>/<attempt>.tmp/         the job's temporary files
-//! <state>/spool/<run>/progress               the job's progress, written while someone follows the run
+//! <state>/spool/<run>/progress               the job's progress, once it has reported some
 //! <state>/logs/<run>/<attempt>.out           what the job printed ([`crate::run::log`])
 //! <state>/logs/<run>/trace.jsonl             what the job traced ([`crate::run::log`])
 //! <state>/locks/<package>.<job>.<account>    the overlap lock, held by the run's supervisor; names the run

@@ -1,6 +1,7 @@
 //! Which attempts to retry, and how many times. Pure functions only.
 
 use crate::outcome::{Cause, Failure};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 pub const RETRYABLE: [Cause; 5] = [Cause::Error, Cause::Panic, Cause::Signal, Cause::Exit, Cause::Timeout];
 
 /// How to retry a job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Retries {
     /// Maximum number of retries.
@@ -23,6 +24,7 @@ pub struct Retries {
     pub on: Vec<Cause>,
     /// Delay before the second attempt; it doubles with each attempt, up to [`LONGEST_WAIT`].
     #[serde(with = "super::spec::seconds")]
+    #[schemars(with = "f64")]
     pub wait: Duration,
 }
 

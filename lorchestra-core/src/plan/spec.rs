@@ -28,6 +28,7 @@ use crate::host::locks;
 use chrono::{DateTime, Utc};
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -42,10 +43,11 @@ const SCHEMA: &str = "lorchestra.run-spec/";
 const VERSION: u32 = 1;
 
 /// A run before it starts: every value is checked, every time is absolute.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a run spec")]
 pub struct RunSpec {
     /// Version of the format.
+    #[schemars(with = "String", extend("const" = "lorchestra.run-spec/1"))]
     pub(crate) schema: Schema,
     /// Package of the job.
     pub package: String,
@@ -58,6 +60,7 @@ pub struct RunSpec {
     /// Parameters by name, as the job receives them. Omits optional parameters that were not given.
     pub params: Map<String, Value>,
     /// Secret parameters and the source of each, including optional ones, whose source may have no secret.
+    #[schemars(with = "BTreeMap<String, String>")]
     pub secrets: BTreeMap<String, Source>,
     /// Value of the `account` parameter, if the job has one: runs for one account do not overlap.
     pub account: Option<String>,
@@ -67,13 +70,17 @@ pub struct RunSpec {
     pub since_last: bool,
     /// Time limit of an attempt; `None` for no limit.
     #[serde(with = "optional_seconds")]
+    #[schemars(with = "Option<f64>")]
     pub timeout: Option<Duration>,
     /// Time between SIGTERM and SIGKILL.
     #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub grace: Duration,
     /// What to do if another run of the job and account is running.
+    #[schemars(with = "String")]
     pub on_overlap: OnOverlap,
     /// Which runs of the job exclude each other.
+    #[schemars(with = "String")]
     pub overlap_key: OverlapKey,
     /// Whether success may move the bookmark of job and account.
     pub moves_bookmark: bool,
@@ -90,8 +97,10 @@ pub struct RunSpec {
     /// W3C trace context (`traceparent`) of the requester.
     pub trace_parent: Option<String>,
     /// Who requested the run.
+    #[schemars(with = "String")]
     pub requested_by: RequestedBy,
     /// The time to which relative times refer, to the microsecond.
+    #[schemars(with = "String")]
     pub resolved_at: DateTime<Utc>,
 }
 

@@ -4,15 +4,18 @@
 use super::fault::PlanFault;
 use super::time;
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// From `since` (inclusive) to `until` (exclusive). `since`, if any, is before `until`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Window {
     /// The beginning; `None` for no lower bound.
+    #[schemars(with = "Option<String>")]
     pub since: Option<DateTime<Utc>>,
     /// The end; the start of the run unless specified.
+    #[schemars(with = "String")]
     pub until: DateTime<Utc>,
 }
 

@@ -40,8 +40,6 @@ pub struct Launch<'a> {
     pub lock: Option<&'a Lockfile>,
     /// Values of the spec's secrets.
     pub secrets: &'a Secrets,
-    /// Whether an observer displays the job's progress.
-    pub progress: bool,
 }
 
 /// The environment of runs.
@@ -165,7 +163,7 @@ pub fn launch(
     signals: &mut Signals,
     observer: &mut dyn Observer,
 ) -> Result<Launched, LaunchError> {
-    let Launch { mut spec, run_id, library, lock, secrets, progress } = launch;
+    let Launch { mut spec, run_id, library, lock, secrets } = launch;
     let library = seal(library, &spec.package, lock)?;
     fit(&spec, &library)?;
     spec.sha256 = Some(library.sha256().to_owned());
@@ -173,7 +171,7 @@ pub fn launch(
     recover(&state, observer)?;
     let closing = Closing::begin(host, state)?;
     let deliver_first = host.delivery.required.then_some((host.delivery.to, host.delivery.timeout));
-    let env = RunEnv { state: &closing.state, worker: host.worker, secrets, progress, deliver_first };
+    let env = RunEnv { state: &closing.state, worker: host.worker, secrets, deliver_first };
     let may_exist = run_id.is_some();
     let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
     let order = RunOrder { run_id, may_exist, spec, library: &library };
@@ -253,7 +251,7 @@ impl<'a> Lane<'a> {
         signals: &mut Signals,
         observer: &mut dyn Observer,
     ) -> Result<RunResult, LaunchError> {
-        let Launch { mut spec, run_id, library, lock, secrets, progress } = launch;
+        let Launch { mut spec, run_id, library, lock, secrets } = launch;
         if !self.sealed.iter().any(|(path, _)| path == library) {
             self.sealed.push((library.to_owned(), seal(library, &spec.package, lock)?));
         }
@@ -261,7 +259,7 @@ impl<'a> Lane<'a> {
         let (_, library) = self.sealed.iter().find(|(path, _)| path == library).ok_or_else(unsealed)?;
         fit(&spec, library)?;
         spec.sha256 = Some(library.sha256().to_owned());
-        let env = RunEnv { state: &self.state, worker: self.host.worker, secrets, progress, deliver_first: None };
+        let env = RunEnv { state: &self.state, worker: self.host.worker, secrets, deliver_first: None };
         let may_exist = run_id.is_some();
         let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
         let order = RunOrder { run_id, may_exist, spec, library };

@@ -10,7 +10,10 @@
 //! together. `offset` is the position of a piece in everything written, so the file names alone show what is missing, even after the writer
 //! was killed. Bytes lost to a full disk are missing too, and counted.
 
+mod reader;
+
 use crate::secrets::{Mask, MaskedStream};
+pub use reader::{Chunk, LogReader};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -173,7 +176,7 @@ pub fn parts(path: &Path) -> io::Result<Vec<Part>> {
 }
 
 /// Returns the last bytes of a log, at most `most`: from the newest file, and from the one before it if the newest has just begun.
-pub(crate) fn tail(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+pub fn tail(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut tail = Vec::new();
     let parts = parts(path)?;
     for part in &parts[parts.len().saturating_sub(2)..] {

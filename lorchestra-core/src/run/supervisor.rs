@@ -79,8 +79,6 @@ pub struct RunEnv<'a> {
     pub worker: WorkerEnv<'a>,
     /// Values of the spec's secrets, as far as they were found.
     pub secrets: &'a Secrets,
-    /// Whether anyone displays the job's progress, which [`progress`] reads.
-    pub progress: bool,
     /// The destinations that must have a run's events before it takes its claim, and how long to wait for them.
     pub deliver_first: Option<(&'a [DestinationConfig], Duration)>,
 }

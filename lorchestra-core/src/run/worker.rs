@@ -126,8 +126,7 @@ fn run(control: &UnixStream) -> Result<(), WorkerFault> {
     if let Err(error) = &trace {
         let _ = writeln!(io::stderr(), "lorchestra: this run has no trace: {}: {error}", order.trace.display());
     }
-    // Only for display: the job continues without it.
-    let meter = order.progress.as_deref().and_then(|path| Meter::create(path).ok());
+    let meter = Some(Meter::new(&order.progress, order.call.attempt));
     let mask = Mask::of(order.secrets.iter().filter_map(|name| order.call.params.get(name)?.as_str()));
     if mask.is_none() && !order.secrets.is_empty() {
         return Err(WorkerFault { spool: false, message: "the run's secrets could not be masked".into() });

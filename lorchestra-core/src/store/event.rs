@@ -8,6 +8,7 @@ use chrono::{DateTime, SecondsFormat};
 use lorchestra_plugin_api::limits;
 use lorchestra_plugin_api::results::Results;
 use rusqlite::{Row, Transaction, params};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -15,7 +16,7 @@ use serde_json::value::RawValue;
 const MANY: usize = 500;
 
 /// One event with the columns of the envelope. `payload` and `subject_id` may be personal data.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[expect(missing_docs, reason = "the columns of the envelope, documented in docs/reference/events.md")]
 pub struct Event {
     pub event_id: String,
@@ -26,6 +27,7 @@ pub struct Event {
     pub created_at: String,
     pub correlation_id: String,
     pub subject_id: Option<String>,
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub payload: Option<Box<RawValue>>,
     pub run_id: String,
     pub attempt: u32,
@@ -36,6 +38,7 @@ pub struct Event {
     pub delivery_error: Option<String>,
     /// Whether the event does not match the checksum with which it was stored, because something else has changed the database.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
     pub damaged: bool,
 }
 

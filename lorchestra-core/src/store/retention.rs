@@ -9,6 +9,7 @@
 //!
 //! Free pages are reused. If they exceed a tenth of the file, `PAGES` of them per call are returned to the disk.
 
+mod limits;
 mod preview;
 
 pub use preview::Prunable;

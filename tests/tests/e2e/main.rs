@@ -40,11 +40,16 @@ mod operator {
     mod config;
     mod doctor;
     mod history;
+    mod metrics;
     mod names;
     mod output;
     mod refused;
+    mod runbooks;
+    mod schedule;
+    mod schemas;
     mod shell;
     mod status;
+    mod watch;
 }
 
 mod packages {
@@ -68,6 +73,7 @@ mod run {
     mod bookmarks;
     mod concurrency;
     mod endings;
+    mod hooks;
     mod hosts;
     mod limits;
     mod on_failure;

@@ -34,7 +34,7 @@ impl Need {
 }
 
 /// From PyPI or Debian's archive. Setting them up mostly waits for the network.
-const DOWNLOADS: [Need; 6] = [
+const DOWNLOADS: [Need; 7] = [
     Need {
         name: "BigQuery emulator",
         download: "bqemulator and Google's client from PyPI, 660 MB",
@@ -74,6 +74,14 @@ const DOWNLOADS: [Need; 6] = [
         markers: &["venv::ensure_model"],
         made: &["model-venv/lorchestra-stamp"],
         set_up: |target| venv::ensure_model(target).map(drop),
+    },
+    Need {
+        name: "validators of formats",
+        download: "kubernetes-validate and prometheus-client from PyPI, 20 MB",
+        seconds: 10,
+        markers: &["venv::ensure_formats"],
+        made: &["formats-venv/lorchestra-stamp"],
+        set_up: |target| venv::ensure_formats(target).map(drop),
     },
     Need {
         name: "Dovecot",

@@ -24,8 +24,8 @@ pub(crate) enum ServerError {
     NoSuchHost { host: String, source: io::Error },
     #[error("{place}: cannot connect; check --host, --port, and that the server is running")]
     Connect { place: String, source: io::Error },
-    #[error("{place}: sent nothing for {patience:?}; run the job again, or raise --patience")]
-    Silent { place: String, patience: Duration },
+    #[error("{place}: sent nothing for {idle_timeout:?}; run the job again, or raise --idle-timeout")]
+    Silent { place: String, idle_timeout: Duration },
     #[error("{place}: the server's certificate is not trusted; check --host, or set --ca-file to the issuer's certificate")]
     Certificate { place: String, source: rustls::Error },
     #[error("{place}: does not speak TLS; use --tls starttls (port 143), or check --port")]
@@ -101,7 +101,7 @@ impl ServerError {
         if let Some(interruption) = inner.and_then(|e| e.downcast_ref::<Interruption>()) {
             return match *interruption {
                 Interruption::Cancelled => Self::Cancelled,
-                Interruption::Silent(patience) => Self::Silent { place, patience },
+                Interruption::Silent(idle_timeout) => Self::Silent { place, idle_timeout },
                 Interruption::TooMuch => Self::TooMuch { place, doing },
             };
         }

@@ -45,7 +45,7 @@ impl Budget {
 pub(crate) struct Link<'a> {
     stream: TcpStream,
     cx: &'a JobContext,
-    patience: Duration,
+    idle_timeout: Duration,
     budget: Budget,
 }
 
@@ -60,16 +60,16 @@ impl<'a> Link<'a> {
         port: u16,
         place: &str,
         local_only: bool,
-        patience: Duration,
+        idle_timeout: Duration,
         cx: &'a JobContext,
     ) -> Result<Self, ServerError> {
         let (sender, connected) = mpsc::sync_channel(1);
         let name = host.to_owned();
         std::thread::spawn(move || {
             // The receiver may be gone.
-            let _ = sender.send(connect(&name, port, local_only, patience));
+            let _ = sender.send(connect(&name, port, local_only, idle_timeout));
         });
-        let until = Instant::now() + patience;
+        let until = Instant::now() + idle_timeout;
         let stream = loop {
             match connected.recv_timeout(LOOK) {
                 Ok(Ok(stream)) => break stream,
@@ -78,14 +78,14 @@ impl<'a> Link<'a> {
                 Ok(Err(Failed::Connect(source))) => return Err(ServerError::Connect { place: place.to_owned(), source }),
                 Err(_) if cx.is_cancelled() => return Err(ServerError::Cancelled),
                 Err(RecvTimeoutError::Timeout) if Instant::now() < until => {}
-                Err(_) => return Err(ServerError::Silent { place: place.to_owned(), patience }),
+                Err(_) => return Err(ServerError::Silent { place: place.to_owned(), idle_timeout }),
             }
         };
         let set = stream.set_read_timeout(Some(LOOK)).and_then(|()| stream.set_write_timeout(Some(LOOK)));
         set.map_err(|source| ServerError::Connect { place: place.to_owned(), source })?;
         let budget = Budget(Rc::new(Cell::new(0)));
         budget.allow(0);
-        Ok(Self { stream, cx, patience, budget })
+        Ok(Self { stream, cx, idle_timeout, budget })
     }
 
     /// Limits shared with the reader.
@@ -95,7 +95,7 @@ impl<'a> Link<'a> {
 
     /// Repeats `io` until it succeeds, times out, or the run is cancelled.
     fn patiently(&mut self, mut io: impl FnMut(&mut TcpStream) -> io::Result<usize>) -> io::Result<usize> {
-        let until = Instant::now() + self.patience;
+        let until = Instant::now() + self.idle_timeout;
         loop {
             if self.cx.is_cancelled() {
                 return Err(Interruption::Cancelled.into());
@@ -103,7 +103,7 @@ impl<'a> Link<'a> {
             match io(&mut self.stream) {
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     if Instant::now() >= until {
-                        return Err(Interruption::Silent(self.patience).into());
+                        return Err(Interruption::Silent(self.idle_timeout).into());
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -138,7 +138,7 @@ enum Failed {
     Connect(io::Error),
 }
 
-fn connect(host: &str, port: u16, local_only: bool, patience: Duration) -> Result<TcpStream, Failed> {
+fn connect(host: &str, port: u16, local_only: bool, idle_timeout: Duration) -> Result<TcpStream, Failed> {
     let mut addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(Failed::Name)?.collect();
     if local_only {
         addresses.retain(|address| address.ip().to_canonical().is_loopback());
@@ -148,7 +148,7 @@ fn connect(host: &str, port: u16, local_only: bool, patience: Duration) -> Resul
     }
     let mut failed = io::Error::from(io::ErrorKind::NotFound);
     for address in addresses {
-        match TcpStream::connect_timeout(&address, patience) {
+        match TcpStream::connect_timeout(&address, idle_timeout) {
             Ok(stream) => return Ok(stream),
             Err(error) => failed = error,
         }

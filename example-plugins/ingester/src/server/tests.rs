@@ -50,7 +50,7 @@ fn serve(greeting: &'static str, answer: impl Fn(&str) -> Option<String> + Send 
 
 fn run(port: u16, dir: &TempDir) -> TestRun {
     let test = testing::job::<extract_gmail>().data(dir).param("host", "127.0.0.1").param("port", port);
-    test.param("tls", "plain").param("user", "anna@gmail.com").param("patience", "2s").secret("password", "kept-secret").run()
+    test.param("tls", "plain").param("user", "anna@gmail.com").param("idle_timeout", "2s").secret("password", "kept-secret").run()
 }
 
 fn script(answers: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {

@@ -34,7 +34,7 @@ pub(crate) struct Api<'a> {
     agent: Agent,
     base: String,
     token: Secret,
-    patience: Duration,
+    idle_timeout: Duration,
     cx: &'a JobContext,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Api<'a> {
         base: &str,
         token: Secret,
         ca_file: Option<&Path>,
-        patience: Duration,
+        idle_timeout: Duration,
         cx: &'a JobContext,
     ) -> Result<Self, ApiError> {
         let base = base.trim_end_matches('/').to_owned();
@@ -70,12 +70,12 @@ impl<'a> Api<'a> {
         };
         let config = Agent::config_builder()
             .tls_config(tls.build())
-            .timeout_global(Some(patience))
+            .timeout_global(Some(idle_timeout))
             .http_status_as_error(false)
             // Never send the token to another host.
             .max_redirects(0)
             .build();
-        Ok(Self { agent: config.into(), base, token, patience, cx })
+        Ok(Self { agent: config.into(), base, token, idle_timeout, cx })
     }
 
     /// Calls a method, and waits as often as Slack requests it.
@@ -157,14 +157,14 @@ impl<'a> Api<'a> {
             }));
         });
         // Slightly more than the client's own timeout, in case that fails.
-        let until = Instant::now() + self.patience + Duration::from_secs(5);
+        let until = Instant::now() + self.idle_timeout + Duration::from_secs(5);
         let (status, wait, body) = loop {
             match answered.recv_timeout(LOOK) {
                 Ok(Ok(answer)) => break answer,
-                Ok(Err(error)) => return Err(ApiError::of_client(&self.base, method, self.patience, error)),
+                Ok(Err(error)) => return Err(ApiError::of_client(&self.base, method, self.idle_timeout, error)),
                 Err(_) if self.cx.is_cancelled() => return Err(ApiError::Cancelled),
                 Err(RecvTimeoutError::Timeout) if Instant::now() < until => {}
-                Err(_) => return Err(ApiError::Silent { base: self.base.clone(), patience: self.patience }),
+                Err(_) => return Err(ApiError::Silent { base: self.base.clone(), idle_timeout: self.idle_timeout }),
             }
         };
         match status {

@@ -43,7 +43,7 @@ pub(crate) struct Web {
     pub(crate) base_url: String,
     pub(crate) token: Option<Secret>,
     pub(crate) ca_file: Option<PathBuf>,
-    pub(crate) patience: Duration,
+    pub(crate) idle_timeout: Duration,
     pub(crate) wanted: Wanted,
     /// Directory of the bookmarks.
     pub(crate) bookmark_dir: PathBuf,
@@ -116,7 +116,7 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), CollectionEr
         Origin::Export(path) => (Source::Export(Box::new(Export::open(path)?)), path.to_string_lossy(), "slack-export"),
         Origin::Web(web) => {
             let token = web.token.clone().ok_or(ApiError::NoToken)?;
-            let api = Api::new(&web.base_url, token, web.ca_file.as_deref(), web.patience, cx)?;
+            let api = Api::new(&web.base_url, token, web.ca_file.as_deref(), web.idle_timeout, cx)?;
             let bookmarks = web.bookmark_dir.join(account.file_name()).with_extension("json");
             let workspace = Workspace::open(api, web.wanted.clone(), bookmarks).map_err(unopened)?;
             (Source::Workspace(Box::new(workspace)), web.base_url.as_str().into(), "slack-api")

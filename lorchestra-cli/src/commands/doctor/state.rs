@@ -3,7 +3,7 @@
 use super::Finding;
 use crate::commands::{delivery, open_quietly};
 use crate::failure::CommandError;
-use crate::notify::Notices;
+use crate::notify::{Hook, Notices};
 use crate::settings::Settings;
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::clock::now_micros;
@@ -48,7 +48,8 @@ pub(super) fn configuration(settings: &Settings, findings: &mut Vec<Finding>) {
             "remove the one that is not used, or set the same state_dir for all commands",
         ));
     }
-    if let Some(command) = &settings.on_failure {
+    for hook in Hook::ALL {
+        let Some(command) = settings.hooks.command(hook) else { continue };
         let checked = Command::new("/bin/sh").args(["-n", "-c", command]).stdin(Stdio::null()).output();
         if let Ok(output) = checked
             && !output.status.success()
@@ -56,8 +57,8 @@ pub(super) fn configuration(settings: &Settings, findings: &mut Vec<Finding>) {
             let why = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned();
             findings.push(Finding::error(
                 "configuration",
-                format!("on_failure is not a shell command: {why}"),
-                "fix on_failure in config.toml",
+                format!("{} is not a shell command: {why}", hook.key()),
+                format!("fix {} in config.toml", hook.key()),
             ));
         }
     }
@@ -197,6 +198,12 @@ pub(super) fn destinations(settings: &Settings, network: bool, findings: &mut Ve
                 Ok(()) => Finding::ok("delivery", format!("{} accepts events", to.label())),
                 Err(error) => Finding::of("delivery", &error),
             });
+            if let DestinationConfig::BigQuery(config) = to {
+                // What cannot be read is reported above.
+                for step in crate::commands::setup::missing(config.clone(), ANSWER).unwrap_or_default() {
+                    findings.push(Finding::error("delivery", format!("not done yet: {step}"), "run lorchestra events setup"));
+                }
+            }
         }
     }
 }

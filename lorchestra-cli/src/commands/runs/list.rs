@@ -2,13 +2,14 @@
 //!
 //! The table fits a terminal with 80 columns: one line for each run, and a second one with the reason if it did not succeed.
 
-use super::{duration, object};
+use super::duration;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::{BAD, Printer, WARNING};
 use crate::settings::Settings;
 use crate::show;
 use crate::values;
+use crate::wire::{RunLine, RunObject};
 use anstyle::Style;
 use clap::Args;
 use lorchestra_core::host::clock::now_micros;
@@ -106,7 +107,7 @@ pub(super) fn list(
     };
     if wanted.json {
         for run in &runs {
-            printer.json(&object("lorchestra.run/1", run));
+            printer.json(&RunLine { schema: "lorchestra.run/1", run: RunObject::of(run), attempts: run.attempts });
         }
         return Ok(Code::Success);
     }

@@ -1,14 +1,21 @@
-//! `runs logs`: a job's output, byte for byte, and its trace.
+//! `runs logs`: a job's output, byte for byte, and its trace; with `--follow`, also what the job writes until its run ends.
 
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::follow::readable;
+use crate::notify::Notices;
 use crate::printer::Printer;
 use lorchestra_core::host::state::StateDir;
-use lorchestra_core::run::log::{self, Part};
-use lorchestra_core::store::{Run, RunState, Store};
-use std::io::{BufRead, BufReader, Read};
+use lorchestra_core::run::log::{self, Chunk, LogReader, Part};
+use lorchestra_core::run::recovery::close_all_abandoned;
+use lorchestra_core::store::{Run, RunState, Store, short_id};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::time::Duration;
+
+/// Interval between two reads of a log that is followed.
+const INTERVAL: Duration = Duration::from_millis(100);
+const BUFFER: usize = 64 << 10;
 
 pub(super) fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, printer: &mut Printer) -> Result<Code, CommandError> {
     if matches!(run.state, RunState::Skipped | RunState::Refused) {
@@ -22,7 +29,9 @@ pub(super) fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, prin
     };
     let mut found = false;
     for path in &paths {
-        found |= copy(path, printer)?;
+        let mut reader = LogReader::new(path);
+        copy(&mut reader, path, printer)?;
+        found |= reader.found();
     }
     let printed = paths.iter().any(|path| log::parts(path).is_ok_and(|parts| parts.iter().any(Part::has_content)));
     if !trace && !printed && print_trace(&state.trace(&run.run_id), printer)? {
@@ -42,14 +51,95 @@ pub(super) fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, prin
     Ok(Code::Success)
 }
 
+/// Like [`logs`], until the run has ended. A job that prints nothing is followed by its trace.
+pub(super) fn follow(
+    (state, store): (&StateDir, &mut Store),
+    mut run: Run,
+    trace: bool,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Code, CommandError> {
+    if run.state != RunState::Running {
+        return logs(state, store, &run, trace, printer);
+    }
+    let trace_path = state.trace(&run.run_id);
+    let mut traces = LogReader::new(&trace_path);
+    // The start of a line of the trace whose end is not written yet.
+    let mut line = Vec::new();
+    let mut attempt = 1;
+    let mut output = (LogReader::new(&state.output(&run.run_id, 1)), state.output(&run.run_id, 1));
+    let mut printed = false;
+    loop {
+        // Read the state first: what was written before the run ended is then in the files.
+        let now = match store.run(&run.run_id)? {
+            Some(now) => now,
+            // Retention removed it in the meantime.
+            None => return Ok(Code::Success),
+        };
+        let ended = now.state != RunState::Running;
+        if trace {
+            copy(&mut traces, &trace_path, printer)?;
+        } else {
+            loop {
+                printed |= copy(&mut output.0, &output.1, printer)?;
+                if attempt >= now.attempts {
+                    break;
+                }
+                attempt += 1;
+                let path = state.output(&run.run_id, attempt);
+                output = (LogReader::new(&path), path);
+            }
+            if !printed {
+                follow_trace(&mut traces, &trace_path, &mut line, printer)?;
+            }
+        }
+        printer.flush();
+        if printer.is_broken() {
+            return Ok(Code::Success);
+        }
+        if ended {
+            let cause = now.cause.map(|cause| format!(" ({})", cause.as_str())).unwrap_or_default();
+            printer.note(format_args!("Run {} has ended: {}{cause}.", short_id(&run.run_id), now.state.as_str()));
+            return Ok(Code::Success);
+        }
+        if !now.is_supervised() {
+            let closed = close_all_abandoned(state, store)?;
+            crate::commands::report_recovered(&closed, notices, printer);
+        }
+        run = now;
+        std::thread::sleep(INTERVAL);
+    }
+}
+
+/// Prints the complete new lines of a trace in readable form.
+fn follow_trace(reader: &mut LogReader, path: &Path, line: &mut Vec<u8>, printer: &mut Printer) -> Result<(), CommandError> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match reader.read(&mut buffer).map_err(|e| unreadable(path, &e))? {
+            Chunk::Bytes(n) => line.extend_from_slice(&buffer[..n]),
+            Chunk::Missing { .. } => line.clear(),
+            Chunk::End => return Ok(()),
+        }
+        while let Some(end) = line.iter().position(|&byte| byte == b'\n') {
+            if end > 0 {
+                printer.line(readable(&line[..end]));
+            }
+            line.drain(..=end);
+        }
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> CommandError {
+    CommandError::new(Code::Failed, format!("{} cannot be read: {error}", path.display()))
+}
+
 /// Prints a trace in readable form; returns `false` if there is none.
 fn print_trace(path: &Path, printer: &mut Printer) -> Result<bool, CommandError> {
     let mut any = false;
     for part in log::parts(path).unwrap_or_default() {
         let Ok(file) = part.open() else { continue };
         for line in BufReader::new(file).split(b'\n') {
-            let line =
-                line.map_err(|e| CommandError::new(Code::Failed, format!("{} cannot be read: {e}", part.path.display())))?;
+            let line = line.map_err(|e| unreadable(&part.path, &e))?;
             if !line.is_empty() {
                 printer.line(readable(&line));
                 any = true;
@@ -62,37 +152,23 @@ fn print_trace(path: &Path, printer: &mut Printer) -> Result<bool, CommandError>
     Ok(any)
 }
 
-/// Prints a log's bytes, and notes missing ones; returns `false` if there is no log.
-fn copy(path: &Path, printer: &mut Printer) -> Result<bool, CommandError> {
-    let failed =
-        |path: &Path, e: std::io::Error| CommandError::new(Code::Failed, format!("{} cannot be read: {e}", path.display()));
-    let parts = log::parts(path).map_err(|e| failed(path, e))?;
-    let mut buffer = vec![0; 64 << 10];
-    let mut at = 0;
-    for part in &parts {
-        let mut file = match part.open() {
-            Ok(file) => file,
-            // The run continues and has removed this part: it counts as missing.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(failed(&part.path, e)),
-        };
-        if part.from > at {
-            let missing = part.from - at;
-            printer.note(format_args!("… {missing} bytes after byte {at} were not kept (logs.max): the end follows …"));
-            at = part.from;
+/// Prints the bytes of a log up to its current end, and notes missing ones; returns whether it printed any.
+fn copy(reader: &mut LogReader, path: &Path, printer: &mut Printer) -> Result<bool, CommandError> {
+    let mut buffer = vec![0; BUFFER];
+    let mut printed = false;
+    loop {
+        match reader.read(&mut buffer).map_err(|e| unreadable(path, &e))? {
+            Chunk::Bytes(n) => {
+                printer.bytes(&buffer[..n]);
+                printed = true;
+            }
+            Chunk::Missing { after, bytes } => {
+                printer.note(format_args!("… {bytes} bytes after byte {after} were not kept (logs.max): the end follows …"));
+            }
+            Chunk::End => return Ok(printed),
         }
-        loop {
-            match file.read(&mut buffer).map_err(|e| failed(&part.path, e))? {
-                0 => break,
-                n => {
-                    printer.bytes(&buffer[..n]);
-                    at += n as u64;
-                }
-            }
-            if printer.is_broken() {
-                return Ok(true);
-            }
+        if printer.is_broken() {
+            return Ok(printed);
         }
     }
-    Ok(!parts.is_empty())
 }

@@ -1,10 +1,11 @@
 //! `runs show`: everything recorded about one run, from its outcome to its files, for people or as one JSON object.
 
-use super::{duration, object, results};
+use super::{duration, results};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::show;
+use crate::wire::{ArtifactObject, AttemptObject, BookmarkMove, RunDetails, RunObject};
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
@@ -50,50 +51,39 @@ pub(super) fn show(
         .map(|part| part.path.display().to_string())
         .collect();
     if as_json {
-        let mut value = object("lorchestra.runs-show/1", run);
-        let spec: Value = serde_json::from_str(&run.spec_json).unwrap_or_default();
-        value["params"] = spec["params"].clone();
-        value["spec"] = spec;
-        value["events"] = counts.iter().map(|(name, n)| (name.clone(), json!(n))).collect::<serde_json::Map<_, _>>().into();
-        value["attempts"] = attempts
-            .iter()
-            .map(|a| {
-                json!({
-                    "attempt": a.attempt,
-                    "started_at": show::exact_time(a.started_at),
-                    "ended_at": a.ended_at.map(show::exact_time),
-                    "worker_pid": a.worker_pid,
-                    "cause": a.cause,
-                    "message": a.message,
-                })
-            })
-            .collect();
-        value["bookmark"] = match run.bookmark {
-            Some(Moved { before, after }) => {
-                json!({"before": before.map(show::exact_time), "after": after.map(show::exact_time)})
-            }
-            None => Value::Null,
-        };
         let terminal = store.terminal(&run.run_id)?;
-        value["cpu_ms"] = json!(terminal.as_ref().map(|terminal| terminal.user_ms + terminal.system_ms));
-        value["max_rss_kib"] = json!(terminal.as_ref().and_then(|terminal| terminal.max_rss_kib));
-        let terminal = terminal.as_ref();
-        value["result"] = json!(terminal.and_then(|terminal| terminal.result.as_ref()));
-        value["counters"] = json!(terminal.map(|terminal| &terminal.counters));
-        value["progress"] = json!(terminal.and_then(|terminal| terminal.progress));
-        value["artifacts"] = store
-            .artifacts(&run.run_id)?
-            .iter()
-            .map(|artifact| json!({"path": artifact.path, "bytes": artifact.bytes, "exists": Path::new(&artifact.path).exists()}))
-            .collect();
-        value["logs"] = json!(outputs);
-        value["held_by"] = json!(held_by.flatten());
+        let spec: Value = serde_json::from_str(&run.spec_json).unwrap_or_default();
+        let listed = store.artifacts(&run.run_id)?;
+        let artifacts = listed.into_iter().map(|artifact| ArtifactObject {
+            exists: Path::new(&artifact.path).exists(),
+            path: artifact.path,
+            bytes: artifact.bytes,
+        });
         let backlog = |b: Backlog| json!({"pending": b.pending, "failed": b.refused, "uncertain": b.uncertain});
-        value["delivery"] = match delivery.as_slice() {
-            [] => Value::Null,
-            all => all.iter().map(|(to, left)| (to.name().to_owned(), backlog(*left))).collect::<serde_json::Map<_, _>>().into(),
-        };
-        printer.json(&value);
+        printer.json(&RunDetails {
+            schema: "lorchestra.runs-show/1",
+            run: RunObject::of(run),
+            params: spec["params"].clone(),
+            spec,
+            events: counts.iter().cloned().collect(),
+            attempts: attempts.iter().map(attempt_object).collect(),
+            bookmark: run.bookmark.map(|Moved { before, after }| BookmarkMove {
+                before: before.map(show::exact_time),
+                after: after.map(show::exact_time),
+            }),
+            cpu_ms: terminal.as_ref().map(|terminal| terminal.user_ms + terminal.system_ms),
+            max_rss_kib: terminal.as_ref().and_then(|terminal| terminal.max_rss_kib),
+            result: terminal.as_ref().and_then(|terminal| terminal.result.clone()),
+            counters: terminal.as_ref().map(|terminal| terminal.counters.clone()),
+            progress: json!(terminal.as_ref().and_then(|terminal| terminal.progress)),
+            artifacts: artifacts.collect(),
+            logs: outputs,
+            held_by: held_by.flatten(),
+            delivery: match delivery.as_slice() {
+                [] => None,
+                all => Some(all.iter().map(|(to, left)| (to.name().to_owned(), backlog(*left))).collect()),
+            },
+        });
         return Ok(Code::Success);
     }
     // Indent the lines of a multi-line value, so that its text cannot look like another value.
@@ -170,6 +160,17 @@ pub(super) fn show(
         row(if n == 0 { "output" } else { "" }, line);
     }
     Ok(Code::Success)
+}
+
+fn attempt_object(attempt: &Attempt) -> AttemptObject {
+    AttemptObject {
+        attempt: attempt.attempt,
+        started_at: show::exact_time(attempt.started_at),
+        ended_at: attempt.ended_at.map(show::exact_time),
+        worker_pid: attempt.worker_pid,
+        cause: attempt.cause,
+        message: attempt.message.clone(),
+    }
 }
 
 /// Formats when an attempt started and how it ended, one line each.

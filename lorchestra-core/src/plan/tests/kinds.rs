@@ -67,7 +67,7 @@ fn refused_values() {
         (vec![("format", "xml")], "is not one of its values; write json or nd-json"),
         (vec![("format", "json"), ("format", "json")], "--format is given 2 times"),
         (vec![("formats", "json"), ("formats", "xml")], "--formats \"xml\": is not one of its values"),
-        (vec![("days", "2024-02-30")], "the month has no such day"),
+        (vec![("days", "2024-02-30")], "the month has no day"),
     ] {
         let text = refusal(&values);
         assert!(text.contains(says) && text.lines().count() == 1, "{values:?}: {text}");
@@ -95,7 +95,7 @@ fn invalid_defaults() {
         (param("a", "duration", false, json!(90), ""), "is not a duration"),
         (param("a", "secret", false, json!("hunter22"), ""), "is not the source of a secret"),
         (with(param("a", "enum", false, json!("xml"), ""), json!({"values": formats()})), "is not one of its values"),
-        (with(param("a", "u8", false, json!(1), ""), json!({"repeated": true})), "a list has none"),
+        (with(param("a", "u8", false, json!(1), ""), json!({"repeated": true})), "a list cannot have one"),
     ] {
         let job = job(vec![bad]);
         let why = value::check_default((&job.params[0]).into(), &job.params[0].default).unwrap_err();

@@ -138,7 +138,7 @@ impl AttemptRunner<'_> {
             trace: env.state.trace(run_id),
             spec: (*spec).clone(),
             log_max: env.worker.log_max,
-            progress: env.progress.then(|| env.state.progress(run_id)),
+            progress: env.state.progress(run_id),
             bookmarks: library.manifest().job(&spec.job).is_some_and(JobManifest::has_since),
             secrets: env.secrets.names(),
             strict_numbers: env.worker.strict_numbers,

@@ -32,9 +32,9 @@ pub struct WorkerInput {
     pub trace: PathBuf,
     /// Maximum number of bytes to keep of the trace.
     pub log_max: u64,
-    /// The file for the job's progress, if anyone displays it.
-    #[serde(with = "optional_bytes")]
-    pub progress: Option<PathBuf>,
+    /// The file for the job's progress, created when the job first reports it.
+    #[serde(with = "bytes")]
+    pub progress: PathBuf,
     /// Whether to refuse events with a number that loses precision in 64 bits.
     pub strict_numbers: bool,
     /// Whether a later run would read a bookmark that the job sets.
@@ -103,22 +103,6 @@ mod bytes {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
         Vec::deserialize(deserializer).map(|bytes| OsString::from_vec(bytes).into())
-    }
-}
-
-mod optional_bytes {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use std::ffi::OsString;
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
-    use std::path::PathBuf;
-
-    pub(super) fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
-        path.as_ref().map(|path| path.as_os_str().as_bytes()).serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-        let bytes = Option::<Vec<u8>>::deserialize(deserializer)?;
-        Ok(bytes.map(|bytes| OsString::from_vec(bytes).into()))
     }
 }
 

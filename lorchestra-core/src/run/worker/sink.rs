@@ -32,7 +32,6 @@ struct Inner {
     /// `None` if the trace could not be opened.
     trace: Option<Mutex<Log>>,
     cancelled: Arc<AtomicBool>,
-    /// `None` if no one displays progress.
     meter: Option<Meter>,
     /// Whether a later run would read a bookmark, and the bookmark that was set, in microseconds since 1970.
     bookmarks: bool,

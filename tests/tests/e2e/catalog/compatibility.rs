@@ -83,7 +83,7 @@ const KEYS: &[(&str, &[&str])] = &[
         "event_id", "event_type", "source", "schema_ref", "created_at", "correlation_id", "subject_id", "payload", "run_id", "attempt",
         "package", "job",
     ]),
-    ("lorchestra.failure/1", &["run_id", "package", "job", "account", "host", "cause", "message", "logs"]),
+    ("lorchestra.hook/1", &["event", "run_id", "package", "job", "account", "host", "cause", "message", "logs"]),
     ("lorchestra.plugins-list/1", &["directories.path", "directories.origin", "directories.state", "directories.detail", "files.path", "files.state"]),
     ("lorchestra.plugins-check/1", &[
         "ok", "path", "package", "version", "sha256", "bytes", "rustc", "target", "abi", "glibc.needed", "glibc.host", "jobs.name",
@@ -159,7 +159,7 @@ fn json_keeps_its_keys() {
     );
     has_keys("lorchestra.run/1", &run.0);
     let failure = serde_json::from_str(&sandbox.read("failure")).expect("what on_failure got");
-    has_keys("lorchestra.failure/1", &failure);
+    has_keys("lorchestra.hook/1", &failure);
     for run in sandbox.runs() {
         for event in sandbox.whole_events_of(&run) {
             has_keys("lorchestra.event/1", &event.0);

@@ -22,7 +22,7 @@ fn parameters_are_configured_and_a_flag_wins() {
     for (config, what, hint) in [
         ("cuont = 3", "has no such parameter", "did you mean count?"),
         ("count = \"many\"", "config.toml: params.count =", "--help"),
-        ("count = { n = 3 }", "is a table", "write a text"),
+        ("count = { n = 3 }", "is a table", "write a string"),
     ] {
         sandbox.configure(&format!("[job.\"misbehave/numbered\".params]\n{config}\n"));
         let refused = sandbox.lorchestra(&["run-job", "misbehave", "numbered"]);

@@ -42,6 +42,36 @@ fn findings(ended: &Ended) -> Vec<(String, String)> {
 /// The finding of every sandbox: cron does not find its binary.
 const EVERYWHERE: &str = "warning host: cron and systemd do not search";
 
+/// Only what needs no decision: nothing is removed or overwritten, and a library that others could change stays refused.
+#[test]
+fn what_needs_no_decision_is_fixed() {
+    let sandbox = sandbox();
+    let token = sandbox.path("token");
+    fs::write(&token, "secret").unwrap();
+    let more = sandbox.path("more");
+    sandbox.configure(&format!(
+        "plugin_dirs = [\"{}\"]\n[destinations.jsonl]\ndir = \"{}\"\n[job.\"kit/advance\".secrets]\ntoken = \"file:{}\"\n",
+        more.display(),
+        sandbox.arg("events"),
+        token.display()
+    ));
+    for path in [&config(&sandbox), &token, &library(&sandbox)] {
+        mode(path, 0o666);
+    }
+    let before = findings(&sandbox.lorchestra(&["doctor", "--json"]).exits(1));
+    assert!(!more.exists() && before.iter().all(|(finding, _)| !finding.starts_with("fixed")), "{before:?}");
+    let fixed = sandbox.lorchestra(&["doctor", "--fix", "--json"]).exits(1);
+    let found = findings(&fixed);
+    assert_eq!(found.iter().filter(|(finding, _)| finding.starts_with("fixed ")).count(), 4, "{found:?}");
+    let errors: Vec<_> = found.iter().filter(|(finding, _)| finding.starts_with("error ")).collect();
+    assert!(errors.len() == 1 && errors[0].0.contains("not-trusted"), "{errors:?}");
+    assert!(more.is_dir() && sandbox.path("events").is_dir());
+    let modes = [&config(&sandbox), &token].map(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777);
+    assert_eq!(modes, [0o644, 0o600]);
+    mode(&library(&sandbox), 0o644);
+    sandbox.lorchestra(&["doctor", "--fix"]).exits(0);
+}
+
 struct Fault {
     name: &'static str,
     seed: fn(&Sandbox),

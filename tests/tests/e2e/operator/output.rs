@@ -81,6 +81,29 @@ fn old_runs_are_removed_at_once_and_only_counted_in_a_dry_run() {
 }
 
 #[test]
+fn runs_are_removed_by_number_and_by_size() {
+    let sandbox = sandbox();
+    for _ in 0..5 {
+        sandbox.lorchestra(&["run-job", "-q", "misbehave", "print", "--lines", "20000"]).exits(0);
+    }
+    let all = sandbox.runs();
+    let counted = sandbox.lorchestra(&["runs", "prune", "--keep", "4", "--dry-run"]).exits(0);
+    assert!(counted.out().starts_with("would remove 1 runs"), "{}", counted.shown());
+    sandbox.lorchestra(&["runs", "prune", "--keep", "4"]).exits(0);
+    let ids = |runs: &[lorchestra_tests::Run]| runs.iter().map(|run| run.id().to_owned()).collect::<Vec<_>>();
+    assert_eq!(ids(&sandbox.runs()), ids(&all[..4]), "the newest four");
+    assert_eq!(sandbox.lorchestra(&["runs", "prune", "--keep", "4"]).exits(0).out(), "nothing to remove\n");
+    let counted = sandbox.lorchestra(&["runs", "prune", "--max-size", "1200K", "--dry-run"]).exits(0);
+    assert!(counted.out().starts_with("would remove about ") && sandbox.runs().len() == 4, "{}", counted.shown());
+    let pruned = sandbox.lorchestra(&["runs", "prune", "--max-size", "1200K"]).exits(0);
+    let rest = sandbox.runs();
+    assert!((1..4).contains(&rest.len()) && ids(&rest) == ids(&all[..rest.len()]), "{}", pruned.shown());
+    sandbox.lorchestra(&["runs", "prune", "--max-size", "1G"]).exits(0);
+    assert_eq!(sandbox.runs().len(), rest.len(), "small enough");
+    sandbox.lorchestra(&["runs", "prune", "--keep", "1", "--older-than", "1d"]).exits(2);
+}
+
+#[test]
 fn jobs_are_listed_with_summaries_on_a_terminal_and_names_only_on_a_pipe() {
     let sandbox = sandbox();
     let piped = sandbox.lorchestra(&["jobs", "list", "kit"]).exits(0);

@@ -272,11 +272,11 @@ fn each_error_is_reported_in_one_line() {
         ("certificate not trusted", tls, &["--tls", "tls"]),
         ("certificate of another name", tls, &["--tls", "tls", "--ca-file", &ca, "--host", "127.0.0.1"]),
         ("not TLS", plain, &["--tls", "tls", "--ca-file", &ca]),
-        ("TLS where plain text is expected", tls, &["--patience", "1s"]),
+        ("TLS where plain text is expected", tls, &["--idle-timeout", "1s"]),
         ("no such folder", plain, &["--folder", "inbox", "--folder", "2024"]),
         ("closed half way", half.port(), &[]),
-        ("silent from the start", silent.port(), &["--patience", "1s"]),
-        ("silent half way", stalled.port(), &["--patience", "1s"]),
+        ("silent from the start", silent.port(), &["--idle-timeout", "1s"]),
+        ("silent half way", stalled.port(), &["--idle-timeout", "1s"]),
     ];
     let mut output = String::new();
     for (what, port, more) in cases {

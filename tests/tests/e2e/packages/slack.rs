@@ -288,7 +288,7 @@ fn each_error_is_reported_in_one_line() {
         ("down for the day", Some(("auth.test", Fault::Status(503))), &[]),
         ("a wait that is too long", Some(("conversations.history", Fault::Limited(86_400))), &[]),
         ("an error nobody knows", Some(("conversations.history", refused("fatal_error"))), &[]),
-        ("silent", Some(("conversations.history", Fault::Silent)), &["--patience", "1s"]),
+        ("silent", Some(("conversations.history", Fault::Silent)), &["--idle-timeout", "1s"]),
         ("a thread that breaks off", Some(("conversations.replies", Fault::Truncated)), &[]),
     ];
     let mut output = String::new();

@@ -26,7 +26,7 @@ fn is_called_once_for_a_failed_run_and_not_for_others() {
     let failures = failures(&sandbox);
     assert_eq!(failures.len(), 1);
     let failure = &failures[0];
-    assert_eq!(failure["schema"], "lorchestra.failure/1");
+    assert_eq!(failure["schema"], "lorchestra.hook/1");
     let run = &sandbox.runs()[0];
     for key in ["run_id", "package", "job", "account", "host", "cause", "message"] {
         assert_eq!(failure[key], run.0[key], "{key}");

@@ -21,8 +21,8 @@ pub(crate) enum ApiError {
     NoSuchHost { base: String },
     #[error("{base}: cannot connect; check the network connection, and that Slack is up")]
     Connect { base: String, source: io::Error },
-    #[error("{base}: did not answer within {patience:?}; run the job again, or raise --patience")]
-    Silent { base: String, patience: Duration },
+    #[error("{base}: did not answer within {idle_timeout:?}; run the job again, or raise --idle-timeout")]
+    Silent { base: String, idle_timeout: Duration },
     #[error(
         "{base}: the server's certificate is not trusted; set --ca-file to the issuer's certificate, for example a company proxy's"
     )]
@@ -121,11 +121,11 @@ impl ApiError {
     }
 
     /// Converts the error of a call without a response.
-    pub(super) fn of_client(base: &str, method: &'static str, patience: Duration, error: ureq::Error) -> Self {
+    pub(super) fn of_client(base: &str, method: &'static str, idle_timeout: Duration, error: ureq::Error) -> Self {
         let base = base.to_owned();
         match error {
             ureq::Error::HostNotFound => Self::NoSuchHost { base },
-            ureq::Error::Timeout(_) => Self::Silent { base, patience },
+            ureq::Error::Timeout(_) => Self::Silent { base, idle_timeout },
             ureq::Error::BodyExceedsLimit(_) => Self::TooLarge { base, method },
             ureq::Error::ConnectionFailed => Self::Connect { base, source: io::ErrorKind::ConnectionRefused.into() },
             ureq::Error::Rustls(source @ rustls::Error::InvalidCertificate(_)) => Self::Certificate { base, source },

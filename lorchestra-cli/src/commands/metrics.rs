@@ -1,0 +1,162 @@
+//! `metrics`: the state of jobs, delivery and the store in Prometheus' text format, for the textfile collector of the node exporter.
+//!
+//! Reads what `status` reads, so its cost does not grow with the history. There is no server: a timer writes the file.
+
+use super::history;
+use super::status::{self, Judged, Word};
+use crate::exit::Code;
+use crate::failure::CommandError;
+use crate::notify::Notices;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use clap::Args;
+use lorchestra_core::host::clock::now_micros;
+use lorchestra_core::store::{Run, Store};
+use lorchestra_core::text::path_text;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+pub(super) const RULE: &str = "\
+For the textfile collector of Prometheus' node exporter, run this every few minutes from a timer, with -o and a file that ends in
+.prom in its directory. The file appears whole or not at all.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Metrics {
+    /// Write this file instead of stdout, readable by other users
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+pub(super) fn run(
+    command: &Metrics,
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Code, CommandError> {
+    let history = history(settings, notices, printer)?;
+    let store = history.as_ref().map(|(_, store)| store);
+    let mut text = Exposition::default();
+    text.family("lorchestra_build_info", "gauge", "The version of lorchestra.");
+    text.sample("lorchestra_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    jobs(&status::all(settings, store)?, &mut text);
+    delivery(settings, store, &mut text)?;
+    space(settings, &mut text);
+    match &command.output {
+        None => printer.line(text.0.trim_end()),
+        Some(path) => write(path, &text.0)?,
+    }
+    Ok(Code::Success)
+}
+
+/// A metric of a job: its name, its meaning, and its value, if it has one.
+type JobMetric = (&'static str, &'static str, fn(&Judged) -> Option<f64>);
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus has no other numbers")]
+const JOBS: [JobMetric; 9] = [
+    ("healthy", "1 unless the job is failing or stale.", |job| Some(number(!matches!(job.word, Word::Failing | Word::Stale)))),
+    ("running", "1 while a run of the job is running.", |job| Some(number(job.health.running.is_some()))),
+    ("failures", "Failed or refused runs since the last success.", |job| Some(job.health.failures as f64)),
+    ("last_success_timestamp_seconds", "When the last successful run ended.", |job| job.health.last_success.as_ref().map(end)),
+    ("last_run_timestamp_seconds", "When the last run ended.", |job| job.health.last.as_ref().map(end)),
+    ("last_run_duration_seconds", "Duration of the last run.", |job| {
+        super::runs::duration(job.health.last.as_ref()?).map(|took| took.as_secs_f64())
+    }),
+    ("usual_duration_seconds", "Median duration of successful runs.", |job| job.health.usual.map(|usual| usual.as_secs_f64())),
+    ("expected_interval_seconds", "Longest time between two successes, as configured.", |job| {
+        job.expected_every.map(|every| every.as_secs_f64())
+    }),
+    ("bookmark_timestamp_seconds", "Where the next window starts.", |job| job.bookmark.map(seconds)),
+];
+
+fn jobs(jobs: &[Judged], text: &mut Exposition) {
+    for (name, help, value) in JOBS {
+        let name = format!("lorchestra_job_{name}");
+        text.family(&name, "gauge", help);
+        for job in jobs {
+            let health = &job.health;
+            let account = health.account.as_deref().unwrap_or_default();
+            if let Some(value) = value(job) {
+                text.sample(&name, &[("package", &health.package), ("job", &health.job), ("account", account)], value);
+            }
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus has no other numbers")]
+fn delivery(settings: &Settings, store: Option<&Store>, text: &mut Exposition) -> Result<(), CommandError> {
+    text.family("lorchestra_events_pending", "gauge", "Events that a destination has not received, counted up to a limit.");
+    for to in &settings.destinations {
+        let pending = store.map_or(Ok(0), |store| store.pending(to.name()))?;
+        text.sample("lorchestra_events_pending", &[("destination", to.name())], pending as f64);
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus has no other numbers")]
+fn space(settings: &Settings, text: &mut Exposition) {
+    let store = settings.state_dir.join("lorchestra.db");
+    if let Ok(meta) = std::fs::metadata(&store) {
+        text.family("lorchestra_store_bytes", "gauge", "Size of the store.");
+        text.sample("lorchestra_store_bytes", &[], meta.len() as f64);
+    }
+    if let Ok(stat) = rustix::fs::statvfs(&settings.state_dir) {
+        text.family("lorchestra_state_free_bytes", "gauge", "Free space on the file system of the state directory.");
+        text.sample("lorchestra_state_free_bytes", &[], stat.f_bavail.saturating_mul(stat.f_frsize) as f64);
+    }
+    text.family("lorchestra_metrics_timestamp_seconds", "gauge", "When these metrics were written.");
+    text.sample("lorchestra_metrics_timestamp_seconds", &[], seconds(now_micros()));
+}
+
+fn end(run: &Run) -> f64 {
+    seconds(run.ended_at.unwrap_or(run.started_at))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit")]
+fn seconds(micros: i64) -> f64 {
+    (micros / 1000) as f64 / 1000.0
+}
+
+fn number(is: bool) -> f64 {
+    if is { 1.0 } else { 0.0 }
+}
+
+/// Text in Prometheus' format, version 0.0.4.
+#[derive(Default)]
+struct Exposition(String);
+
+impl Exposition {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string cannot fail.
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(name, value)| {
+                let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+                format!("{name}=\"{value}\"")
+            })
+            .collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.0, "{name}{labels} {value}");
+    }
+}
+
+/// Replaces the file: the collector never sees a part of one.
+fn write(path: &Path, text: &str) -> Result<(), CommandError> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let written =
+        tempfile::Builder::new().prefix(".lorchestra-").permissions(readable()).tempfile_in(dir).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.persist(path).map_err(|e| e.error)?;
+            Ok(())
+        });
+    written.map_err(|e| CommandError::refused(Code::NotWritable, &format!("cannot write {}", path_text(path)), path, &e))
+}
+
+/// The node exporter is another user.
+fn readable() -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o644)
+}

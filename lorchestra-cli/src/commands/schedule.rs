@@ -1,0 +1,305 @@
+//! `schedule print` and `schedule list`: files with which cron, systemd, Kubernetes or Cloud Run start jobs, and what is installed of them.
+//!
+//! lorchestra has no scheduler, so a time is text in the syntax of the one that reads it. `print` checks jobs and their flags as `run-job`
+//! does, without reading secrets, and changes nothing unless `--dir` is given. One file for each kind of schedule: [`systemd`], [`cron`],
+//! [`containers`].
+
+mod containers;
+mod cron;
+mod list;
+mod systemd;
+
+use super::{bookmarks, catalog, find_job};
+use crate::exit::Code;
+use crate::failure::CommandError;
+use crate::flags::{self, ParseOutcome};
+use crate::notify::Notices;
+use crate::params;
+use crate::printer::Printer;
+use crate::secrets::Configured;
+use crate::settings::{PLUGIN_FLAG, Settings};
+use chrono::Utc;
+use clap::{ArgGroup, Args, Subcommand};
+use lorchestra_core::plan::source::Source;
+use lorchestra_core::plan::{self, Context, PlanRequest, RunPolicy};
+use lorchestra_core::store::bookmark::Key;
+use lorchestra_core::text::{path_text, shell};
+use lorchestra_plugin_api::def::ParamKind;
+use lorchestra_plugin_api::manifest::{JobManifest, is_name};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Time that systemd or Kubernetes waits beyond the grace period and the delivery timeout before it kills everything.
+const MARGIN: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Schedule {
+    /// Print what runs jobs on a schedule: systemd units, crontab lines, a Kubernetes CronJob or a Cloud Run job
+    #[command(before_help = EXAMPLES, after_help = AT)]
+    Print(Box<Print>),
+    /// List the systemd timers and crontab lines on this machine that run jobs
+    #[command(before_help = "Example:\n  lorchestra schedule list")]
+    List(list::List),
+}
+
+pub(super) const EXAMPLES: &str = "Examples:
+  lorchestra schedule print ingester/extract_gmail --systemd -- --timeout 2h --since last:-2d
+  lorchestra schedule print canonizer/canonicalize_email --cron --at '0 4 * * *'
+  lorchestra schedule print ingester/extract_gmail --k8s --image registry.example.org/lorchestra:1 -- --since -1d";
+
+const AT: &str =
+    "--at is written in the syntax of the target: OnCalendar= for systemd, five fields for the others. Without it, the job
+runs every night at 03:15.";
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("target").required(true))]
+pub(crate) struct Print {
+    /// Jobs to run, as PACKAGE/JOB
+    #[arg(required = true, value_name = "PACKAGE/JOB")]
+    jobs: Vec<String>,
+    /// Print a systemd service and timer for this user
+    #[arg(long, group = "target")]
+    systemd: bool,
+    /// Print crontab lines
+    #[arg(long, group = "target")]
+    cron: bool,
+    /// Print a Kubernetes CronJob
+    #[arg(long, group = "target", requires = "image")]
+    k8s: bool,
+    /// Print a Cloud Run job
+    #[arg(long, group = "target", requires = "image")]
+    cloud_run: bool,
+    /// When to run, in the syntax of the target
+    #[arg(long, value_name = "TIME")]
+    at: Option<String>,
+    /// Print units for the system manager, which run as this user
+    #[arg(long, requires = "systemd")]
+    system: bool,
+    /// Container image with lorchestra and the plugins
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// Name of the units or resources (default: lorchestra-PACKAGE-JOB)
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Write the files into this directory instead of printing them
+    #[arg(long, value_name = "DIR", conflicts_with = "cron")]
+    dir: Option<PathBuf>,
+    /// Flags of run-job and of the job, for one job only
+    #[arg(last = true, value_name = "JOB FLAGS")]
+    rest: Vec<OsString>,
+}
+
+/// A job to run on a schedule.
+struct Scheduled {
+    package: String,
+    job: String,
+    /// Stem of file names, and name of resources.
+    name: String,
+    /// Arguments after the binary, for this machine.
+    args: Vec<String>,
+    /// The same without paths of this machine, for a container.
+    portable_args: Vec<String>,
+    /// Names of systemd credentials that the run reads.
+    credentials: Vec<String>,
+    /// Environment variables that hold secrets.
+    variables: Vec<String>,
+    /// How long a run may take to end after SIGTERM.
+    stop_within: Duration,
+    timeout: Option<Duration>,
+}
+
+/// A file to install.
+struct File {
+    name: String,
+    text: String,
+}
+
+pub(super) fn run(
+    command: &Schedule,
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<Code, CommandError> {
+    match command {
+        Schedule::Print(wanted) => print(wanted, settings, notices, printer),
+        Schedule::List(wanted) => list::list(wanted, settings, printer),
+    }
+}
+
+fn print(wanted: &Print, settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<Code, CommandError> {
+    if wanted.jobs.len() > 1 && (!wanted.rest.is_empty() || wanted.name.is_some()) {
+        return Err(CommandError::new(Code::Usage, "job flags and --name are for one job, and there are several")
+            .hint("run schedule print once for each job"));
+    }
+    if let Some(name) = wanted.name.as_deref().filter(|name| !is_name(name)) {
+        return Err(CommandError::new(Code::Usage, format!("--name {name:?} is not a name"))
+            .hint("use letters a-z, digits, - and _, at most 64"));
+    }
+    if let Some(at) = wanted.at.as_deref().filter(|at| at.trim().is_empty() || at.chars().any(char::is_control)) {
+        return Err(
+            CommandError::new(Code::Usage, format!("--at {at:?} is not a time")).hint("see lorchestra schedule print --help")
+        );
+    }
+    if let Some(at) = wanted.at.as_deref().filter(|_| !wanted.systemd) {
+        cron::check(at)?;
+    }
+    let jobs: Vec<Scheduled> =
+        wanted.jobs.iter().map(|job| scheduled(job, wanted, settings, (notices, printer))).collect::<Result<_, _>>()?;
+    if wanted.cron {
+        printer.line(cron::lines(&jobs, wanted.at.as_deref(), &binary()?)?);
+        printer.note("Add these lines with crontab -e. cron mails what a command prints: set MAILTO above them.");
+        return Ok(Code::Success);
+    }
+    let at = wanted.at.as_deref();
+    let (files, notes) = if wanted.systemd {
+        systemd::files(&jobs, at, wanted.system, settings, &binary()?)?
+    } else {
+        let image = wanted.image.as_deref().unwrap_or_default();
+        containers::files(&jobs, at, image, wanted.k8s)
+    };
+    match &wanted.dir {
+        Some(dir) => write(&files, dir, printer)?,
+        None => {
+            for (n, file) in files.iter().enumerate() {
+                let gap = if n == 0 { "" } else { "\n" };
+                let separator = if wanted.systemd || n == 0 { "" } else { "---\n" };
+                printer.line(format_args!("{gap}{separator}# {}\n{}", file.name, file.text.trim_end()));
+            }
+        }
+    }
+    for note in notes {
+        printer.note(note);
+    }
+    Ok(Code::Success)
+}
+
+/// Checks a job and its flags, and collects what its schedule needs.
+fn scheduled(
+    name: &str,
+    wanted: &Print,
+    settings: &Settings,
+    (notices, printer): (&mut Notices<'_>, &mut Printer),
+) -> Result<Scheduled, CommandError> {
+    let (package, job_name) = name.split_once('/').ok_or_else(|| {
+        CommandError::new(Code::Usage, format!("{name:?} does not name a job"))
+            .hint("write PACKAGE/JOB; see lorchestra jobs list")
+    })?;
+    let catalog = catalog(settings)?;
+    let (_, manifest, job) = find_job(&catalog, package, job_name)?;
+    let parsed = match flags::parse(package, &job, &wanted.rest) {
+        ParseOutcome::Parsed(parsed) => parsed,
+        ParseOutcome::Failed(failure) => return Err(failure),
+        ParseOutcome::Clap(error) => {
+            let text = error.render().to_string();
+            let first = text.lines().next().unwrap_or_default();
+            return Err(CommandError::new(Code::Usage, first.trim_start_matches("error: "))
+                .hint(format!("lorchestra run-job {package} {job_name} --help")));
+        }
+    };
+    let mut values = parsed.given;
+    values.extend(flags::named(&parsed.own.param)?);
+    absolute(&job, &values)?;
+    values.extend(params::configured(package, &job, &values, settings)?);
+    let bookmark = match plan::last::requested_bookmark(&job, &values) {
+        Some(asked) => {
+            let key = Key { package, job: job_name, account: asked.account.as_deref() };
+            bookmarks::for_plan(key, true, settings, notices, printer)?
+        }
+        None => None,
+    };
+    let configured = Configured::of(package, &job, &values, settings)?;
+    values.extend(configured.values());
+    let config = settings.jobs.get(name).map(crate::config::JobConfig::policy).unwrap_or_default();
+    let own = RunPolicy { timeout: parsed.own.timeout, grace: parsed.own.grace, ..RunPolicy::default() };
+    let spec = plan::resolve(PlanRequest {
+        package,
+        version: &manifest.version,
+        job: &job,
+        values,
+        now: Utc::now(),
+        bookmark,
+        limits: plan::policy::limits(own, config, &job),
+        context: Context::default(),
+    })
+    .map_err(|error| super::run_job::bad_parameters(package, &job, &error))?;
+    let rest: Vec<String> = wanted.rest.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let command = ["run-job", "-q", package, job_name].map(str::to_owned);
+    let portable_args: Vec<String> = command.into_iter().chain(rest).collect();
+    let delivery = parsed.own.delivery_timeout.unwrap_or(settings.delivery_timeout);
+    Ok(Scheduled {
+        name: wanted.name.clone().unwrap_or_else(|| format!("lorchestra-{package}-{job_name}")),
+        args: here(settings).into_iter().chain(portable_args.iter().cloned()).collect(),
+        portable_args,
+        credentials: spec
+            .secrets
+            .values()
+            .filter_map(|source| match source {
+                Source::Credential(name) | Source::Usual { credential: name, optional: false, .. } => Some(name.clone()),
+                _ => None,
+            })
+            .collect(),
+        variables: spec
+            .secrets
+            .values()
+            .filter_map(|source| match source {
+                Source::Env(name) | Source::Usual { variable: name, optional: false, .. } => Some(name.clone()),
+                _ => None,
+            })
+            .collect(),
+        stop_within: spec.grace + delivery + MARGIN,
+        timeout: spec.timeout,
+        package: package.to_owned(),
+        job: job_name.to_owned(),
+    })
+}
+
+/// Fails for a relative path: a schedule has another working directory.
+fn absolute(job: &JobManifest, values: &[plan::ParamArg]) -> Result<(), CommandError> {
+    let is_path = |name: &str| job.params.iter().any(|param| param.name == name && param.kind == ParamKind::Path);
+    match values.iter().find(|value| is_path(&value.name) && Path::new(&value.text).is_relative()) {
+        Some(value) => Err(CommandError::new(Code::Usage, format!("{} {} is a relative path", value.typed_as, value.text))
+            .hint("use an absolute path: a schedule runs in another directory")),
+        None => Ok(()),
+    }
+}
+
+/// Global flags without which a run would find other settings than this command.
+fn here(settings: &Settings) -> Vec<String> {
+    let mut args = Vec::new();
+    if settings.config_is_flag {
+        args.extend(["--config".to_owned(), settings.config_path.display().to_string()]);
+    }
+    for dir in settings.plugin_dirs.iter().filter(|dir| dir.origin == PLUGIN_FLAG) {
+        args.extend(["--plugin-dir".to_owned(), dir.path.display().to_string()]);
+    }
+    args
+}
+
+/// The path of this binary. cron and systemd do not search the directories of a user.
+fn binary() -> Result<PathBuf, CommandError> {
+    let path = std::env::current_exe()
+        .map_err(|e| CommandError::new(Code::Internal, format!("the path of this binary is unknown: {e}")))?;
+    match path.to_str() {
+        Some(text) if !text.chars().any(char::is_control) => Ok(path),
+        _ => Err(CommandError::new(Code::Failed, format!("{} cannot be written in a schedule", path_text(&path)))
+            .hint("install lorchestra in a directory with a printable UTF-8 name")),
+    }
+}
+
+fn write(files: &[File], dir: &Path, printer: &mut Printer) -> Result<(), CommandError> {
+    let failed = |path: &Path, e: &std::io::Error| {
+        CommandError::refused(Code::NotWritable, &format!("cannot write {}", path_text(path)), path, e)
+    };
+    std::fs::create_dir_all(dir).map_err(|e| failed(dir, &e))?;
+    for file in files {
+        let path = dir.join(&file.name);
+        if std::fs::read_to_string(&path).is_ok_and(|text| text != file.text) {
+            return Err(CommandError::new(Code::Failed, format!("{} exists and differs", path_text(&path)))
+                .hint(format!("remove it, or choose another name with --name: rm {}", shell(&path))));
+        }
+        std::fs::write(&path, &file.text).map_err(|e| failed(&path, &e))?;
+        printer.good(format_args!("written: {}", path_text(&path)));
+    }
+    Ok(())
+}

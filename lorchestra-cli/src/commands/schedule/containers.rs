@@ -1,0 +1,166 @@
+//! A Kubernetes CronJob and a Cloud Run job. Texts are written as JSON strings, which are YAML too.
+
+use super::cron::NIGHTLY;
+use super::{File, Scheduled};
+use crate::exit::Code;
+use serde_json::json;
+
+/// Maximum length of a CronJob's name: Kubernetes appends 11 characters for each job.
+const LONGEST: usize = 52;
+/// Home directory in the container: the volume with configuration, store and data.
+const HOME: &str = "/var/lib/lorchestra";
+
+/// Returns a file for each job, and notes.
+pub(super) fn files(jobs: &[Scheduled], at: Option<&str>, image: &str, k8s: bool) -> (Vec<File>, Vec<String>) {
+    let file = |job: &Scheduled| {
+        let name = resource(&job.name);
+        let text = if k8s { cron_job(job, &name, at, image) } else { cloud_run_job(job, &name, image) };
+        File { name: format!("{name}.yaml"), text }
+    };
+    let files = jobs.iter().map(file).collect();
+    let notes = if k8s {
+        vec![
+            "To install: kubectl apply -f FILE".to_owned(),
+            format!(
+                "The volume claim lorchestra-state keeps the store: it needs a file system with locks, and ReadWriteOncePod or one node ({HOME})."
+            ),
+        ]
+    } else {
+        let name = jobs.first().map(|job| resource(&job.name)).unwrap_or_default();
+        vec![
+            format!("To install: gcloud run jobs replace {name}.yaml --region REGION"),
+            format!("Then let Cloud Scheduler run it ({}): gcloud run jobs execute {name}", at.unwrap_or(NIGHTLY)),
+            "Cloud Run keeps no files: runs and bookmarks are lost with each container, so events must be delivered (--require-delivery)."
+                .to_owned(),
+        ]
+    };
+    (files, notes)
+}
+
+/// A name for Kubernetes: letters, digits and `-`, and neither too long nor with `-` at an end.
+fn resource(name: &str) -> String {
+    let name: String = name.chars().map(|c| if c == '_' { '-' } else { c }).take(LONGEST).collect();
+    name.trim_matches('-').to_owned()
+}
+
+fn args(words: &[String]) -> String {
+    json!(words).to_string()
+}
+
+/// Secrets as variables from a Kubernetes secret of the same name as the resource.
+fn variables(job: &Scheduled, name: &str, indent: usize) -> String {
+    let pad = " ".repeat(indent);
+    let lines = job.variables.iter().map(|variable| {
+        format!("{pad}- name: {variable}\n{pad}  valueFrom: {{secretKeyRef: {{name: {name}, key: {variable}}}}}\n")
+    });
+    lines.collect()
+}
+
+fn cron_job(job: &Scheduled, name: &str, at: Option<&str>, image: &str) -> String {
+    // No later attempt can fix these.
+    let [usage, config, plugin] = [Code::Usage, Code::Config, Code::Plugin].map(Code::number);
+    format!(
+        r#"apiVersion: batch/v1
+kind: CronJob
+metadata:
+  name: {name}
+  labels: {{app.kubernetes.io/name: lorchestra}}
+spec:
+  schedule: {schedule}
+  # lorchestra does not run a job twice at the same time either, but needs no pod to find that out.
+  concurrencyPolicy: Forbid
+  startingDeadlineSeconds: 3600
+  successfulJobsHistoryLimit: 3
+  failedJobsHistoryLimit: 7
+  jobTemplate:
+    spec:
+      # Use run-job --retries: it keeps all attempts in one run.
+      backoffLimit: 0
+      podFailurePolicy:
+        rules:
+          # The node was drained or the pod preempted: start another one.
+          - action: Ignore
+            onPodConditions: [{{type: DisruptionTarget, status: "True"}}]
+          # {usage}: usage, {config}: configuration, {plugin}: plugin unusable.
+          - action: FailJob
+            onExitCodes: {{containerName: lorchestra, operator: In, values: [{usage}, {config}, {plugin}]}}
+      template:
+        spec:
+          restartPolicy: Never
+          terminationGracePeriodSeconds: {grace}
+          securityContext: {{runAsNonRoot: true, runAsUser: 10001, runAsGroup: 10001, fsGroup: 10001, seccompProfile: {{type: RuntimeDefault}}}}
+          containers:
+            - name: lorchestra
+              image: {image}
+              command: [lorchestra]
+              args: {args}
+              env:
+                - name: HOME
+                  value: {HOME}
+{variables}              securityContext: {{allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {{drop: [ALL]}}}}
+              volumeMounts:
+                - {{name: state, mountPath: {HOME}}}
+                - {{name: tmp, mountPath: /tmp}}
+          volumes:
+            - name: state
+              persistentVolumeClaim: {{claimName: lorchestra-state}}
+            - name: tmp
+              emptyDir: {{}}
+"#,
+        schedule = json!(at.unwrap_or(NIGHTLY)),
+        image = json!(image),
+        args = args(&job.portable_args),
+        grace = job.stop_within.as_secs(),
+        variables = variables(job, name, 16),
+    )
+}
+
+fn cloud_run_job(job: &Scheduled, name: &str, image: &str) -> String {
+    let mut words = job.portable_args.clone();
+    if !words.iter().any(|word| word == "--require-delivery") {
+        words.insert(1, "--require-delivery".to_owned());
+    }
+    // Cloud Run's own limit ends a task without SIGTERM's grace, so it comes after lorchestra's.
+    let seconds = job.timeout.map_or(3600, |timeout| (timeout + job.stop_within).as_secs());
+    format!(
+        r#"apiVersion: run.googleapis.com/v1
+kind: Job
+metadata:
+  name: {name}
+spec:
+  template:
+    spec:
+      parallelism: 1
+      taskCount: 1
+      template:
+        spec:
+          # Use run-job --retries: it keeps all attempts in one run.
+          maxRetries: 0
+          timeoutSeconds: "{seconds}"
+          containers:
+            - image: {image}
+              command: [lorchestra]
+              args: {args}
+              env:
+                - name: HOME
+                  value: {HOME}
+{variables}              resources:
+                limits: {{cpu: "1", memory: 1Gi}}
+"#,
+        image = json!(image),
+        args = args(&words),
+        variables = variables(job, name, 16),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_valid_in_kubernetes() {
+        assert_eq!(resource("lorchestra-ingester-extract_gmail"), "lorchestra-ingester-extract-gmail");
+        let long = resource(&format!("lorchestra-{}-x", "p".repeat(40)));
+        assert!(long.len() <= LONGEST && !long.ends_with('-'), "{long}");
+    }
+}

@@ -1,0 +1,204 @@
+//! Objects that commands print with `--json`, and that hooks get, as types: the one place that names their keys. `lorchestra schemas`
+//! generates their JSON Schemas, which are in docs/reference/schemas.
+//!
+//! Times are RFC 3339 in UTC. A key is never omitted: an unknown or inapplicable value is null.
+
+mod run;
+
+use lorchestra_core::outcome::Cause;
+use lorchestra_core::plan::RunSpec;
+use lorchestra_core::store::Event;
+pub(crate) use run::{ArtifactObject, AttemptObject, BookmarkMove, RunDetails, RunLine, RunObject, RunOutcome, RunSummary};
+use schemars::{JsonSchema, Schema, schema_for};
+use serde::Serialize;
+
+/// Returns the schema of every object, by its name without `lorchestra.`.
+pub(crate) fn schemas() -> Vec<(&'static str, Schema)> {
+    vec![
+        ("bookmark", schema_for!(Bookmark)),
+        ("config", schema_for!(Config)),
+        ("doctor", schema_for!(Doctor)),
+        ("event", schema_for!(EventLine<'static>)),
+        ("hook", schema_for!(HookInput)),
+        ("run", schema_for!(RunLine)),
+        ("run-job", schema_for!(RunOutcome)),
+        ("run-spec", schema_for!(RunSpec)),
+        ("runs-show", schema_for!(RunDetails)),
+        ("schedule", schema_for!(Schedule)),
+        ("status", schema_for!(Status)),
+        ("version", schema_for!(Version)),
+    ]
+}
+
+/// A bookmark, as `bookmarks show --json` prints it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Bookmark {
+    #[schemars(extend("const" = "lorchestra.bookmark/1"))]
+    pub(crate) schema: &'static str,
+    pub(crate) package: String,
+    pub(crate) job: String,
+    pub(crate) account: Option<String>,
+    /// Where the next `--since last` starts.
+    pub(crate) at: String,
+    /// When the bookmark was moved.
+    pub(crate) moved_at: String,
+    /// The run that moved it; null if a person did.
+    pub(crate) run_id: Option<String>,
+}
+
+/// The settings, as `config show --json` prints them.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Config {
+    #[schemars(extend("const" = "lorchestra.config/1"))]
+    pub(crate) schema: &'static str,
+    /// Path of the configuration file, which need not exist.
+    pub(crate) file: String,
+    pub(crate) settings: Vec<Setting>,
+}
+
+/// A setting with its origin.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Setting {
+    pub(crate) key: String,
+    pub(crate) value: String,
+    /// A flag, a variable, the file, or `default`.
+    pub(crate) origin: String,
+}
+
+/// The findings of `doctor --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Doctor {
+    #[schemars(extend("const" = "lorchestra.doctor/1"))]
+    pub(crate) schema: &'static str,
+    /// Whether there is no error.
+    pub(crate) healthy: bool,
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// A finding of `doctor`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Finding {
+    /// What was checked.
+    pub(crate) check: &'static str,
+    #[schemars(extend("enum" = ["error", "warning", "ok", "fixed"]))]
+    pub(crate) level: &'static str,
+    pub(crate) cause: String,
+    /// What to do.
+    pub(crate) fix: Option<String>,
+}
+
+/// An event in its envelope, as `events list --json` prints it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct EventLine<'a> {
+    #[schemars(extend("const" = "lorchestra.event/1"))]
+    pub(crate) schema: &'static str,
+    #[serde(flatten)]
+    pub(crate) event: &'a Event,
+    /// The destination, for undelivered events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) destination: Option<&'a str>,
+}
+
+/// The standard input of hooks.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct HookInput {
+    #[schemars(extend("const" = "lorchestra.hook/1"))]
+    pub(crate) schema: &'static str,
+    #[schemars(extend("enum" = ["start", "success", "failure", "skip", "stale"]))]
+    pub(crate) event: &'static str,
+    pub(crate) package: String,
+    pub(crate) job: String,
+    pub(crate) account: Option<String>,
+    pub(crate) host: String,
+    /// The run; omitted for a stale job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) run_id: Option<String>,
+    /// Why the run failed; only for failures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cause: Option<Cause>,
+    /// The cause for people, which may be the job's own text; only for failures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) message: Option<String>,
+    /// The run in the way of a skipped one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) held_by: Option<String>,
+    /// When the last success of a stale job ended; omitted if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_success: Option<String>,
+    /// The command that shows more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) logs: Option<String>,
+}
+
+/// Something installed that runs a job, as `schedule list --json` prints it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Schedule {
+    #[schemars(extend("const" = "lorchestra.schedule/1"))]
+    pub(crate) schema: &'static str,
+    #[schemars(extend("enum" = ["systemd", "cron"]))]
+    pub(crate) kind: &'static str,
+    /// When it runs, in the syntax of its kind; null for a service that no timer starts.
+    pub(crate) when: Option<String>,
+    pub(crate) package: String,
+    pub(crate) job: String,
+    /// Where it was found.
+    pub(crate) file: String,
+    /// What keeps it from running.
+    pub(crate) problems: Vec<String>,
+}
+
+/// The health of all jobs, as `status --json` prints it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Status {
+    #[schemars(extend("const" = "lorchestra.status/1"))]
+    pub(crate) schema: &'static str,
+    /// Whether no job is failing or stale.
+    pub(crate) healthy: bool,
+    pub(crate) jobs: Vec<JobStatus>,
+    pub(crate) delivery: Vec<PendingEvents>,
+}
+
+/// The health of a job for an account.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct JobStatus {
+    pub(crate) package: String,
+    pub(crate) job: String,
+    pub(crate) account: Option<String>,
+    #[schemars(extend("enum" = ["ok", "running", "stale", "failing", "idle"]))]
+    pub(crate) status: &'static str,
+    /// `expect_every` in seconds.
+    pub(crate) expected_every_s: Option<u64>,
+    pub(crate) last_success: Option<RunSummary>,
+    pub(crate) last_success_age_s: Option<i64>,
+    pub(crate) last: Option<RunSummary>,
+    pub(crate) running: Option<RunSummary>,
+    /// The newest failed or refused run after the last success.
+    pub(crate) failure: Option<RunSummary>,
+    /// Failed or refused runs since the last success.
+    pub(crate) failures_in_row: u64,
+    /// Median duration of successful runs.
+    pub(crate) usual_ms: Option<u64>,
+    /// Where the next `--since last` starts.
+    pub(crate) next_since: Option<String>,
+}
+
+/// Events that a destination has not received.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct PendingEvents {
+    pub(crate) destination: String,
+    /// Counted up to a limit.
+    pub(crate) pending: u64,
+}
+
+/// The binary, as `--version --json` prints it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Version {
+    #[schemars(extend("const" = "lorchestra.version/1"))]
+    pub(crate) schema: &'static str,
+    pub(crate) version: &'static str,
+    /// The revision of the source, if the build set it.
+    pub(crate) revision: Option<&'static str>,
+    pub(crate) abi_revision: u32,
+    /// Processor and system.
+    pub(crate) target: String,
+}

@@ -1,0 +1,220 @@
+//! `schedule print` and `schedule list`: what is printed is accepted by systemd and by Kubernetes' schemas, is in the docs, and is found
+//! again when it is installed.
+
+use lorchestra_tests::{Fixture, Sandbox};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+const FLAGS: [&str; 7] = ["--", "--timeout", "2h", "--source", "/srv/mail/takeout.mbox", "--since", "last:-2d"];
+const PRINT: [&str; 3] = ["schedule", "print", "ingester/extract_gmail"];
+
+fn sandbox() -> Sandbox {
+    Sandbox::with(&[Fixture::Ingester, Fixture::Misbehave])
+}
+
+fn print(sandbox: &Sandbox, target: &[&str]) -> String {
+    let args = [&PRINT, target, &FLAGS].concat();
+    sandbox.lorchestra(&args).exits(0).out().to_owned()
+}
+
+/// Checks units as systemd does, of the system manager or of a user's.
+fn verify(dir: &Path, scope: &[&str]) {
+    let mut command = Command::new("systemd-analyze");
+    command.arg("verify").args(scope).env("XDG_RUNTIME_DIR", dir).env("HOME", dir);
+    let units = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    command.args(units.filter(|path| path.is_file() && !path.to_string_lossy().contains('@')));
+    match command.output() {
+        Ok(verified) => {
+            let stderr = String::from_utf8_lossy(&verified.stderr);
+            let ours: Vec<&str> = stderr.lines().filter(|line| line.contains("lorchestra")).collect();
+            assert!(ours.is_empty() && verified.status.success(), "{stderr}");
+        }
+        Err(error) => eprintln!("skipped: systemd-analyze: {error}"),
+    }
+}
+
+#[test]
+fn systemd_accepts_the_units() {
+    let sandbox = sandbox();
+    for (dir, flags, scope) in [("user", &["--systemd"][..], &["--user"][..]), ("system", &["--systemd", "--system"], &[])] {
+        let dir = sandbox.arg(dir);
+        let args = [&PRINT, flags, &["--dir", &dir], &FLAGS].concat();
+        let written = sandbox.lorchestra(&args).exits(0);
+        assert!(written.err().contains("daemon-reload"), "{}", written.shown());
+        let service = fs::read_to_string(format!("{dir}/lorchestra-ingester-extract_gmail.service")).unwrap();
+        for line in ["SuccessExitStatus=75", "OnFailure=lorchestra-failed@%n.service", "NoNewPrivileges=yes", "TimeoutStopSec=40"]
+        {
+            assert!(service.lines().any(|found| found == line), "{line}: {service}");
+        }
+        let timer = fs::read_to_string(format!("{dir}/lorchestra-ingester-extract_gmail.timer")).unwrap();
+        assert!(timer.contains("\nPersistent=yes\n") && timer.contains("\nOnCalendar=*-*-* 03:15:00\n"), "{timer}");
+        verify(Path::new(&dir), scope);
+        // The same again changes nothing; other files are not overwritten.
+        sandbox.lorchestra(&args).exits(0);
+        let other = sandbox.lorchestra(&[&PRINT, flags, &["--dir", &dir, "--at", "hourly"], &FLAGS[..]].concat()).exits(1);
+        assert!(other.err().contains("exists and differs"), "{}", other.shown());
+    }
+}
+
+/// Arguments with every special character reach the job unchanged.
+#[test]
+fn a_printed_command_runs_with_the_same_arguments() {
+    let sandbox = sandbox();
+    let text = "50% of $HOME: \"it's\" \\ done";
+    let command = format!("printf %s {} > told", "\"$0\"");
+    let file = sandbox.path("told");
+    let shell = format!("printf '%s' {} > {}", quote(text), file.display());
+    drop(command);
+    let print = |target: &str| {
+        let args = ["schedule", "print", "misbehave/shell", target, "--", "--command", &shell];
+        sandbox.lorchestra(&args).exits(0).out().to_owned()
+    };
+    // What cron passes to /bin/sh: the line after the five fields, with \% as %.
+    let line = print("--cron");
+    let line = line.trim().strip_prefix("15 3 * * *  ").unwrap().replace("\\%", "%");
+    let status = sandbox.command_by("", &[]).get_envs().fold(Command::new("/bin/sh"), |mut sh, (name, value)| {
+        sh.env(name, value.unwrap_or_default());
+        sh
+    });
+    let mut status = status;
+    assert!(status.args(["-c", &line]).env("HOME", sandbox.home()).status().unwrap().success(), "{line}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    let unit = print("--systemd");
+    let exec = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let word = exec.split_once("--command ").unwrap().1;
+    let unquoted = word.trim_matches('"').replace("\\\"", "\"").replace("\\\\", "\\").replace("$$", "$").replace("%%", "%");
+    assert_eq!(unquoted, shell);
+}
+
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[test]
+fn kubernetes_accepts_the_cron_job() {
+    let sandbox = sandbox();
+    let yaml = print(&sandbox, &["--k8s", "--image", "registry.example.org/lorchestra:1"]);
+    let target = lorchestra_tests::built::target();
+    let venv = lorchestra_test_setup::venv::ensure_formats(&target).unwrap();
+    let file = sandbox.path("cronjob.yaml");
+    fs::write(&file, &yaml).unwrap();
+    let validate = |file: &Path| {
+        let mut command = Command::new(venv.join("bin/kubernetes-validate"));
+        command.args(["--strict", "-k", "1.34.1"]).arg(file).output().unwrap()
+    };
+    let valid = validate(&file);
+    assert!(valid.status.success(), "{}{}", String::from_utf8_lossy(&valid.stdout), String::from_utf8_lossy(&valid.stderr));
+    fs::write(&file, yaml.replace(", status: \"True\"", "")).unwrap();
+    assert!(!validate(&file).status.success(), "the validator misses a condition without a status");
+    for line in ["concurrencyPolicy: Forbid", "backoffLimit: 0", "values: [2, 78, 126]", "terminationGracePeriodSeconds: 40"] {
+        assert!(yaml.contains(line), "{line}: {yaml}");
+    }
+}
+
+/// There is no schema of Cloud Run that works offline: the structure is checked against its documentation.
+#[test]
+fn a_cloud_run_job_requires_delivery_and_one_task() {
+    let yaml = print(&sandbox(), &["--cloud-run", "--image", "europe-docker.pkg.dev/p/r/lorchestra:1"]);
+    for line in [
+        "apiVersion: run.googleapis.com/v1\nkind: Job\n",
+        "      parallelism: 1\n      taskCount: 1\n      template:\n        spec:\n",
+        "          maxRetries: 0\n          timeoutSeconds: \"7240\"\n",
+        r#"args: ["run-job","--require-delivery","-q","ingester","extract_gmail","--timeout","2h""#,
+    ] {
+        assert!(yaml.contains(line), "{line}: {yaml}");
+    }
+}
+
+#[test]
+fn credentials_of_a_job_are_loaded() {
+    let sandbox = Sandbox::with(&[Fixture::Kit]);
+    sandbox.configure("[job.\"kit/advance\".secrets]\ntoken = \"credential:kit-token\"\n");
+    let args = ["schedule", "print", "kit/advance", "--systemd", "--", "--marker", "/tmp/marker"];
+    let unit = sandbox.lorchestra(&args).exits(0);
+    assert!(unit.out().contains("\nLoadCredential=kit-token:%h/.config/credstore/kit-token\n"), "{}", unit.shown());
+}
+
+#[test]
+fn mistakes_are_reported_before_anything_is_installed() {
+    let sandbox = sandbox();
+    let cases: [(&[&str], i32, &str); 8] = [
+        (&["schedule", "print", "ingester/extract_gmail"], 2, "required"),
+        (&["schedule", "print", "ingester/extract_gmial", "--cron"], 1, "extract_gmail"),
+        (&["schedule", "print", "extract_gmail", "--cron"], 2, "does not name a job"),
+        (&["schedule", "print", "ingester/extract_gmail", "--k8s"], 2, "--image"),
+        (&["schedule", "print", "ingester/extract_gmail", "--cron", "--at", "03:15"], 2, "has 1 fields"),
+        (&["schedule", "print", "ingester/extract_gmail", "--cron", "--", "--source", "takeout.mbox"], 2, "is a relative path"),
+        (&["schedule", "print", "ingester/extract_gmail", "--cron", "--", "--sauce", "/x"], 2, "--sauce"),
+        (&["schedule", "print", "ingester/extract_gmail", "--cron", "--", "--source", "/x", "--since", "soon"], 2, "soon"),
+    ];
+    for (args, code, part) in cases {
+        let refused = sandbox.lorchestra(args).exits(code);
+        assert!(refused.err().contains(part) && refused.out().is_empty(), "{}", refused.shown());
+    }
+}
+
+#[test]
+fn what_is_installed_is_listed_with_its_problems() {
+    let sandbox = sandbox();
+    let none = sandbox.lorchestra(&["schedule", "list"]).exits(0);
+    assert!(none.err().starts_with("Nothing on this machine runs a job"), "{}", none.shown());
+
+    let dir = sandbox.home().join(".config/systemd/user");
+    let args = [&PRINT, &["--systemd", "--dir", dir.to_str().unwrap()][..], &FLAGS].concat();
+    sandbox.lorchestra(&args).exits(0);
+    // A cron of which only `crontab -l` exists.
+    let bin = sandbox.path("bin");
+    fs::create_dir(&bin).unwrap();
+    fs::write(bin.join("crontab"), "#!/bin/sh\ncat \"$HOME/crontab\"\n").unwrap();
+    fs::set_permissions(bin.join("crontab"), fs::Permissions::from_mode(0o755)).unwrap();
+    let line = print(&sandbox, &["--cron"]);
+    let gone = "# a comment\nMAILTO=ops\n@daily /opt/gone/lorchestra run-job --retries 3 nobody nothing\n0 5 * * * lorchestra run-job misbehave noop\n";
+    fs::write(sandbox.home().join("crontab"), format!("{gone}{line}")).unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let listed = sandbox.lorchestra_with(&[("PATH", &path)], &["schedule", "list", "--json"]).exits(0);
+    let entries = listed.json_lines("lorchestra.schedule/1");
+    let found: Vec<(&str, &str, &str, usize)> = entries
+        .iter()
+        .map(|e| {
+            let text = |key: &str| e[key].as_str().unwrap();
+            (text("kind"), text("when"), text("job"), e["problems"].as_array().unwrap().len())
+        })
+        .collect();
+    let expected = [
+        ("systemd", "*-*-* 03:15:00", "extract_gmail", 1),
+        ("cron", "@daily", "nothing", 2),
+        ("cron", "0 5 * * *", "noop", 1),
+        ("cron", "15 3 * * *", "extract_gmail", 0),
+    ];
+    assert_eq!(found, expected, "{}", listed.shown());
+    assert!(
+        entries[0]["problems"][0]
+            .as_str()
+            .unwrap()
+            .contains("systemctl --user enable --now lorchestra-ingester-extract_gmail.timer")
+    );
+    let wants = dir.join("timers.target.wants");
+    fs::create_dir(&wants).unwrap();
+    let timer = "lorchestra-ingester-extract_gmail.timer";
+    std::os::unix::fs::symlink(dir.join(timer), wants.join(timer)).unwrap();
+    let shown = sandbox.lorchestra_with(&[("PATH", &path)], &["schedule", "list"]).exits(0);
+    assert!(
+        !shown.out().contains("not enabled") && shown.out().contains("/opt/gone/lorchestra does not exist"),
+        "{}",
+        shown.shown()
+    );
+}
+
+/// The pages show what the command prints.
+#[test]
+fn the_units_in_the_guide_are_the_output_of_the_command() {
+    let sandbox = sandbox();
+    let page = fs::read_to_string(lorchestra_tests::built::workspace().join("docs/guides/scheduling.md")).unwrap();
+    let binary = lorchestra_tests::built::lorchestra();
+    for (target, fence) in [(&["--cron"][..], "cron"), (&["--systemd"], "ini")] {
+        let printed = print(&sandbox, target).replace(binary.to_str().unwrap(), "/home/anna/.cargo/bin/lorchestra");
+        assert!(page.contains(&format!("```{fence}\n{printed}```")), "docs/guides/scheduling.md is not up to date:\n{printed}");
+    }
+}
