@@ -2,7 +2,7 @@
 //!
 //! The kernel releases both kinds when their holder dies, however it dies. Lock files are never unlinked, because a lock on an unlinked
 //! file protects nothing. The exception are the files of single windows, of which there may be thousands: their holder removes the file
-//! before it releases the lock, and whoever takes the lock checks that the file is still there ([`FileLock::try_take_at`]).
+//! before it releases the lock, and a process that takes the lock checks that the file is still there ([`FileLock::try_take_at`]).
 //!
 //! - [`FileLock`]: flock, close-on-exec, so no worker inherits it. A supervisor holds two, from before its run is recorded until after its
 //!   end is. One, in the run's spool directory, shows that the supervisor is alive; the other shows that it runs this job for this account

@@ -12,7 +12,7 @@
 //!    `job.started`, so it is random, exists once, and is known to recovery.
 //! 4. It records `job.completed` if it has won, and otherwise `job.superseded`.
 //!
-//! Recovery of a run that had succeeded: with `claiming`, it does step 3 and 4 (again), which has the same result whoever does it; without, the
+//! Recovery of a run that had succeeded: with `claiming`, it does step 3 and 4 (again), with the same result as if the supervisor had done it; without, the
 //! claim was never asked for, and the run ends as failed. If the claim cannot be reached, the run stays open: neither may be guessed.
 //!
 //! What holds, for any number of runs, crashes, frozen processes, duplicates of a request and requests that arrive after their sender has
@@ -21,11 +21,11 @@
 //!
 //! Limits:
 //!
-//! - The file system must be one: link(2) is atomic on the server, and a name that exists is seen by whoever opens it (NFSv3 and v4, Lustre,
-//!   local disks; not an object store that imitates files).
+//! - All nodes must use one file system on which link(2) is atomic, and on which every process sees a name as soon as it exists (NFSv3 and
+//!   v4, Lustre, local disks; not an object store that imitates files).
 //! - If the node of the winner is lost together with its disk after step 3, its `job.completed` may never be delivered. All its other
 //!   events are (step 1). The claim names the run; to run the window again, remove the claim.
-//! - Runs of one window must have different ids, or the destination cannot tell their events apart: engines pass their attempt.
+//! - Runs of one window must have different ids, or the destination cannot distinguish their events: engines pass their attempt.
 
 use crate::host::files::private_file;
 use crate::host::state::StateDir;
@@ -181,7 +181,7 @@ mod tests {
 
     /// One id on two hosts: an engine that does not pass its attempt.
     #[test]
-    fn two_runs_with_one_id_are_told_apart() {
+    fn two_runs_with_one_id_are_distinguished() {
         let dir = tempfile::tempdir().unwrap();
         let claim = dir.path().join("0");
         let ask = |token: &str| commit(&claim, Claimant { run_id: "same", token, host: "host" }).unwrap();

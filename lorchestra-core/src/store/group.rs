@@ -2,8 +2,8 @@
 //!
 //! A group is stored completely before its first member runs. A member is one spec, its place in the group, and the id of its next or last
 //! run. That id is a function of group, place and attempt ([`member_run_id`]), so a crash at any point leads to the same id again, and one id is
-//! one run. `store::run` changes a member's state in the transactions that begin and end its run, whoever ends it: the supervisor or
-//! recovery. So a member's state is never ahead of or behind that of its run, and stays when retention removes the run.
+//! one run. `store::run` changes a member's state in the transactions that begin and end its run, whether the supervisor or recovery
+//! ends it. So a member's state is never ahead of or behind that of its run, and stays when retention removes the run.
 //!
 //! A member that has completed never gets another run id.
 
@@ -169,7 +169,7 @@ pub enum Retry {
     Nothing,
 }
 
-/// Returns the id of the run of a member's attempt: a UUIDv8 of a hash, the same whoever computes it.
+/// Returns the id of the run of a member's attempt: a UUIDv8 of a hash, the same on every host.
 pub fn member_run_id(group_id: &str, place: u32, attempt: &str) -> Uuid {
     let hash = Sha256::digest(format!("lorchestra member 1 {group_id} {place} {attempt}"));
     let mut bytes = [0; 16];

@@ -15,7 +15,7 @@ const WINDOWS: usize = 200;
 const MANY: usize = 18_250;
 /// How much faster than the others a backfill must be.
 const TARGET: f64 = 1.5;
-/// How much longer a window may take in a long backfill.
+/// The highest accepted ratio of the times for a window of a long and a short backfill.
 const GROWTH: f64 = 1.2;
 const JOB: [&str; 2] = ["pkg-0000", "refresh_index"];
 
