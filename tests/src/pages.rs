@@ -1,7 +1,7 @@
 //! The command blocks of Markdown pages, run as they are: all blocks of a page in one shell, in a directory that looks like a checkout, with
 //! an empty home and the binary under test on the PATH.
 //!
-//! A block with the info string `sh` must succeed. A block `console` has commands after `$ `, each followed by its output: a command fails
+//! A block with the info string `sh` must succeed. A block `console` has commands after `$ ` (a `\` at the end of a line continues one), each followed by its output: a command fails
 //! if and only if its output has a line that begins with `error:` or `✗`. Ids, times, durations and sizes are not compared, nor is the width
 //! of columns. `…` alone on a line stands for any lines, elsewhere for any text.
 //!
@@ -124,12 +124,19 @@ impl Page {
         let mut lines = lines.iter().peekable();
         while let Some((at, line)) = lines.next() {
             let Some(command) = line.strip_prefix("$ ") else { panic!("{}:{at}: output without a command", self.path) };
+            let mut command = command.to_owned();
+            while command.ends_with('\\')
+                && let Some((_, line)) = lines.next()
+            {
+                command += &format!("\n{line}");
+            }
+            let continued = command.matches('\n').count();
             let mut output = String::new();
             while let Some((_, line)) = lines.next_if(|(_, line)| !line.starts_with("$ ")) {
                 output += &format!("{line}\n");
             }
             let fails = output.lines().any(|line| line.starts_with("error:") || line.starts_with('✗'));
-            self.add(*at, command.to_owned(), (!any_output).then_some(output), fails || any_output);
+            self.add(*at + continued, command, (!any_output).then_some(output), fails || any_output);
         }
     }
 
