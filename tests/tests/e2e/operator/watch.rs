@@ -21,6 +21,11 @@ fn two_steps(sandbox: &Sandbox) -> Running {
     run
 }
 
+/// The next line, which must come: a follower that prints nothing more would otherwise be waited for without a limit.
+fn next(lines: &Receiver<String>) -> String {
+    lines.recv_timeout(lorchestra_tests::DEADLINE).expect("another line")
+}
+
 /// A command with its stdout as lines, as they arrive.
 fn lines(sandbox: &Sandbox, args: &[&str]) -> (Child, Receiver<String>) {
     let mut child = sandbox.command(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -35,9 +40,9 @@ fn the_output_of_a_run_is_followed_until_it_ends() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let run = two_steps(&sandbox);
     let (follower, lines) = lines(&sandbox, &["runs", "logs", "--follow", "last"]);
-    assert_eq!(lines.recv().unwrap(), "first", "while the run is running");
+    assert_eq!(next(&lines), "first", "while the run is running");
     fs::write(sandbox.path("go"), "").unwrap();
-    assert_eq!(lines.recv().unwrap(), "second");
+    assert_eq!(next(&lines), "second");
     run.wait().exits(0);
     let ended = follower.wait_with_output().unwrap();
     assert!(ended.status.success());
@@ -53,7 +58,7 @@ fn following_ends_however_the_run_ends() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let run = two_steps(&sandbox);
     let (follower, lines) = lines(&sandbox, &["runs", "logs", "-f", "misbehave/shell"]);
-    assert_eq!(lines.recv().unwrap(), "first");
+    assert_eq!(next(&lines), "first");
     run.signal(Signal::KILL);
     drop(run);
     let ended = follower.wait_with_output().unwrap();
@@ -64,7 +69,7 @@ fn following_ends_however_the_run_ends() {
     let run = sandbox.start(&["run-job", "--retries", "1", "misbehave", "shell", "--command", command]);
     eventually("the second attempt", || sandbox.path("once").exists());
     let (follower, lines) = self::lines(&sandbox, &["runs", "logs", "-f", "last"]);
-    assert_eq!([lines.recv().unwrap(), lines.recv().unwrap()], ["try", "try"]);
+    assert_eq!([next(&lines), next(&lines)], ["try", "try"]);
     fs::write(sandbox.path("go"), "").unwrap();
     run.wait().exits(0);
     assert!(follower.wait_with_output().unwrap().status.success());
