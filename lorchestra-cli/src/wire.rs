@@ -15,24 +15,24 @@ use serde::Serialize;
 /// Returns the schema of every object, by its name without `lorchestra.`.
 pub(crate) fn schemas() -> Vec<(&'static str, Schema)> {
     vec![
-        ("bookmark", schema_for!(Bookmark)),
-        ("config", schema_for!(Config)),
-        ("doctor", schema_for!(Doctor)),
+        ("bookmark", schema_for!(BookmarkObject)),
+        ("config", schema_for!(SettingsObject)),
+        ("doctor", schema_for!(DoctorObject)),
         ("event", schema_for!(EventLine<'static>)),
         ("hook", schema_for!(HookInput)),
         ("run", schema_for!(RunLine)),
         ("run-job", schema_for!(RunOutcome)),
         ("run-spec", schema_for!(RunSpec)),
         ("runs-show", schema_for!(RunDetails)),
-        ("schedule", schema_for!(Schedule)),
-        ("status", schema_for!(Status)),
+        ("schedule", schema_for!(ScheduleObject)),
+        ("status", schema_for!(StatusObject)),
         ("version", schema_for!(Version)),
     ]
 }
 
 /// A bookmark, as `bookmarks show --json` prints it.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Bookmark {
+pub(crate) struct BookmarkObject {
     #[schemars(extend("const" = "lorchestra.bookmark/1"))]
     pub(crate) schema: &'static str,
     pub(crate) package: String,
@@ -48,7 +48,7 @@ pub(crate) struct Bookmark {
 
 /// The settings, as `config show --json` prints them.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Config {
+pub(crate) struct SettingsObject {
     #[schemars(extend("const" = "lorchestra.config/1"))]
     pub(crate) schema: &'static str,
     /// Path of the configuration file, which need not exist.
@@ -67,17 +67,17 @@ pub(crate) struct Setting {
 
 /// The findings of `doctor --json`.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Doctor {
+pub(crate) struct DoctorObject {
     #[schemars(extend("const" = "lorchestra.doctor/1"))]
     pub(crate) schema: &'static str,
     /// Whether there is no error.
     pub(crate) healthy: bool,
-    pub(crate) findings: Vec<Finding>,
+    pub(crate) findings: Vec<FindingObject>,
 }
 
 /// A finding of `doctor`.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Finding {
+pub(crate) struct FindingObject {
     /// What was checked.
     pub(crate) check: &'static str,
     #[schemars(extend("enum" = ["error", "warning", "ok", "fixed"]))]
@@ -132,7 +132,7 @@ pub(crate) struct HookInput {
 
 /// Something installed that runs a job, as `schedule list --json` prints it.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Schedule {
+pub(crate) struct ScheduleObject {
     #[schemars(extend("const" = "lorchestra.schedule/1"))]
     pub(crate) schema: &'static str,
     #[schemars(extend("enum" = ["systemd", "cron"]))]
@@ -149,7 +149,7 @@ pub(crate) struct Schedule {
 
 /// The health of all jobs, as `status --json` prints it.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Status {
+pub(crate) struct StatusObject {
     #[schemars(extend("const" = "lorchestra.status/1"))]
     pub(crate) schema: &'static str,
     /// Whether no job is failing or stale.

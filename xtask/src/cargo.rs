@@ -5,8 +5,10 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Everything that tests and fuzzing use. Packages of benches need additional features, with which dependencies would be compiled twice.
-pub(crate) const TESTED: [&str; 5] = ["--workspace", "--exclude", "bench-parts", "--exclude", "bench-plugin"];
+/// Everything that tests use: not the fuzz targets, which are programs without an end, and not the packages of benches, whose additional
+/// features would make cargo compile dependencies twice.
+pub(crate) const TESTED: [&str; 7] =
+    ["--workspace", "--exclude", "bench-parts", "--exclude", "bench-plugin", "--exclude", "lorchestra-fuzz"];
 
 /// The workspace's root.
 pub(crate) fn root() -> Result<PathBuf> {

@@ -100,8 +100,8 @@ fn build(work: &Path) -> Result<PathBuf> {
 /// Builds all targets with coverage of the crates that they test, and returns their directory.
 fn build_quickly(source: &Path, names: &[String]) -> Result<PathBuf> {
     let mut command = cargo::cargo("build")?;
-    // Features are those of all selected packages: with the tests' selection, no dependency is built again.
-    command.args(cargo::TESTED).args(names.iter().flat_map(|name| ["--bin", name]));
+    // Features are those of all selected packages: with the tests' selection and the targets, no dependency is built again.
+    command.args(&cargo::TESTED[..cargo::TESTED.len() - 2]).args(names.iter().flat_map(|name| ["--bin", name]));
     // Cargo has no flags for some crates only, but calls this for the workspace's.
     command.env("RUSTC_WORKSPACE_WRAPPER", source.join("coverage.sh"));
     command.env("LORCHESTRA_FUZZ_FLAGS", [&FLAGS[..], &["-Copt-level=2"]].concat().join(" "));

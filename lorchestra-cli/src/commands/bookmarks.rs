@@ -150,7 +150,7 @@ fn list(
     bookmarks.retain(|bookmark| account.is_none_or(|account| bookmark.account.as_deref().unwrap_or_default() == account));
     if as_json {
         for bookmark in &bookmarks {
-            printer.json(&wire::Bookmark {
+            printer.json(&wire::BookmarkObject {
                 schema: "lorchestra.bookmark/1",
                 package: bookmark.package.clone(),
                 job: bookmark.job.clone(),

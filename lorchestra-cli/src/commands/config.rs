@@ -84,7 +84,7 @@ pub(super) fn run(command: &ConfigCommand, settings: &Settings, printer: &mut Pr
     let shown = shown(settings);
     if json {
         let file = settings.config_path.display().to_string();
-        printer.json(&wire::Config { schema: "lorchestra.config/1", file, settings: shown });
+        printer.json(&wire::SettingsObject { schema: "lorchestra.config/1", file, settings: shown });
         return Ok(Code::Success);
     }
     for Setting { key, value, origin: from } in &shown {

@@ -110,10 +110,10 @@ fn report(findings: &[Finding], as_json: bool, printer: &mut Printer) -> Code {
             .iter()
             .map(|finding| {
                 let Finding { check, level, cause, fix } = finding;
-                wire::Finding { check, level: level.as_str(), cause: cause.clone(), fix: fix.clone() }
+                wire::FindingObject { check, level: level.as_str(), cause: cause.clone(), fix: fix.clone() }
             })
             .collect();
-        printer.json(&wire::Doctor { schema: "lorchestra.doctor/1", healthy: errors == 0, findings: list });
+        printer.json(&wire::DoctorObject { schema: "lorchestra.doctor/1", healthy: errors == 0, findings: list });
     } else {
         for Finding { check, level, cause, fix } in findings {
             let (sign, style) = match level {

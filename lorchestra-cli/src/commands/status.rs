@@ -105,7 +105,7 @@ pub(super) fn run(
     let bad = jobs.iter().filter(|job| matches!(job.word, Word::Failing | Word::Stale)).count();
     if command.json {
         let pending = pending.iter().map(|([name, _], n)| wire::PendingEvents { destination: (*name).to_owned(), pending: *n });
-        printer.json(&wire::Status {
+        printer.json(&wire::StatusObject {
             schema: "lorchestra.status/1",
             healthy: bad == 0,
             jobs: jobs.iter().map(object).collect(),

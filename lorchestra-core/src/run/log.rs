@@ -13,7 +13,7 @@
 mod reader;
 
 use crate::secrets::{Mask, MaskedStream};
-pub use reader::{Chunk, LogReader};
+pub use reader::{LogChunk, LogReader};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};

@@ -296,6 +296,8 @@ fn prune(site: &Site, store: &mut Store, destinations: Vec<String>) {
     for runs in [never, now] {
         let retention = retention::Retention { logs: now, payloads: now, runs, destinations: destinations.clone() };
         store.prunable(&retention, later).unwrap();
+        store.end_beyond(1).unwrap();
+        store.ended_runs().unwrap();
         store.prune(&site.state, &retention, later).unwrap();
     }
 }

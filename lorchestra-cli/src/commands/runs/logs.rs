@@ -6,7 +6,7 @@ use crate::follow::readable;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use lorchestra_core::host::state::StateDir;
-use lorchestra_core::run::log::{self, Chunk, LogReader, Part};
+use lorchestra_core::run::log::{self, LogChunk, LogReader, Part};
 use lorchestra_core::run::recovery::close_all_abandoned;
 use lorchestra_core::store::{Run, RunState, Store, short_id};
 use std::io::{BufRead, BufReader};
@@ -116,9 +116,9 @@ fn follow_trace(reader: &mut LogReader, path: &Path, line: &mut Vec<u8>, printer
     let mut buffer = vec![0; BUFFER];
     loop {
         match reader.read(&mut buffer).map_err(|e| unreadable(path, &e))? {
-            Chunk::Bytes(n) => line.extend_from_slice(&buffer[..n]),
-            Chunk::Missing { .. } => line.clear(),
-            Chunk::End => return Ok(()),
+            LogChunk::Bytes(n) => line.extend_from_slice(&buffer[..n]),
+            LogChunk::Missing { .. } => line.clear(),
+            LogChunk::End => return Ok(()),
         }
         while let Some(end) = line.iter().position(|&byte| byte == b'\n') {
             if end > 0 {
@@ -158,14 +158,14 @@ fn copy(reader: &mut LogReader, path: &Path, printer: &mut Printer) -> Result<bo
     let mut printed = false;
     loop {
         match reader.read(&mut buffer).map_err(|e| unreadable(path, &e))? {
-            Chunk::Bytes(n) => {
+            LogChunk::Bytes(n) => {
                 printer.bytes(&buffer[..n]);
                 printed = true;
             }
-            Chunk::Missing { after, bytes } => {
+            LogChunk::Missing { after, bytes } => {
                 printer.note(format_args!("… {bytes} bytes after byte {after} were not kept (logs.max): the end follows …"));
             }
-            Chunk::End => return Ok(printed),
+            LogChunk::End => return Ok(printed),
         }
         if printer.is_broken() {
             return Ok(printed);

@@ -1,7 +1,7 @@
 //! `runs watch`: running runs on a terminal, drawn again and again: age, progress, memory, last line of output. Reads the store and files
 //! of runs; affects none.
 //!
-//! Owns the terminal while it runs ([`Screen`]) and restores it on every way out. One frame is one write and never larger than the screen.
+//! Owns the terminal while it runs ([`WatchScreen`]) and restores it on every way out. One frame is one write and never larger than the screen.
 
 use super::style;
 use crate::exit::Code;
@@ -62,7 +62,7 @@ pub(super) fn watch(
     let mut signals =
         Signals::install().map_err(|e| CommandError::new(Code::Internal, format!("cannot install signal handlers: {e}")))?;
     printer.flush();
-    let screen = Screen::enter();
+    let screen = WatchScreen::enter();
     let mut running: Vec<Run> = Vec::new();
     let mut ended: Vec<Run> = Vec::new();
     let code = loop {
@@ -178,12 +178,12 @@ fn done_of(done: u64, total: u64) -> String {
 }
 
 /// The terminal while it shows the runs: its other screen, without a cursor, and keys that arrive at once.
-struct Screen {
+struct WatchScreen {
     /// The settings of the terminal before, if stdin is one.
     before: Option<Termios>,
 }
 
-impl Screen {
+impl WatchScreen {
     fn enter() -> Self {
         let before = tcgetattr(rustix::stdio::stdin()).ok();
         if let Some(before) = &before {
@@ -251,7 +251,7 @@ impl Screen {
     }
 }
 
-impl Drop for Screen {
+impl Drop for WatchScreen {
     fn drop(&mut self) {
         put(b"\x1b[?25h\x1b[?1049l");
         if let Some(before) = &self.before {

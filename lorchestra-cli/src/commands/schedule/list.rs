@@ -59,7 +59,7 @@ pub(super) fn list(wanted: &List, settings: &Settings, printer: &mut Printer) ->
     }
     if wanted.json {
         for Entry { kind, when, package, job, file, problems } in &entries {
-            printer.json(&wire::Schedule {
+            printer.json(&wire::ScheduleObject {
                 schema: "lorchestra.schedule/1",
                 kind,
                 when: when.clone(),

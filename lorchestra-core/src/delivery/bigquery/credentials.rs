@@ -394,7 +394,10 @@ mod tests {
             let shown = refusal.to_string();
             assert!(matches!(refusal, DeliveryError::Unauthenticated(_)), "{shown}");
             assert!(shown.contains(expected) && shown.contains(&path.display().to_string()), "{shown}");
-            assert!(shown.contains("name a") && !shown.contains("hunter2") && !shown.contains('\n'), "{shown}");
+            assert!(
+                ["name a", "use a"].iter().any(|fix| shown.contains(fix)) && !shown.contains("hunter2") && !shown.contains('\n'),
+                "{shown}"
+            );
         }
         let shown = Credentials::find(&named(dir.path().join("gone")), true).unwrap_err().to_string();
         assert!(shown.contains("does not exist: correct the path"), "{shown}");

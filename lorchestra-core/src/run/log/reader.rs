@@ -18,7 +18,7 @@ pub struct LogReader {
 
 /// What [`LogReader::read`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Chunk {
+pub enum LogChunk {
     /// This many bytes are in the buffer.
     Bytes(usize),
     /// The log has not kept these bytes.
@@ -45,11 +45,11 @@ impl LogReader {
         self.from.is_some()
     }
 
-    /// Reads the next bytes. After [`Chunk::End`] it may be called again, to read what was written in the meantime.
+    /// Reads the next bytes. After [`LogChunk::End`] it may be called again, to read what was written in the meantime.
     ///
     /// # Errors
     /// If a file of the log cannot be read.
-    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Chunk> {
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<LogChunk> {
         loop {
             // List the files before reading the open one: if there is a next file, the open one was complete by then.
             let next = parts(&self.path)?.into_iter().find(|part| self.from.is_none_or(|from| part.from > from));
@@ -57,10 +57,10 @@ impl LogReader {
                 let n = file.read(buffer)?;
                 if n > 0 {
                     self.at += n as u64;
-                    return Ok(Chunk::Bytes(n));
+                    return Ok(LogChunk::Bytes(n));
                 }
             }
-            let Some(Part { from, path }) = next else { return Ok(Chunk::End) };
+            let Some(Part { from, path }) = next else { return Ok(LogChunk::End) };
             self.from = Some(from);
             match crate::host::files::regular_file(&path) {
                 Ok(file) => self.file = Some(file),
@@ -72,7 +72,7 @@ impl LogReader {
                 Err(e) => return Err(io::Error::new(e.kind(), format!("{}: {e}", path.display()))),
             }
             if from > self.at {
-                let chunk = Chunk::Missing { after: self.at, bytes: from - self.at };
+                let chunk = LogChunk::Missing { after: self.at, bytes: from - self.at };
                 self.at = from;
                 return Ok(chunk);
             }
@@ -89,9 +89,9 @@ mod tests {
         let (mut bytes, mut missing, mut buffer) = (Vec::new(), 0, [0; 100]);
         loop {
             match reader.read(&mut buffer).unwrap() {
-                Chunk::Bytes(n) => bytes.extend_from_slice(&buffer[..n]),
-                Chunk::Missing { bytes, .. } => missing += bytes,
-                Chunk::End => return (bytes, missing),
+                LogChunk::Bytes(n) => bytes.extend_from_slice(&buffer[..n]),
+                LogChunk::Missing { bytes, .. } => missing += bytes,
+                LogChunk::End => return (bytes, missing),
             }
         }
     }
