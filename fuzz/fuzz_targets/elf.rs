@@ -3,6 +3,7 @@
 //! If the manifest's magic is in the input, half of the inputs get a correct length and checksum after it, because a fuzzer does not guess
 //! a checksum.
 #![no_main]
+#![expect(clippy::expect_used, reason = "a panic is a finding")]
 
 use libfuzzer_sys::fuzz_target;
 use lorchestra_core::packages::catalog::{Catalog, SearchDir, inspect};

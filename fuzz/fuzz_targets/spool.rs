@@ -13,6 +13,7 @@
 //! TEXT    these bytes, unchanged
 //! ```
 #![no_main]
+#![expect(clippy::expect_used, reason = "a panic is a finding")]
 
 use libfuzzer_sys::fuzz_target;
 use lorchestra_core::host::process::Identity;

@@ -1,5 +1,6 @@
 //! Arguments of a job that has a parameter of each kind: from argv to the plan. Each line of the input is one argument.
 #![no_main]
+#![expect(clippy::expect_used, reason = "a panic is a finding")]
 
 use chrono::DateTime;
 use libfuzzer_sys::fuzz_target;

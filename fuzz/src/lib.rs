@@ -7,6 +7,7 @@ use tempfile::TempDir;
 ///
 /// # Panics
 /// If the directory cannot be created.
+#[expect(clippy::expect_used, reason = "nothing can be tested without a directory")]
 pub fn directory() -> TempDir {
     let mut builder = tempfile::Builder::new();
     let builder = builder.prefix("lorchestra-fuzz-");
