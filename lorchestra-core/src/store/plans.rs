@@ -295,7 +295,7 @@ fn prune(site: &Site, store: &mut Store, destinations: Vec<String>) {
     let (now, never) = (Duration::ZERO, Duration::from_secs(u64::from(u32::MAX)));
     for runs in [never, now] {
         let retention = retention::Retention { logs: now, payloads: now, runs, destinations: destinations.clone() };
-        store.prunable(&retention, later).unwrap();
+        store.prunable(&site.state, &retention, later, &store.newest_successes().unwrap()).unwrap();
         store.end_beyond(1).unwrap();
         store.ended_runs().unwrap();
         store.prune(&site.state, &retention, later).unwrap();
