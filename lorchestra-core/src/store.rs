@@ -242,11 +242,19 @@ impl Store {
     pub fn take_missing(&mut self) -> u64 {
         let missing = std::mem::take(&mut self.missing);
         if missing > 0
+            && self.doubt_deliveries().is_ok()
             && let Ok(newest) = self.newest_event()
         {
             self.newest.reset(newest);
         }
         missing
+    }
+
+    /// Records that all events of this database may have been delivered: what followed is lost, and may have included their delivery.
+    fn doubt_deliveries(&mut self) -> Result<(), StoreError> {
+        self.write("recording that commits are missing", |tx| {
+            tx.execute("UPDATE outbox SET doubtful_to = (SELECT coalesce(max(n), 0) FROM events)", []).map(drop)
+        })
     }
 
     fn newest_event(&self) -> Result<i64, StoreError> {

@@ -68,6 +68,9 @@ const SEEN: i64 = 60 * 60 * 1_000_000;
 impl Outbox {
     /// Opens the outbox of the destination with this name. A new destination starts with the oldest event that still has its payload.
     pub fn open(mut store: Store, destination: &str) -> Result<Self, StoreError> {
+        if store.missing > 0 {
+            store.doubt_deliveries()?;
+        }
         let now = crate::host::clock::now_micros();
         let file = identity(&store.path);
         let known = store.read("reading the state of delivery", |db| {
@@ -97,8 +100,8 @@ impl Outbox {
         &self.destination
     }
 
-    /// Another store may have delivered the events up to this one: the state directory is a copy or was restored, and already contained
-    /// them then. 0 if it is the original.
+    /// Another store may have delivered the events up to this one: the state directory is a copy, or it or the database was restored, and
+    /// already contained them then. 0 if it is the original.
     pub fn doubtful_to(&self) -> Result<i64, StoreError> {
         self.store.read("reading the state of delivery", |db| {
             let sql = "SELECT doubtful_to FROM outbox WHERE destination = ?1";

@@ -132,6 +132,32 @@ fn a_restored_state_directory_loses_and_duplicates_nothing() {
     assert_eq!(not_delivered(&site), "");
 }
 
+/// An older copy of the database is written over the newer one, which keeps its inode: events that were pending in the copy have been
+/// delivered since.
+#[test]
+fn a_database_restored_in_place_duplicates_nothing() {
+    let site = Site::new(Write::Storage);
+    site.fake.go_down();
+    site.sandbox.lorchestra(&["run-job", "--delivery-timeout", "0s", "misbehave", "numbered", "--count", "10"]).exits(0);
+    let (state, backup) = (site.sandbox.state(), site.sandbox.path("backup"));
+    let pending = site.stored();
+    copy(&state, &backup);
+    site.fake.come_up();
+    assert_eq!(site.flushed(), 12);
+    site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
+    let mut written = site.stored();
+    for name in ["lorchestra.db", "lorchestra.db-wal"] {
+        std::fs::write(state.join(name), std::fs::read(backup.join(name)).unwrap()).unwrap();
+    }
+    assert_eq!(site.stored(), pending);
+    site.flushed();
+    let mut delivered = site.delivered();
+    written.sort();
+    delivered.sort();
+    assert_eq!(delivered, written, "each event is there once");
+    assert_eq!(not_delivered(&site), "");
+}
+
 /// Two hosts were made from one image, so they have the same stream: each event of both arrives once.
 #[test]
 fn a_copied_state_directory_loses_and_duplicates_nothing() {
