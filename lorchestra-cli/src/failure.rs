@@ -257,6 +257,7 @@ impl From<RecoveryError> for CommandError {
             RecoveryError::Unknown { .. } => {
                 Self::new(Code::Config, format!("{error}: move that store back, or remove the directory"))
             }
+            RecoveryError::Undecided { .. } => Self::new(Code::NotWritable, format!("{error}: run lorchestra doctor")),
             RecoveryError::Io { path, source } => Self::refused(Code::NotWritable, &path.display().to_string(), &path, &source),
         };
         failure.message = format!("cannot recover earlier runs: {}", failure.message);
@@ -268,6 +269,7 @@ impl From<RecoveryError> for CommandError {
 pub(crate) fn stuck(error: &RecoveryError) -> String {
     let hint = match error {
         RecoveryError::Unknown { .. } => ": move that store back, or remove the directory",
+        RecoveryError::Undecided { .. } => ": run lorchestra doctor",
         _ => "",
     };
     format!("{}{hint}", chain(error))

@@ -220,6 +220,9 @@ fn groups(store: &mut Store) {
     store.cancel_group(found.n, 1).unwrap();
     store.is_cancelled(found.n).unwrap();
     store.move_group_bookmarks(&found, 1).unwrap();
+    // Retention keeps a group with a pending member.
+    let member = store.member(found.n, 0).unwrap().unwrap();
+    store.refuse_member(&member.run_id).unwrap();
     let query = RunQuery { group: Some("nightly".into()), ..RunQuery::default() };
     store.find_runs(&query, 1).unwrap();
 }
