@@ -39,7 +39,7 @@ use lorchestra_core::packages::lockfile::Lockfile;
 use lorchestra_core::run::launch::record_refusal;
 use lorchestra_core::run::recovery::{Closed, close_all_abandoned, remove_all_unrecorded};
 use lorchestra_core::store::history::NAMED;
-use lorchestra_core::store::{Run, Store, short_id};
+use lorchestra_core::store::{Run, RunQuery, RunState, Store, short_id};
 use lorchestra_core::text::path_text;
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 use run_job::refused::Asked;
@@ -296,6 +296,22 @@ fn second_store(settings: &Settings, printer: &mut Printer) {
 fn report_recovered(closed: &Closed, notices: &mut Notices<'_>, printer: &mut Printer) {
     notices.add_recovered(closed);
     recovered::show(closed, printer);
+}
+
+/// Like [`find_run`], for a command about a run that may still be running: `last` and PACKAGE/JOB name the newest running run if there is one. A
+/// newer run that was refused or skipped because of it must not hide it.
+fn find_active_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Run, CommandError> {
+    let running = RunQuery { state: Some(RunState::Running), ..RunQuery::default() };
+    let query = match text.split_once('/') {
+        Some((package, job)) => Some(RunQuery { package: Some(package.into()), job: Some(job.into()), ..running }),
+        None if text == "last" => Some(running),
+        None => None,
+    };
+    let active = match (store, query) {
+        (Some(store), Some(query)) => store.find_runs(&query, 1)?.pop(),
+        _ => None,
+    };
+    active.map_or_else(|| find_run(store, settings, text), Ok)
 }
 
 /// Returns the run that a user named.

@@ -32,13 +32,15 @@ pub(crate) struct CommandError {
     pub(crate) bare: bool,
     /// The cause with which a run is recorded as refused, if the code does not determine it.
     pub(crate) refused: Option<Cause>,
+    /// The reason that the first hint gives. A record has no hints, so it is added to the recorded message.
+    pub(crate) reason: Option<String>,
     /// What to do, or where the command searched; one line each.
     pub(crate) hints: Vec<String>,
 }
 
 impl CommandError {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), bare: false, refused: None, hints: Vec::new() }
+        Self { code, message: message.into(), bare: false, refused: None, reason: None, hints: Vec::new() }
     }
 
     /// Adds a hint.
@@ -102,6 +104,7 @@ impl CommandError {
     /// A package whose files all have problems.
     pub(crate) fn unusable(package: &str, problems: &[&Problem]) -> Self {
         let mut failure = Self::new(Code::Plugin, format!("package {package} cannot be used"));
+        failure.reason = problems.first().map(|problem| format!("{}: {}", path_text(&problem.path), problem.detail));
         for problem in problems.iter().take(3) {
             for line in problem.to_string().lines() {
                 failure = failure.hint(line.trim());
@@ -254,6 +257,7 @@ impl From<RecoveryError> for CommandError {
             RecoveryError::Unknown { .. } => {
                 Self::new(Code::Config, format!("{error}: move that store back, or remove the directory"))
             }
+            RecoveryError::Undecided { .. } => Self::new(Code::NotWritable, format!("{error}: run lorchestra doctor")),
             RecoveryError::Io { path, source } => Self::refused(Code::NotWritable, &path.display().to_string(), &path, &source),
         };
         failure.message = format!("cannot recover earlier runs: {}", failure.message);
@@ -265,6 +269,7 @@ impl From<RecoveryError> for CommandError {
 pub(crate) fn stuck(error: &RecoveryError) -> String {
     let hint = match error {
         RecoveryError::Unknown { .. } => ": move that store back, or remove the directory",
+        RecoveryError::Undecided { .. } => ": run lorchestra doctor",
         _ => "",
     };
     format!("{}{hint}", chain(error))

@@ -222,7 +222,7 @@ fn set(
 ) -> Result<Code, CommandError> {
     is_read(key, settings)?;
     let now = Utc::now();
-    let at = plan::time::parse(time, now).map_err(|e| CommandError::new(Code::Usage, format!("{time:?} {e}")))?;
+    let at = plan::time::parse(time, now).map_err(|e| CommandError::new(Code::Usage, format!("{time:?}: {e}")))?;
     second_store(settings, printer);
     let mut store = match open_and_recover(settings, notices, printer)? {
         Some((_, store)) => store,

@@ -32,7 +32,8 @@ const ORIGIN: &str = "lorchestra dev";
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
     /// Directory of the package, if it is not the working directory; then a job, and its flags and those of run-job
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_names = ["PACKAGE_DIR] JOB [FLAGS"])]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_names = ["PACKAGE_DIR] JOB [FLAGS"])]
+    // Not required: clap would then write the outer brackets as <>. Without a job, this command fails with its own message.
     words: Vec<OsString>,
 }
 

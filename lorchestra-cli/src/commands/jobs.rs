@@ -88,6 +88,7 @@ fn list(catalog: &Catalog, names: bool, printer: &mut Printer) -> Code {
         for searched in &catalog.searched {
             printer.note(format_args!("  {}", show::looked_in(searched)));
         }
+        printer.note("  run lorchestra plugins install FILE to install one");
         return Code::Success;
     }
     let mut all = directories(catalog);

@@ -419,6 +419,8 @@ fn of_failure(cause: Cause, signal: Option<i32>) -> Code {
         Cause::Load => Code::Plugin,
         // The window is complete.
         Cause::Superseded => Code::Success,
+        // The job succeeded, and its window was not claimed because its events were not delivered.
+        Cause::Claim => Code::Undelivered,
         Cause::Timeout => Code::Timeout,
         Cause::Cancelled => Code::Interrupted(signal.unwrap_or(15)),
         _ => Code::Failed,

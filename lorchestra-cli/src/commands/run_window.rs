@@ -24,7 +24,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   lorchestra run-window --plan plan.jsonl --index 17 --claims /shared/claims --attempt \"$SLURM_RESTART_COUNT\"";
 
 pub(super) const EXIT_CODES: &str = "Exit codes: 0: the window is complete (by this run, or by another one that has its claim); 69: its events \
-are not delivered; 74, 75: run it again later; 78, 126: this node or its configuration must be fixed first; 143: cancelled; \
+are not delivered, or its window is not claimed: run it again with another attempt; 74, 75: run it again later; 78, 126: this node or its configuration must be fixed first; 143: cancelled; \
 others as for run-job. SIGTERM cancels the run.";
 
 #[derive(Debug, Args)]
@@ -35,9 +35,9 @@ pub(crate) struct RunWindow {
     /// Which member to run, from 0
     #[arg(long, value_name = "N")]
     pub(crate) index: usize,
-    /// The engine's attempt: another one for each start of the same member
-    #[arg(long, value_name = "TEXT", default_value = "1")]
-    pub(crate) attempt: String,
+    /// The engine's attempt: another one for each start of the same member, on any node (required with --claims) [default: 1]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) attempt: Option<String>,
     /// Directory that all nodes share: of several runs of a member, the first to complete takes the claim there, and only it counts
     #[arg(long, value_name = "DIR")]
     pub(crate) claims: Option<PathBuf>,
@@ -68,6 +68,11 @@ pub(super) fn run(
     notices: &mut Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
+    if command.claims.is_some() && command.attempt.is_none() {
+        // Two nodes would run the member under one id, and their events could not be distinguished.
+        return Err(CommandError::new(Code::Usage, "--claims needs --attempt, which must differ for each start of a member")
+            .hint("pass the attempt of the engine: --attempt \"$SLURM_RESTART_COUNT\", or the name of the pod or host"));
+    }
     let plan = PlanFile::read(&command.plan)?;
     let PlannedMember { mut spec, .. } = plan.member(command.index)?;
     let place = u32::try_from(command.index).map_err(|_| CommandError::new(Code::Usage, "the index is too large"))?;
@@ -82,7 +87,7 @@ pub(super) fn run(
         spec.claim = Some(text.map_err(|_| CommandError::new(Code::Usage, "the path of --claims is not UTF-8"))?);
     }
     let own = OwnFlags {
-        run_id: Some(member_run_id(&plan.group, place, &command.attempt)),
+        run_id: Some(member_run_id(&plan.group, place, command.attempt.as_deref().unwrap_or("1"))),
         require_delivery: !command.no_require_delivery,
         delivery_timeout: command.delivery_timeout,
         locked: command.locked,

@@ -9,7 +9,7 @@ mod show;
 mod stop;
 mod watch;
 
-use super::{find_run, history};
+use super::{find_active_run, find_run, history};
 use crate::complete;
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -50,7 +50,7 @@ pub(crate) enum Runs {
         before_help = "Examples:\n  lorchestra runs logs last\n  lorchestra runs logs -f last\n  lorchestra runs logs ingester/extract_gmail --trace"
     )]
     Logs {
-        /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB for its newest run
+        /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB; the last two prefer a running run
         #[arg(add = ArgValueCompleter::new(complete::runs))]
         run: String,
         /// Print the job's trace instead, one JSON object per line
@@ -81,7 +81,7 @@ pub(crate) enum Runs {
     /// Stop a running job and wait for it to end
     #[command(before_help = "Example:\n  lorchestra runs stop 7c41d03f")]
     Stop {
-        /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB for its newest run
+        /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB; the last two prefer a running run
         #[arg(add = ArgValueCompleter::new(complete::runs))]
         run: String,
     },
@@ -105,7 +105,7 @@ pub(super) fn run(
             let (_, _, run) = named(history, settings, run)?;
             if run.spec_json.is_empty() {
                 let what = format!("run {} has no spec: it was refused before one was created", short_id(&run.run_id));
-                return Err(CommandError::new(Code::Failed, what).hint(format!("lorchestra runs show {}", short_id(&run.run_id))));
+                return Err(CommandError::new(Code::Failed, what).hint("run the command of the schedule again"));
             }
             printer.line(&run.spec_json);
             Ok(Code::Success)
@@ -115,7 +115,7 @@ pub(super) fn run(
             show::show((&state, &store), &run, &settings.destinations, *json, printer)
         }
         Runs::Logs { run, trace, follow } => {
-            let (state, mut store, run) = named(history, settings, run)?;
+            let (state, mut store, run) = active(history, settings, run)?;
             if *follow {
                 return logs::follow((&state, &mut store), run, *trace, notices, printer);
             }
@@ -132,7 +132,7 @@ pub(super) fn run(
         // Handled above.
         Runs::Rerun(_) => Ok(Code::Success),
         Runs::Stop { run } => {
-            let (state, mut store, run) = named(history, settings, run)?;
+            let (state, mut store, run) = active(history, settings, run)?;
             stop::stop(notices, &state, &mut store, &run, printer)
         }
     }
@@ -141,6 +141,16 @@ pub(super) fn run(
 /// Returns the run that a user named, with its history.
 fn named(history: Option<(StateDir, Store)>, settings: &Settings, text: &str) -> Result<(StateDir, Store, Run), CommandError> {
     let run = find_run(history.as_ref().map(|(_, store)| store), settings, text)?;
+    with_history(history, run)
+}
+
+/// Like [`named`], but prefers a running run.
+fn active(history: Option<(StateDir, Store)>, settings: &Settings, text: &str) -> Result<(StateDir, Store, Run), CommandError> {
+    let run = find_active_run(history.as_ref().map(|(_, store)| store), settings, text)?;
+    with_history(history, run)
+}
+
+fn with_history(history: Option<(StateDir, Store)>, run: Run) -> Result<(StateDir, Store, Run), CommandError> {
     let (state, store) = history.ok_or_else(|| CommandError::new(Code::Internal, "a run was found without a history"))?;
     Ok((state, store, run))
 }

@@ -6,6 +6,7 @@
 
 mod containers;
 mod cron;
+mod environment;
 mod list;
 mod systemd;
 
@@ -20,6 +21,7 @@ use crate::secrets::Configured;
 use crate::settings::{PLUGIN_FLAG, Settings};
 use chrono::Utc;
 use clap::{ArgGroup, Args, Subcommand};
+use environment::Environment;
 use lorchestra_core::plan::source::Source;
 use lorchestra_core::plan::{self, Context, PlanRequest, RunPolicy};
 use lorchestra_core::store::bookmark::Key;
@@ -48,9 +50,13 @@ pub(super) const EXAMPLES: &str = "Examples:
   lorchestra schedule print canonizer/canonicalize_email --cron --at '0 4 * * *'
   lorchestra schedule print ingester/extract_gmail --k8s --image registry.example.org/lorchestra:1 -- --since -1d";
 
-const AT: &str =
-    "--at is written in the syntax of the target: OnCalendar= for systemd, five fields for the others. Without it, the job
-runs every night at 03:15.";
+const AT: &str = "--at is written in the syntax of the target: OnCalendar= for systemd, for example
+'*-*-* 03:15:00' or 'Mon *-*-* 09:00'; five fields for the others, for example '15 3 * * *' or
+'0 9 * * 1'. Without it, the job runs every night at 03:15.
+
+Variables that are set now and that lorchestra reads (XDG_STATE_HOME, LORCHESTRA_PLUGIN_PATH and
+others) become part of the schedule, except secrets; in a container, also except paths of this
+machine.";
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("target").required(true))]
@@ -70,7 +76,7 @@ pub(crate) struct Print {
     /// Print a Cloud Run job
     #[arg(long, group = "target", requires = "image")]
     cloud_run: bool,
-    /// When to run, in the syntax of the target
+    /// When to run: '*-*-* 03:15:00' for systemd, '15 3 * * *' for the others
     #[arg(long, value_name = "TIME")]
     at: Option<String>,
     /// Print units for the system manager, which run as this user
@@ -141,22 +147,28 @@ fn print(wanted: &Print, settings: &Settings, notices: &mut Notices<'_>, printer
             CommandError::new(Code::Usage, format!("--at {at:?} is not a time")).hint("see lorchestra schedule print --help")
         );
     }
-    if let Some(at) = wanted.at.as_deref().filter(|_| !wanted.systemd) {
-        cron::check(at)?;
+    if let Some(at) = wanted.at.as_deref() {
+        if wanted.systemd { systemd::check(at)? } else { cron::check(at)? }
     }
+    let environment = Environment::read(settings)?;
     let jobs: Vec<Scheduled> =
         wanted.jobs.iter().map(|job| scheduled(job, wanted, settings, (notices, printer))).collect::<Result<_, _>>()?;
     if wanted.cron {
-        printer.line(cron::lines(&jobs, wanted.at.as_deref(), &binary()?)?);
+        printer.line(cron::lines(&jobs, wanted.at.as_deref(), &binary()?, &environment.variables)?);
         printer.note("Add these lines with crontab -e. cron mails what a command prints: set MAILTO above them.");
+        environment.notes.iter().for_each(|note| printer.note(note));
         return Ok(Code::Success);
     }
     let at = wanted.at.as_deref();
     let (files, notes) = if wanted.systemd {
-        systemd::files(&jobs, at, wanted.system, settings, &binary()?)?
+        let manager = systemd::Manager { system: wanted.system, written_to: wanted.dir.as_deref(), binary: &binary()? };
+        let files = systemd::files(&jobs, at, &manager, settings, &environment.variables)?;
+        (files, [systemd::notes(&jobs, &manager, settings), environment.notes].concat())
     } else {
         let image = wanted.image.as_deref().unwrap_or_default();
-        containers::files(&jobs, at, image, wanted.k8s)
+        let environment = environment.without_local();
+        let (files, notes) = containers::files(&jobs, at, image, (wanted.k8s, &environment.variables));
+        (files, [notes, environment.notes].concat())
     };
     match &wanted.dir {
         Some(dir) => write(&files, dir, printer)?,

@@ -6,16 +6,18 @@
 //! A run whose job has succeeded, in this order, each step complete before the next:
 //!
 //! 1. It waits until every destination has all of its events (if the command requires delivery).
-//! 2. It creates the file `claiming` in its own spool directory, and syncs it: from now on the claim may be taken.
+//! 2. It syncs the spool of its last attempt, which has the final record. Then it creates the file `claiming` in its own spool directory, and
+//!    syncs it: from now on the claim may be taken, and the file proves that the job has succeeded.
 //! 3. It writes its *token* into a file of its own next to the claim, syncs it, and links it to the claim's name (link(2), which fails if
 //!    the name exists). Whatever the answer, it reads the claim: the run whose token is there has won. The token is the id of the run's
 //!    `job.started`, so it is random, exists once, and is known to recovery.
 //! 4. It records `job.completed` if it has won, and otherwise `job.superseded`.
 //!
-//! Recovery of a run that had succeeded: with `claiming`, it does step 3 and 4 (again), with the same result as if the supervisor had done it; without, the
-//! claim was never asked for, and the run ends as failed. If the claim cannot be reached, the run stays open: neither may be guessed.
+//! Recovery: with `claiming`, whatever else is left of the run, it does step 3 and 4 (again), with the same result as if the supervisor had
+//! done it; without, the claim was never asked for, and the run does not end as completed. If the claim, the file `claiming`, the spec or
+//! the token cannot be read, the run stays open: nothing is guessed.
 //!
-//! What holds, for any number of runs, crashes, frozen processes, duplicates of a request and requests that arrive after their sender has
+//! What holds, for any number of runs, crashes, power failures, frozen processes, duplicates of a request and requests that arrive after their sender has
 //! died (`model` checks all of them): at most one run of a window is recorded as completed; a claim belongs to a run that is recorded as
 //! completed, or will be when its node is back; no run is recorded as superseded before another one has won.
 //!
@@ -27,7 +29,8 @@
 //!   events are (step 1). The claim names the run; to run the window again, remove the claim.
 //! - Runs of one window must have different ids, or the destination cannot distinguish their events: engines pass their attempt.
 
-use crate::host::files::private_file;
+use crate::host::files::{private_file, regular_file};
+use crate::host::signals::signal_name;
 use crate::host::state::StateDir;
 use crate::outcome::{Cause, Failure, Outcome};
 use serde::{Deserialize, Serialize};
@@ -83,9 +86,23 @@ impl ClaimVerdict {
     }
 }
 
-/// Returns the outcome of a run that did not ask for its claim.
+/// Returns the outcome of a run that did not ask for its claim, and may be run again.
 pub(crate) fn not_asked(why: &str) -> Outcome {
     failed(Cause::Claim, format!("its window was not claimed: {why}"))
+}
+
+/// Returns the outcome of a run that a signal stopped before it asked for its claim.
+pub(crate) fn cancelled(signal: i32) -> Outcome {
+    let message = format!("cancelled by {} before its events were delivered and its window claimed", signal_name(signal));
+    let job_result = Some("ok".to_owned());
+    Outcome::Failed(Failure {
+        cause: Cause::Cancelled,
+        message,
+        permanent: false,
+        job_result,
+        signal: Some(signal),
+        exit_code: None,
+    })
 }
 
 fn failed(cause: Cause, message: String) -> Outcome {
@@ -93,16 +110,31 @@ fn failed(cause: Cause, message: String) -> Outcome {
     Outcome::Failed(Failure { cause, message, permanent: cause == Cause::Superseded, job_result, signal: None, exit_code: None })
 }
 
-/// Step 2: notes that the claim may be taken from now on.
-pub(crate) fn mark(state: &StateDir, run_id: &str) -> io::Result<()> {
-    let path = marker(state, run_id);
-    private_file(&path)?.sync_all()?;
-    File::open(state.run_spool(run_id))?.sync_all()
+/// Step 2: records that the job has succeeded, and that the claim may be taken from now on.
+pub(crate) fn mark(state: &StateDir, run_id: &str, attempt: u32) -> io::Result<()> {
+    // The worker does not sync its final record.
+    let spool = state.attempt_spool(run_id, attempt);
+    for segment in fs::read_dir(&spool)? {
+        match regular_file(&segment?.path()) {
+            Ok(segment) => segment.sync_all()?,
+            // Not a segment: the job has created it.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    private_file(&marker(state, run_id))?.sync_all()?;
+    for dir in [spool, state.run_spool(run_id), state.spools()] {
+        File::open(dir)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Whether step 2 was done.
-pub(crate) fn is_marked(state: &StateDir, run_id: &str) -> bool {
-    marker(state, run_id).exists()
+///
+/// # Errors
+/// If that cannot be found out.
+pub(crate) fn is_marked(state: &StateDir, run_id: &str) -> io::Result<bool> {
+    marker(state, run_id).try_exists()
 }
 
 fn marker(state: &StateDir, run_id: &str) -> PathBuf {
@@ -118,13 +150,21 @@ pub(crate) fn commit(claim: &Path, run: Claimant<'_>) -> io::Result<ClaimVerdict
         return Ok(verdict);
     }
     let Claimant { run_id, token, host } = run;
+    if token.is_empty() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "the run has no token"));
+    }
     let dir = claim.parent().ok_or_else(|| io::Error::from(ErrorKind::NotADirectory))?;
     fs::create_dir_all(dir)?;
     let name = claim.file_name().ok_or_else(|| io::Error::from(ErrorKind::InvalidFilename))?.to_string_lossy();
     // Only this run writes it: recovery waits until the supervisor is dead.
     let own = dir.join(format!(".{name}.{token}"));
     let record = ClaimRecord { schema: SCHEMA.into(), run_id: run_id.into(), token: token.into(), host: host.into() };
-    let mut file = File::create(&own)?;
+    // A file that is already there may be the claim itself, if a request to link it was delayed: it must not be written to.
+    match fs::remove_file(&own) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::create_new(&own)?;
     file.write_all(&serde_json::to_vec(&record)?)?;
     file.sync_all()?;
     let linked = fs::hard_link(&own, claim);
@@ -189,6 +229,18 @@ mod tests {
         assert_eq!(ask("b"), ClaimVerdict::Lost { to: "same".into() });
     }
 
+    /// The process that asked before has died, and its request to link arrives between the two steps of the next one.
+    #[test]
+    fn asking_again_does_not_change_the_inode_that_a_late_link_may_have_as_the_claim() {
+        let dir = tempfile::tempdir().unwrap();
+        let (claim, own, late) = (dir.path().join("0"), dir.path().join(".0.t"), dir.path().join("late"));
+        fs::write(&own, "of the process before").unwrap();
+        fs::hard_link(&own, &late).unwrap();
+        assert_eq!(commit(&claim, Claimant { run_id: "r", token: "t", host: "h" }).unwrap(), ClaimVerdict::Won);
+        assert_eq!(fs::read_to_string(&late).unwrap(), "of the process before");
+        assert!(!own.exists());
+    }
+
     #[test]
     fn a_claim_that_cannot_be_read_decides_nothing() {
         let dir = tempfile::tempdir().unwrap();
@@ -200,5 +252,6 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
         commit(&file.join("below"), Claimant { run_id: "r", token: "t", host: "h" }).unwrap_err();
+        commit(&dir.path().join("1"), Claimant { run_id: "r", token: "", host: "h" }).unwrap_err();
     }
 }

@@ -78,6 +78,14 @@ pub enum RecoveryError {
         /// The run's spool.
         path: PathBuf,
     },
+    /// It cannot be found out whether the run has the claim of its window, because the store is damaged.
+    #[error("whether run {run_id} has claimed its window cannot be found out: {reason}")]
+    Undecided {
+        /// The run.
+        run_id: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A lock or a directory could not be accessed.
     #[error("{path}", path = path.display())]
     Io {
@@ -336,7 +344,7 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
         lived: Duration::from_micros(lived),
     };
     let (outcome, mut end) = reconstruct_end(dead);
-    let outcome = claimed(state, store, run, outcome)?;
+    let outcome = claimed(state, store, run, outcome, lost)?;
     end.terminal.failure = match &outcome {
         Outcome::Completed => None,
         Outcome::Failed(failure) => Some(failure.clone()),
@@ -344,17 +352,28 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
     Ok((outcome, end))
 }
 
-/// Decides whether a run counts whose job has succeeded, if its spec has a claim: what the supervisor would have done ([`claim`]).
-fn claimed(state: &StateDir, store: &Store, run: &Run, outcome: Outcome) -> Result<Outcome, RecoveryError> {
-    let claim = run.spec().ok().and_then(|spec| spec.claim).filter(|_| outcome == Outcome::Completed);
-    let Some(path) = claim.map(PathBuf::from) else { return Ok(outcome) };
-    let token = store.first_event(&run.run_id)?.unwrap_or_default();
-    let claimant = claim::Claimant { run_id: &run.run_id, token: &token, host: &run.host };
-    let is_marked = claim::is_marked(state, &run.run_id);
+/// Decides whether a run counts whose job has succeeded, if its spec has a claim: what the supervisor would have done ([`claim`]). `lost`:
+/// the spool, which may have shown that, is missing.
+fn claimed(state: &StateDir, store: &Store, run: &Run, outcome: Outcome, lost: bool) -> Result<Outcome, RecoveryError> {
+    let run_id = run.run_id.as_str();
+    let path = state.run_spool(run_id);
+    // Made only after the job had succeeded: a power loss may have taken the final record.
+    let is_marked = claim::is_marked(state, run_id).map_err(|source| RecoveryError::Io { path, source })?;
+    if outcome != Outcome::Completed && !is_marked && !lost {
+        return Ok(outcome);
+    }
+    let undecided = |reason: String| RecoveryError::Undecided { run_id: run_id.to_owned(), reason };
+    let spec = run.spec().map_err(|error| undecided(format!("its spec cannot be read: {error}")))?;
+    let Some(path) = spec.claim.map(PathBuf::from) else { return Ok(outcome) };
+    let token = store.first_event(run_id)?.ok_or_else(|| undecided("its first event is missing".into()))?;
+    let claimant = claim::Claimant { run_id, token: &token, host: &run.host };
     let verdict = if is_marked { claim::commit(&path, claimant).map(Some) } else { claim::read(&path, claimant) };
     match verdict.map_err(|source| RecoveryError::Io { path, source })? {
-        Some(verdict) => Ok(verdict.outcome()),
-        None => Ok(claim::not_asked("its supervisor died before that")),
+        Some(verdict) if outcome == Outcome::Completed || is_marked => Ok(verdict.outcome()),
+        // The spool is missing, but the claim shows that the job has succeeded.
+        Some(claim::ClaimVerdict::Won) => Ok(Outcome::Completed),
+        None if outcome == Outcome::Completed => Ok(claim::not_asked("its supervisor died before that")),
+        _ => Ok(outcome),
     }
 }
 
@@ -495,6 +514,8 @@ fn has_records(spool: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::NewRun;
+    use crate::store::tests::{new_run, started};
 
     /// The lock, not the time, distinguishes a supervisor that has not recorded its run yet from one that died before.
     #[test]
@@ -523,6 +544,88 @@ mod tests {
         let ended = left.wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9));
         assert!(held.is_at(&state.run_lock(alive)));
+    }
+
+    const RUN: &str = "0193a000-0000-7000-8000-000000000001";
+
+    /// A run with a claim whose supervisor and worker are dead, and whose spool is empty.
+    fn dead_claimant(dir: &Path) -> (StateDir, Store, PathBuf) {
+        let state = StateDir::open(&dir.join("state")).unwrap();
+        let mut store = Store::open(&state).unwrap();
+        let claim = dir.join("claims/0");
+        let run = new_run(RUN);
+        let spec = RunSpec { claim: Some(claim.display().to_string()), ..run.spec.clone() };
+        store.begin_run(&NewRun { spec, ..run }, &started()).unwrap();
+        fs::create_dir_all(state.attempt_spool(RUN, 1)).unwrap();
+        drop(FileLock::take(&state.run_lock(RUN)).unwrap());
+        (state, store, claim)
+    }
+
+    fn commit(store: &Store, claim: &Path) {
+        let token = store.first_event(RUN).unwrap().unwrap();
+        claim::commit(claim, claim::Claimant { run_id: RUN, token: &token, host: "host" }).unwrap();
+    }
+
+    /// A power loss takes the final record of a run, but not its mark and its claim.
+    #[test]
+    fn a_run_with_a_mark_has_succeeded_even_if_its_final_record_is_gone() {
+        for before in ["nobody", "this run", "another run"] {
+            let dir = tempfile::tempdir().unwrap();
+            let (state, mut store, claim) = dead_claimant(dir.path());
+            claim::mark(&state, RUN, 1).unwrap();
+            match before {
+                "this run" => commit(&store, &claim),
+                "another run" => {
+                    claim::commit(&claim, claim::Claimant { run_id: "other", token: "t", host: "h" }).unwrap();
+                }
+                _ => {}
+            }
+            let closed = close_all_abandoned(&state, &mut store).unwrap();
+            assert!(closed.stuck.is_empty(), "{closed:?}");
+            let run = store.run(RUN).unwrap().unwrap();
+            let expected = if before == "another run" { RunState::Superseded } else { RunState::Completed };
+            assert_eq!(run.state, expected, "{before}");
+        }
+    }
+
+    #[test]
+    fn without_a_mark_a_run_is_closed_by_its_spool() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, mut store, claim) = dead_claimant(dir.path());
+        close_all_abandoned(&state, &mut store).unwrap();
+        assert_eq!(store.run(RUN).unwrap().unwrap().state, RunState::Failed);
+        assert!(!claim.exists());
+        // With the spool gone, the claim decides.
+        let dir = tempfile::tempdir().unwrap();
+        let (state, mut store, claim) = dead_claimant(dir.path());
+        commit(&store, &claim);
+        fs::remove_dir_all(state.run_spool(RUN)).unwrap();
+        close_all_abandoned(&state, &mut store).unwrap();
+        assert_eq!(store.run(RUN).unwrap().unwrap().state, RunState::Completed);
+    }
+
+    #[test]
+    fn a_run_stays_open_if_its_spec_its_token_or_its_mark_cannot_be_read() {
+        for (sql, message) in [
+            ("UPDATE runs SET spec = '{}'", "its spec cannot be read"),
+            ("DELETE FROM events", "its first event is missing"),
+            ("", "it is a loop"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let (state, mut store, claim) = dead_claimant(dir.path());
+            claim::mark(&state, RUN, 1).unwrap();
+            if sql.is_empty() {
+                let marker = state.run_spool(RUN).join("claiming");
+                fs::remove_file(&marker).unwrap();
+                std::os::unix::fs::symlink("claiming", &marker).unwrap();
+            }
+            rusqlite::Connection::open(state.store()).unwrap().execute_batch(sql).unwrap();
+            let closed = close_all_abandoned(&state, &mut store).unwrap();
+            assert_eq!((closed.recovered.len(), closed.stuck.len()), (0, 1), "{message}: {closed:?}");
+            assert!(sql.is_empty() || closed.stuck[0].1.to_string().contains(message), "{closed:?}");
+            assert_eq!(store.run(RUN).unwrap().unwrap().state, RunState::Running, "{message}");
+            assert!(!claim.exists(), "{message}");
+        }
     }
 
     #[test]

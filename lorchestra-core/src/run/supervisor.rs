@@ -34,7 +34,7 @@ use crate::host::backoff::Backoff;
 use crate::host::clock::now_micros;
 use crate::host::locks::FileLock;
 use crate::host::process::{self, Identity};
-use crate::host::signals::{Signals, signal_name};
+use crate::host::signals::Signals;
 use crate::host::state::{StateDir, make_dir};
 use crate::outcome::{Failure, Outcome};
 use crate::packages::library::Library;
@@ -315,7 +315,7 @@ impl Supervision<'_> {
         let Recorded { store, prepared, started, locks } = recorded;
         let Finished { mut store, outcome, attempt, mut facts, bookmark, results, output } =
             self.attempt_until_done(store, prepared)?;
-        let outcome = self.claimed(&store, outcome)?;
+        let outcome = self.claimed(&store, outcome, attempt)?;
         facts.duration = started.elapsed();
         let terminal = terminal(&outcome, attempt, &facts, earlier(&store, &self.run_id, attempt)?).with_results(&results);
         let end = RunEnd { ended_at: now_micros(), bookmark, results, terminal };
@@ -334,24 +334,25 @@ impl Supervision<'_> {
     }
 
     /// Takes the claim of a run whose job has succeeded, if it has one ([`claim`]).
-    fn claimed(&mut self, store: &Store, outcome: Outcome) -> Result<Outcome, RunError> {
+    fn claimed(&mut self, store: &Store, outcome: Outcome, attempt: u32) -> Result<Outcome, RunError> {
         let Some(path) = self.spec.claim.as_ref().filter(|_| outcome == Outcome::Completed).map(PathBuf::from) else {
             return Ok(outcome);
         };
-        if let Err(why) = self.wait_for_delivery(store) {
-            return Ok(claim::not_asked(&why));
+        if let Err(outcome) = self.wait_for_delivery(store) {
+            return Ok(outcome);
         }
         let run_id = &self.run_id;
         let failed = |source| RunError::NotClaimed { run_id: run_id.clone(), path: path.clone(), source };
-        claim::mark(self.env.state, run_id).map_err(failed)?;
-        let token = store.first_event(run_id)?.unwrap_or_default();
+        claim::mark(self.env.state, run_id, attempt).map_err(failed)?;
+        let missing = || failed(std::io::Error::other("the run's first event is missing from the store"));
+        let token = store.first_event(run_id)?.ok_or_else(missing)?;
         let host = process::host();
         let verdict = claim::commit(&path, claim::Claimant { run_id, token: &token, host: &host }).map_err(failed)?;
         Ok(verdict.outcome())
     }
 
-    /// Waits until every destination has the run's events.
-    fn wait_for_delivery(&mut self, store: &Store) -> Result<(), String> {
+    /// Waits until every destination has the run's events. Returns the run's outcome if that does not happen.
+    fn wait_for_delivery(&mut self, store: &Store) -> Result<(), Outcome> {
         let Some((to, timeout)) = self.env.deliver_first else { return Ok(()) };
         let until = Instant::now() + timeout;
         loop {
@@ -360,10 +361,10 @@ impl Supervision<'_> {
             };
             let Some(missing) = to.iter().find(is_missing) else { return Ok(()) };
             if Instant::now() >= until {
-                return Err(format!("{} did not have its events in time", missing.name()));
+                return Err(claim::not_asked(&format!("{} did not have its events in time", missing.name())));
             }
             if let Some(signal) = self.signals.wait(DELIVERED) {
-                return Err(format!("{} stopped it before its events were delivered", signal_name(signal)));
+                return Err(claim::cancelled(signal));
             }
         }
     }

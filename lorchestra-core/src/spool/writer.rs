@@ -272,7 +272,7 @@ impl Writer {
         frame(&mut self.buffer, |out| write_json(out, &serde_json::json!({"seq": seq, "final": end})));
         self.write_buffer(1).map_err(|(_, e)| e)?;
         // Not synced: against the death of processes a written record is sufficient, and the supervisor commits it immediately. A power
-        // loss before that commit makes the run `abandoned`.
+        // loss before that commit makes the run `abandoned`. The supervisor of a run with a claim syncs it first (`run::claim`).
         self.state = SpoolState::Ended;
         Ok(())
     }

@@ -311,7 +311,8 @@ impl Store {
     pub fn is_cancelled(&self, group: i64) -> Result<bool, StoreError> {
         self.read("reading a group", |db| {
             let sql = "SELECT cancelled_at IS NOT NULL FROM run_groups WHERE n = ?1";
-            Ok(db.prepare_cached(sql)?.query_row([group], |row| row.get(0)).optional()?.unwrap_or(true))
+            // A group that is missing was not cancelled: its members are missing too, and that is an error where they are read.
+            Ok(db.prepare_cached(sql)?.query_row([group], |row| row.get(0)).optional()?.unwrap_or(false))
         })
     }
 
@@ -322,7 +323,8 @@ impl Store {
         })
     }
 
-    /// Moves the bookmarks of a backfill whose members are all complete, by the rule for one run over its whole range. Returns how many moved.
+    /// Moves the bookmark of each account of a backfill whose members are all complete, by the rule for one run over the whole range. Returns
+    /// how many moved.
     pub fn move_group_bookmarks(&mut self, group: &Group, now: i64) -> Result<u64, StoreError> {
         let Some((from, to)) = group.settings.moves_bookmark else { return Ok(0) };
         self.write("moving the bookmarks of a group", |tx| {
@@ -351,14 +353,18 @@ impl Store {
         })
     }
 
-    /// Removes some groups that were created before a time and of which nothing runs.
+    /// Removes some groups whose creation and last run are before a time. Keeps a group with members that are running or may still be run: a
+    /// process may be driving it, or a person may resume it.
     pub(super) fn prune_groups(&mut self, before: i64) -> Result<(), StoreError> {
         for _ in 0..REMOVED {
             let removed = self.write("removing an old group", |tx| {
                 let old: Option<i64> = tx
                     .prepare_cached(
                         "SELECT n FROM run_groups WHERE created_at < ?1
-                            AND NOT EXISTS (SELECT 1 FROM members WHERE run_group = run_groups.n AND state = 'running')
+                            AND NOT EXISTS (SELECT 1 FROM members WHERE run_group = run_groups.n AND state IN ('pending', 'running'))
+                            AND NOT EXISTS (
+                                SELECT 1 FROM members JOIN runs ON runs.run_id = members.run_id
+                                WHERE members.run_group = run_groups.n AND coalesce(runs.ended_at, ?1) >= ?1)
                          ORDER BY created_at LIMIT 1",
                     )?
                     .query_row([before], |row| row.get(0))
@@ -494,6 +500,50 @@ mod tests {
         // The end of an earlier attempt, recorded late, does not touch the new one.
         run_to_end(&mut store, "another-run", None);
         assert_eq!(member(&store, 1).state, MemberState::Pending);
+    }
+
+    #[test]
+    fn a_group_is_kept_until_its_last_member_has_ended_long_ago() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        store.create_group(&new_group("0193a000-0000-7000-8000-00000000abcd", 2)).unwrap();
+        let group = store.find_group("last").unwrap().unwrap();
+        let kept = |store: &mut Store, before: i64| {
+            store.prune_groups(before).unwrap();
+            !store.groups("backfill", 1).unwrap().is_empty()
+        };
+        let ids: Vec<String> = (0..2).map(|place| store.member(group.n, place).unwrap().unwrap().run_id).collect();
+        assert!(kept(&mut store, i64::MAX), "both are pending");
+        run_to_end(&mut store, &ids[0], Some(Cause::Error));
+        assert!(kept(&mut store, i64::MAX), "one is pending");
+        store.begin_run(&new_run(&ids[1]), &started()).unwrap();
+        assert!(kept(&mut store, i64::MAX), "one is running");
+        store.end_run(&ids[1], &end()).unwrap();
+        assert!(kept(&mut store, end().ended_at), "its creation is old, its last end is not");
+        assert!(!kept(&mut store, end().ended_at + 1));
+        assert!(!store.is_cancelled(group.n).unwrap(), "a missing group is not cancelled");
+    }
+
+    #[test]
+    fn the_bookmark_of_each_complete_account_moves() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        let new = new_group("0193a000-0000-7000-8000-00000000abcd", 4);
+        let settings = GroupSettings { moves_bookmark: Some((0, 9)), ..new.settings };
+        let of = |(at, member): (usize, NewMember)| {
+            let account = Some(if at % 2 == 0 { "anna" } else { "bert" }.to_owned());
+            NewMember { spec: crate::plan::RunSpec { account, ..spec() }.to_json(), ..member }
+        };
+        let members = new.members.into_iter().enumerate().map(of).collect();
+        store.create_group(&NewGroup { settings, members, ..new }).unwrap();
+        let group = store.find_group("last").unwrap().unwrap();
+        for (place, cause) in [(0, None), (1, Some(Cause::Error)), (2, None), (3, None)] {
+            let run_id = store.member(group.n, place).unwrap().unwrap().run_id;
+            run_to_end(&mut store, &run_id, cause);
+        }
+        assert_eq!(store.move_group_bookmarks(&group, 1).unwrap(), 1);
+        let moved = store.bookmarks(None, None).unwrap();
+        assert_eq!(moved.iter().map(|bookmark| bookmark.account.as_deref()).collect::<Vec<_>>(), [Some("anna")]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub use preview::Prunable;
 use super::{Store, StoreError, outbox};
 use crate::host::state::StateDir;
 use rusqlite::{OptionalExtension, params};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long to keep data after a run's end.
@@ -64,11 +65,15 @@ const OLD_LOGS: &str = "SELECT n, run_id, ended_at FROM runs
 pub struct Pruned {
     /// Runs, with all their events.
     pub runs: usize,
-    /// Log directories.
+    /// Log directories, including those of removed runs.
     pub logs: usize,
     /// Runs whose payloads were removed.
     pub payloads: usize,
 }
+
+/// Runs to keep, however old they are.
+#[derive(Debug, Clone, Default)]
+pub struct Protected(BTreeSet<i64>);
 
 /// A run that is old enough.
 struct Old {
@@ -121,24 +126,36 @@ struct Pass<'a> {
     before: i64,
     /// Destinations that must have received the events.
     waiting: &'a [String],
+    protected: &'a Protected,
 }
 
 impl Store {
     /// Removes some of the data that is older than `retention` allows at `now` (microseconds since 1970). Never touches running runs. Also
     /// checkpoints the WAL after a flood of events.
     pub fn prune(&mut self, state: &StateDir, retention: &Retention, now: i64) -> Result<Pruned, StoreError> {
+        self.prune_except(state, retention, now, &Protected::default())
+    }
+
+    /// Like [`Self::prune`], but removes nothing of the protected runs.
+    pub fn prune_except(
+        &mut self,
+        state: &StateDir,
+        retention: &Retention,
+        now: i64,
+        protected: &Protected,
+    ) -> Result<Pruned, StoreError> {
         self.end_flood()?;
         let before = |age: Duration| now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
         let events = EVENTS.max(self.taken_in.saturating_mul(2));
         // Data that a power loss brings back is removed again.
         self.deferred(|store| {
             let waiting = store.waiting(&retention.destinations, before(FORGOTTEN))?;
-            let runs = store.prune_runs(state, before(retention.runs), &waiting, events)?;
+            let (runs, of_runs) = store.prune_runs(state, (before(retention.runs), &waiting, protected), events)?;
             store.prune_groups(before(retention.runs))?;
-            let logs = store.prune_logs(state, before(retention.logs))?;
+            let logs = of_runs + store.prune_logs(state, before(retention.logs), protected)?;
             // Delivered data is removed even if no destination is configured any more.
             let waiting = if waiting.is_empty() { store.destinations()? } else { waiting };
-            let payloads = store.prune_payloads(before(retention.payloads), &waiting, events)?;
+            let payloads = store.prune_payloads((before(retention.payloads), &waiting, protected), events)?;
             store.give_back()?;
             Ok(Pruned { runs, logs, payloads })
         })?
@@ -157,15 +174,22 @@ impl Store {
         Ok(names)
     }
 
-    fn prune_runs(&mut self, state: &StateDir, before: i64, waiting: &[String], mut left: usize) -> Result<usize, StoreError> {
+    /// Returns the numbers of removed runs and of their log directories.
+    fn prune_runs(
+        &mut self,
+        state: &StateDir,
+        (before, waiting, protected): (i64, &[String], &Protected),
+        mut left: usize,
+    ) -> Result<(usize, usize), StoreError> {
+        let mut logs = 0;
         // The newest event stays: its number must not be reused, or the next event would count as delivered.
         let newest = self.newest_run()?;
-        self.pass(Pass { what: "runs", sql: OLD_RUNS, before, waiting }, |store, old, _| {
+        let runs = self.pass(Pass { what: "runs", sql: OLD_RUNS, before, waiting, protected }, |store, old, _| {
             if newest == Some(old.n) {
                 return Ok(PruneStep::Kept);
             }
             // If the process is killed after this, the next call finds the run again.
-            remove_dir(&state.run_logs(&old.run_id))?;
+            logs += usize::from(remove_dir(&state.run_logs(&old.run_id))?);
             store.remove_artifacts(old.n)?;
             loop {
                 let some = EVENTS.min(left);
@@ -186,7 +210,8 @@ impl Store {
                     return Ok(PruneStep::Unfinished(0));
                 }
             }
-        })
+        })?;
+        Ok((runs, logs))
     }
 
     /// The run that has the newest event.
@@ -196,28 +221,45 @@ impl Store {
         })
     }
 
-    fn prune_logs(&mut self, state: &StateDir, before: i64) -> Result<usize, StoreError> {
-        let old = self.old(OLD_LOGS, START, before)?;
+    /// Returns the number of removed log directories.
+    fn prune_logs(&mut self, state: &StateDir, before: i64, protected: &Protected) -> Result<usize, StoreError> {
+        let mut from = START;
+        let old = loop {
+            let mut old = self.old(OLD_LOGS, from, before)?;
+            let next = old.last().filter(|_| old.len() == RUNS).map(Position::after);
+            old.retain(|old| !protected.0.contains(&old.n));
+            match next {
+                Some(next) if old.is_empty() => from = next,
+                _ => break old,
+            }
+        };
         if old.is_empty() {
             return Ok(0);
         }
         // In this order: if the process is killed in between, the next call finds them again.
-        old.iter().try_for_each(|old| remove_dir(&state.run_logs(&old.run_id)))?;
+        let mut removed = 0;
+        for old in &old {
+            removed += usize::from(remove_dir(&state.run_logs(&old.run_id))?);
+        }
         self.write("removing old logs", |tx| {
             let mut statement = tx.prepare_cached("UPDATE runs SET logs = 0 WHERE n = ?1")?;
             old.iter().try_for_each(|old| statement.execute([old.n]).map(drop))
         })?;
-        Ok(old.len())
+        Ok(removed)
     }
 
-    fn prune_payloads(&mut self, before: i64, waiting: &[String], mut left: usize) -> Result<usize, StoreError> {
+    fn prune_payloads(
+        &mut self,
+        (before, waiting, protected): (i64, &[String], &Protected),
+        mut left: usize,
+    ) -> Result<usize, StoreError> {
         // If nothing is ever delivered, payloads are kept.
         if waiting.is_empty() {
             return Ok(0);
         }
         let sql = "SELECT n, run_id, ended_at FROM runs
             WHERE payloads AND (ended_at, n) >= (?1, ?2) AND ended_at < ?3 ORDER BY ended_at, n LIMIT ?4";
-        self.pass(Pass { what: "payloads", sql, before, waiting }, |store, old, mut after| {
+        self.pass(Pass { what: "payloads", sql, before, waiting, protected }, |store, old, mut after| {
             loop {
                 let some = EVENTS.min(left);
                 let cleared: Vec<i64> = store.write("removing old payloads", |tx| {
@@ -250,7 +292,7 @@ impl Store {
         pass: Pass<'_>,
         mut each: impl FnMut(&mut Self, &Old, i64) -> Result<PruneStep, StoreError>,
     ) -> Result<usize, StoreError> {
-        let Pass { what, sql, before, waiting } = pass;
+        let Pass { what, sql, before, waiting, protected } = pass;
         let from = self.position(what)?;
         let found = self.old(sql, from, before)?;
         // At the end of everything old enough, the next pass starts over with the oldest.
@@ -258,7 +300,7 @@ impl Store {
         let mut done = 0;
         for old in &found {
             let event = if old.n == from.run { from.event } else { 0 };
-            if event == i64::MAX {
+            if event == i64::MAX || protected.0.contains(&old.n) {
                 continue;
             }
             match self.delivery_of(old.n, waiting)? {
@@ -355,10 +397,12 @@ fn rows(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn remove_dir(dir: &std::path::Path) -> Result<(), StoreError> {
+/// Returns whether the directory existed.
+fn remove_dir(dir: &std::path::Path) -> Result<bool, StoreError> {
     match std::fs::remove_dir_all(dir) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(StoreError::Io { path: dir.to_owned(), source }),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(StoreError::Io { path: dir.to_owned(), source }),
     }
 }
 

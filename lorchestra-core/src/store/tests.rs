@@ -346,7 +346,7 @@ fn retention_removes_old_runs_and_logs_and_no_others() {
     let day = Duration::from_secs(86400);
     let retention = retention::Retention { logs: 365 * day, runs: 30 * day, ..retention::Retention::default() };
     let pruned = store.prune(&site.state, &retention, crate::host::clock::now_micros()).unwrap();
-    assert_eq!(pruned, retention::Pruned { runs: 1, logs: 0, payloads: 0 });
+    assert_eq!(pruned, retention::Pruned { runs: 1, logs: 1, payloads: 0 });
     assert!(!site.state.run_logs(&ids[0]).exists());
     assert_eq!(store.runs(&RunFilter::default()).unwrap().len(), 2, "the recent run and the running one stay");
     assert_eq!(events(&store).iter().filter(|e| e.run_id == ids[0]).count(), 0);

@@ -162,9 +162,7 @@ impl GroupWork<'_, '_> {
         let driven = driver.run(Pool::new(command, size), signals);
         progress.finish();
         let driven = driven?;
-        if driven.counts.of(MemberState::Completed) == driven.counts.all() {
-            store.move_group_bookmarks(group, now_micros())?;
-        }
+        store.move_group_bookmarks(group, now_micros())?;
         Driver::unlock(state, &group.group_id, lock);
         let mut failed = Vec::new();
         if group.kind != KIND {

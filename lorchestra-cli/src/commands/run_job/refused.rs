@@ -82,13 +82,17 @@ impl Asked {
             return None;
         }
         let spec = self.spec.as_ref();
+        let message = match &failure.reason {
+            Some(reason) => format!("{}: {reason}", failure.message),
+            None => failure.message.clone(),
+        };
         Some(Refusal {
             package,
             job,
             account: self.account.clone(),
             spec: self.spec.clone(),
             cause,
-            message: text::shortened(&text::printable(&failure.message), MESSAGE),
+            message: text::shortened(&text::printable(&message), MESSAGE),
             exit_code: failure.code.number(),
             requested_run_id: self.own.run_id.map(|run_id| run_id.to_string()),
             requested_by: spec.map(|spec| &spec.requested_by).or(self.own.requested_by.as_ref()).cloned().unwrap_or_default(),

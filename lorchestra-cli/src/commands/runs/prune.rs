@@ -10,7 +10,7 @@ use clap::Args;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::Store;
-use lorchestra_core::store::retention::{Pruned, Retention};
+use lorchestra_core::store::retention::{Protected, Pruned, Retention};
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(crate) struct Prune {
     /// Remove what is older than this, instead of the limits in config.toml
     #[arg(long, value_name = "DURATION", value_parser = crate::values::limit)]
     older_than: Option<Duration>,
-    /// Remove all but the N newest runs
+    /// Remove all but the N newest runs and the newest success of each job and account
     #[arg(long, value_name = "N", conflicts_with = "older_than")]
     keep: Option<u64>,
     /// Remove the oldest runs until the state directory is smaller than this
@@ -57,14 +57,21 @@ pub(super) fn prune(
         (.., Some(max)) => return to_size(max, command.dry_run, (&state, &mut store, now), &older_than, printer),
         _ => settings.retention.clone(),
     };
-    let before = store.prunable(&retention, now)?;
+    let protected = if command.keep.is_some() { store.newest_successes()? } else { Protected::default() };
+    let before = store.prunable(&state, &retention, now, &protected)?;
     kept(before.undelivered, printer);
     if command.dry_run {
         printer.line(format_args!("would remove {} runs and the logs of {}", before.runs, before.logs));
         return Ok(Code::Success);
     }
-    let all = remove(&state, &mut store, &retention, now)?;
-    printer.good(format_args!("removed {} runs, the logs of {} and the payloads of {}", all.runs, all.logs, all.payloads));
+    let all = remove(&state, &mut store, &retention, (now, &protected))?;
+    if command.keep.is_some() && all == Pruned::default() {
+        return Ok(nothing(printer));
+    }
+    printer.good(match all.payloads {
+        0 => format!("removed {} runs and the logs of {}", all.runs, all.logs),
+        payloads => format!("removed {} runs, the logs of {} and the payloads of {payloads}", all.runs, all.logs),
+    });
     Ok(Code::Success)
 }
 
@@ -97,6 +104,7 @@ fn to_size(
 ) -> Result<Code, CommandError> {
     let logs = |state: &StateDir| state.run_logs("x").parent().map_or(0, bytes);
     let mut all = Pruned::default();
+    let none = Protected::default();
     let mut size = store.used_bytes()? + logs(state);
     for _ in 0..ROUNDS {
         if size <= max {
@@ -108,16 +116,16 @@ fn to_size(
         let Some(age) = beyond(store, keep, now)? else { break };
         let retention = older_than(age);
         if dry_run {
-            let found = store.prunable(&retention, now)?;
+            let found = store.prunable(state, &retention, now, &none)?;
             kept(found.undelivered, printer);
             printer.line(format_args!("would remove about {} of {runs} runs ({} MiB in use)", found.runs, size >> 20));
             return Ok(Code::Success);
         }
-        let Pruned { runs, logs: removed, payloads } = remove(state, store, &retention, now)?;
+        let Pruned { runs, logs: removed, payloads } = remove(state, store, &retention, (now, &none))?;
         all = Pruned { runs: all.runs + runs, logs: all.logs + removed, payloads: all.payloads + payloads };
         size = store.used_bytes()? + logs(state);
         if runs + removed + payloads == 0 {
-            kept(store.prunable(&retention, now)?.undelivered, printer);
+            kept(store.prunable(state, &retention, now, &none)?.undelivered, printer);
             break;
         }
     }
@@ -143,14 +151,19 @@ fn bytes(dir: &Path) -> u64 {
 }
 
 /// Removes everything that is old enough.
-fn remove(state: &StateDir, store: &mut Store, retention: &Retention, now: i64) -> Result<Pruned, CommandError> {
-    let before = store.prunable(retention, now)?;
+fn remove(
+    state: &StateDir,
+    store: &mut Store,
+    retention: &Retention,
+    (now, protected): (i64, &Protected),
+) -> Result<Pruned, CommandError> {
+    let before = store.prunable(state, retention, now, protected)?;
     let mut all = Pruned::default();
     // Enough calls to pass over all runs once, plus the calls that remove nothing.
-    let mut left = (before.runs + before.logs + before.undelivered) / 50 + u64::from(IDLE);
+    let mut left = before.examined / 50 + u64::from(IDLE);
     let mut idle = 0;
     while idle < IDLE || left > 0 {
-        let Pruned { runs, logs, payloads } = store.prune(state, retention, now)?;
+        let Pruned { runs, logs, payloads } = store.prune_except(state, retention, now, protected)?;
         idle = if runs + logs + payloads == 0 { idle + 1 } else { 0 };
         left = left.saturating_sub(1);
         all = Pruned { runs: all.runs + runs, logs: all.logs + logs, payloads: all.payloads + payloads };

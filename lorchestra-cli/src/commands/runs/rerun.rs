@@ -23,6 +23,8 @@ use std::time::Duration;
 
 /// How far `--failed` looks back, unless `--since` says otherwise.
 const LOOK_BACK: &str = "-1d";
+/// Maximum number of runs without a spec to name.
+const MAX_REPORTED: usize = 10;
 
 /// Arguments of `runs rerun`.
 #[derive(Debug, Args)]
@@ -67,7 +69,15 @@ pub(super) fn rerun(
     let store = history.as_ref().map(|(_, store)| store);
     let runs = match (&wanted.run, store) {
         (Some(run), _) => vec![find_run(store, settings, run)?],
-        (None, Some(store)) => not_made_up_for(store, wanted)?,
+        (None, Some(store)) => {
+            let (chosen, without_spec) = not_made_up_for(store, wanted)?;
+            report(&without_spec, printer);
+            if chosen.is_empty() && !without_spec.is_empty() {
+                printer.note("No other failed run needs to be run again.");
+                return Ok(Code::Success);
+            }
+            chosen
+        }
         (None, None) => Vec::new(),
     };
     drop(history);
@@ -83,7 +93,11 @@ pub(super) fn rerun(
             show(run, printer);
             continue;
         }
-        if spec.sha256.is_none() && installed(run, settings).is_some_and(|sha256| sha256 != run.plugin_sha256) {
+        // A run that was refused has no library, so it is unknown whether it has changed.
+        if spec.sha256.is_none()
+            && !run.plugin_sha256.is_empty()
+            && installed(run, settings).is_some_and(|sha256| sha256 != run.plugin_sha256)
+        {
             printer.note(format_args!("the library of {} has changed since run {}", run.package, short_id(&run.run_id)));
         }
         let own = OwnFlags {
@@ -120,12 +134,16 @@ fn spec_of(run: &Run, same_library: bool, settings: &Settings) -> Result<RunSpec
     let id = short_id(&run.run_id);
     if run.spec_json.is_empty() {
         let what = format!("run {id} has no spec: it was refused before one was created");
-        return Err(CommandError::new(Code::Failed, what).hint(format!("lorchestra runs show {id}")));
+        return Err(CommandError::new(Code::Failed, what).hint("run the command of the schedule again"));
     }
     let mut spec = run.spec().map_err(|error| CommandError::new(Code::Internal, format!("the spec of run {id}: {error}")))?;
     spec.since_last = false;
     spec.requested_by = RequestedBy::Rerun(run.run_id.clone());
     if same_library {
+        if run.plugin_sha256.is_empty() {
+            let what = format!("run {id} has no library to compare with: it was refused before it loaded one");
+            return Err(CommandError::new(Code::Failed, what).hint("omit --same-library"));
+        }
         spec.sha256 = Some(run.plugin_sha256.clone());
     } else {
         let (_, manifest, _) = find_job(&Catalog::scan(&settings.plugin_dirs), &run.package, &run.job)?;
@@ -146,8 +164,20 @@ fn show(run: &Run, printer: &mut Printer) {
     printer.line(format_args!("{}  {}/{}  {why}", short_id(&run.run_id), run.package, run.job).to_string().trim_end());
 }
 
-/// Returns the failed runs that no later run covers, oldest first: of several failed ones for the same work, the last.
-fn not_made_up_for(store: &Store, wanted: &Rerun) -> Result<Vec<Run>, CommandError> {
+/// Names the failed runs that cannot be run again.
+fn report(without_spec: &[Run], printer: &mut Printer) {
+    for run in without_spec.iter().take(MAX_REPORTED) {
+        let (id, job) = (short_id(&run.run_id), format!("{}/{}", run.package, run.job));
+        printer.note(format_args!("run {id} of {job} has no spec: run the command of the schedule again"));
+    }
+    if let Some(more) = without_spec.len().checked_sub(MAX_REPORTED).filter(|more| *more > 0) {
+        printer.note(format_args!("{more} more refused runs have no spec: run lorchestra runs list --state refused"));
+    }
+}
+
+/// Returns the failed runs that no later run covers, oldest first: of several failed ones for the same work, the last. Also returns the newest
+/// refused run without a spec of each job and account, unless a later run of that job and account is known.
+fn not_made_up_for(store: &Store, wanted: &Rerun) -> Result<(Vec<Run>, Vec<Run>), CommandError> {
     let since = values::time("--since", Some(wanted.since.as_deref().unwrap_or(LOOK_BACK)))?;
     let (package, job) = match wanted.job.as_deref().map(|job| job.split_once('/').ok_or(job)) {
         None => (None, None),
@@ -158,10 +188,20 @@ fn not_made_up_for(store: &Store, wanted: &Rerun) -> Result<Vec<Run>, CommandErr
     };
     let all = store.find_runs(&RunQuery { package, job, since, ..RunQuery::default() }, u64::MAX)?;
     let mut later: Vec<RunSpec> = Vec::new();
+    let mut without_spec: Vec<Run> = Vec::new();
     let mut chosen = Vec::new();
     for run in all {
-        // A run that was refused before there was a spec cannot be run again.
-        let Ok(spec) = run.spec() else { continue };
+        let Ok(spec) = run.spec() else {
+            let is_same = |package: &str, job: &str, account: &Option<String>| {
+                package == run.package && job == run.job && *account == run.account
+            };
+            let known = later.iter().any(|other| is_same(&other.package, &other.job, &other.account))
+                || without_spec.iter().any(|other| is_same(&other.package, &other.job, &other.account));
+            if !known {
+                without_spec.push(run);
+            }
+            continue;
+        };
         if later.iter().any(|other| other.covers(&spec)) {
             continue;
         }
@@ -173,5 +213,5 @@ fn not_made_up_for(store: &Store, wanted: &Rerun) -> Result<Vec<Run>, CommandErr
         later.push(spec);
     }
     chosen.reverse();
-    Ok(chosen)
+    Ok((chosen, without_spec))
 }

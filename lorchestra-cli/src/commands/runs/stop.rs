@@ -7,7 +7,7 @@ use crate::printer::Printer;
 use lorchestra_core::host::process::ignored_by;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::run::recovery::{close_all_abandoned, is_locked, worker_is_elsewhere};
-use lorchestra_core::store::{Run, RunState, Store, short_id};
+use lorchestra_core::store::{Run, RunQuery, RunState, Store, short_id};
 use lorchestra_core::text::printable;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,12 @@ pub(super) fn stop(
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
     if run.state != RunState::Running {
+        if let Some(other) = running_instead(store, run)? {
+            let (id, other) = (short_id(&run.run_id), short_id(&other.run_id));
+            let (job, state) = (format!("{}/{}", run.package, run.job), run.state.as_str());
+            let what = format!("run {id} has already ended: {state}; run {other} of {job} is running");
+            return Err(CommandError::new(Code::Failed, what).hint(format!("run lorchestra runs stop {other} to stop it")));
+        }
         printer.line(format_args!("Run {} has already ended: {}", short_id(&run.run_id), run.state.as_str()));
         return Ok(Code::Success);
     }
@@ -89,6 +95,18 @@ pub(super) fn stop(
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Returns the newest running run of the same job and account.
+fn running_instead(store: &Store, run: &Run) -> Result<Option<Run>, CommandError> {
+    let query = RunQuery {
+        package: Some(run.package.clone()),
+        job: Some(run.job.clone()),
+        account: Some(run.account.clone().unwrap_or_default()),
+        state: Some(RunState::Running),
+        ..RunQuery::default()
+    };
+    Ok(store.find_runs(&query, 1)?.pop())
 }
 
 /// The error for a run whose supervisor is not visible to this process.

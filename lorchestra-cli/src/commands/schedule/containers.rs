@@ -1,6 +1,7 @@
 //! A Kubernetes CronJob and a Cloud Run job. Texts are written as JSON strings, which are YAML too.
 
 use super::cron::NIGHTLY;
+use super::environment::Variable;
 use super::{File, Scheduled};
 use crate::exit::Code;
 use serde_json::json;
@@ -11,10 +12,18 @@ const LONGEST: usize = 52;
 const HOME: &str = "/var/lib/lorchestra";
 
 /// Returns a file for each job, and notes.
-pub(super) fn files(jobs: &[Scheduled], at: Option<&str>, image: &str, k8s: bool) -> (Vec<File>, Vec<String>) {
+pub(super) fn files(
+    jobs: &[Scheduled],
+    at: Option<&str>,
+    image: &str,
+    (k8s, environment): (bool, &[Variable]),
+) -> (Vec<File>, Vec<String>) {
     let file = |job: &Scheduled| {
         let name = resource(&job.name);
-        let text = if k8s { cron_job(job, &name, at, image) } else { cloud_run_job(job, &name, image) };
+        let text = match k8s {
+            true => cron_job(job, &name, at, (image, environment)),
+            false => cloud_run_job(job, &name, (image, environment)),
+        };
         File { name: format!("{name}.yaml"), text }
     };
     let files = jobs.iter().map(file).collect();
@@ -47,16 +56,18 @@ fn args(words: &[String]) -> String {
     json!(words).to_string()
 }
 
-/// Secrets as variables from a Kubernetes secret of the same name as the resource.
-fn variables(job: &Scheduled, name: &str, indent: usize) -> String {
+/// Variables of this environment, and secrets as variables from a Kubernetes secret of the same name as the resource.
+fn variables(job: &Scheduled, name: &str, environment: &[Variable], indent: usize) -> String {
     let pad = " ".repeat(indent);
-    let lines = job.variables.iter().map(|variable| {
+    let plain = environment.iter().filter(|variable| job.variables.iter().all(|secret| secret != variable.name));
+    let plain = plain.map(|Variable { name, value, .. }| format!("{pad}- name: {name}\n{pad}  value: {}\n", json!(value)));
+    let secrets = job.variables.iter().map(|variable| {
         format!("{pad}- name: {variable}\n{pad}  valueFrom: {{secretKeyRef: {{name: {name}, key: {variable}}}}}\n")
     });
-    lines.collect()
+    plain.chain(secrets).collect()
 }
 
-fn cron_job(job: &Scheduled, name: &str, at: Option<&str>, image: &str) -> String {
+fn cron_job(job: &Scheduled, name: &str, at: Option<&str>, (image, environment): (&str, &[Variable])) -> String {
     // No later attempt can fix these.
     let [usage, config, plugin] = [Code::Usage, Code::Config, Code::Plugin].map(Code::number);
     format!(
@@ -111,11 +122,11 @@ spec:
         image = json!(image),
         args = args(&job.portable_args),
         grace = job.stop_within.as_secs(),
-        variables = variables(job, name, 16),
+        variables = variables(job, name, environment, 16),
     )
 }
 
-fn cloud_run_job(job: &Scheduled, name: &str, image: &str) -> String {
+fn cloud_run_job(job: &Scheduled, name: &str, (image, environment): (&str, &[Variable])) -> String {
     let mut words = job.portable_args.clone();
     if !words.iter().any(|word| word == "--require-delivery") {
         words.insert(1, "--require-delivery".to_owned());
@@ -149,7 +160,7 @@ spec:
 "#,
         image = json!(image),
         args = args(&words),
-        variables = variables(job, name, 16),
+        variables = variables(job, name, environment, 16),
     )
 }
 

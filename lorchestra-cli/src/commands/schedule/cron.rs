@@ -1,6 +1,7 @@
 //! Crontab lines.
 
 use super::Scheduled;
+use super::environment::Variable;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use std::path::Path;
@@ -19,13 +20,20 @@ pub(super) fn check(at: &str) -> Result<(), CommandError> {
 }
 
 /// Returns one line for each job.
-pub(super) fn lines(jobs: &[Scheduled], at: Option<&str>, binary: &Path) -> Result<String, CommandError> {
+pub(super) fn lines(
+    jobs: &[Scheduled],
+    at: Option<&str>,
+    binary: &Path,
+    environment: &[Variable],
+) -> Result<String, CommandError> {
+    // Before the command, so that they are not those of the other lines of the crontab.
+    let variables: String = environment.iter().map(|Variable { name, value, .. }| format!("{name}={} ", quoted(value))).collect();
     let lines: Result<Vec<String>, CommandError> = jobs
         .iter()
         .map(|job| {
             let words: Vec<String> =
                 [binary.display().to_string()].into_iter().chain(job.args.iter().cloned()).map(|word| quoted(&word)).collect();
-            let line = format!("{}  {}", at.unwrap_or(NIGHTLY), words.join(" "));
+            let line = format!("{}  {variables}{}", at.unwrap_or(NIGHTLY), words.join(" "));
             if line.contains('\n') {
                 return Err(CommandError::new(Code::Usage, "a crontab line cannot contain a line break")
                     .hint("pass this value in a file, or set it in config.toml"));

@@ -176,12 +176,18 @@ fn crontab(text: &str, file: &str, system: bool, settings: &Settings) -> Vec<Ent
             rest = after.trim_start();
         }
         let command = rest.replace("\\%", "%").replace("$HOME", &settings.home.display().to_string());
-        let words = words(&command)?;
+        let words: Vec<String> = words(&command)?.into_iter().skip_while(|word| is_assignment(word)).collect();
         let (package, job) = job_of(&words)?;
         let problems = missing_program(words.iter().find(|word| word.ends_with("lorchestra"))?);
         Some(Entry { kind: "cron", when: Some(when[..fields].join(" ")), package, job, file: file.to_owned(), problems })
     };
     text.lines().filter_map(entry).collect()
+}
+
+/// Whether a word before a command sets a variable for it.
+fn is_assignment(word: &str) -> bool {
+    let name = word.split_once('=').map(|(name, _)| name).filter(|name| !name.is_empty());
+    name.is_some_and(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
 }
 
 fn missing_program(program: &str) -> Vec<String> {

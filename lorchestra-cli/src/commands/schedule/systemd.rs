@@ -3,10 +3,12 @@
 //! Units of a user (the default) are hardened with what needs no privileges: system call filters. Units of the system manager also get a
 //! read-only view of the file system.
 
+use super::environment::Variable;
 use super::{File, Scheduled};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::settings::Settings;
+use lorchestra_core::text::shell;
 use std::path::Path;
 
 /// Every night at 03:15.
@@ -14,33 +16,76 @@ const NIGHTLY: &str = "*-*-* 03:15:00";
 /// The unit that reports a failure.
 const FAILED: &str = "lorchestra-failed@.service";
 
-/// Returns the units, and notes on how to install them.
+/// The manager for which units are written.
+pub(super) struct Manager<'a> {
+    /// Whether it is the manager of the system, not that of a user.
+    pub(super) system: bool,
+    /// The directory that the units are written to.
+    pub(super) written_to: Option<&'a Path>,
+    /// The path of lorchestra.
+    pub(super) binary: &'a Path,
+}
+
+/// Fails for cron's syntax, of which systemd only warns in its log: such a timer never elapses.
+pub(super) fn check(at: &str) -> Result<(), CommandError> {
+    let fields = at.split_whitespace().count();
+    // A number after @ is a time in seconds since 1970.
+    let is_named = at.strip_prefix('@').is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()));
+    if is_named || (fields >= 5 && !at.contains(':')) {
+        return Err(CommandError::new(Code::Usage, format!("--at {at:?} is in the syntax of cron, which systemd does not read"))
+            .hint("write an OnCalendar= expression, for example '*-*-* 03:15:00' or 'Mon *-*-* 09:00'")
+            .hint("run systemd-analyze calendar EXPRESSION to check one"));
+    }
+    Ok(())
+}
+
+/// Returns the units.
 pub(super) fn files(
     jobs: &[Scheduled],
     at: Option<&str>,
-    system: bool,
+    manager: &Manager<'_>,
     settings: &Settings,
-    binary: &Path,
-) -> Result<(Vec<File>, Vec<String>), CommandError> {
+    environment: &[Variable],
+) -> Result<Vec<File>, CommandError> {
     let mut files = Vec::new();
     for job in jobs {
-        files.push(File { name: format!("{}.service", job.name), text: service(job, system, settings, binary)? });
+        let text = service(job, manager, settings, environment)?;
+        files.push(File { name: format!("{}.service", job.name), text });
         files.push(File { name: format!("{}.timer", job.name), text: timer(job, at) });
     }
     files.push(File { name: FAILED.to_owned(), text: failed() });
-    let (flag, dir) = if system { ("", "/etc/systemd/system") } else { ("--user ", "~/.config/systemd/user") };
-    let timers: Vec<String> = jobs.iter().map(|job| format!("{}.timer", job.name)).collect();
-    let mut notes = vec![
-        format!("To install: add --dir {dir} to this command, then run"),
-        format!("  systemctl {flag}daemon-reload && systemctl {flag}enable --now {}", timers.join(" ")),
-    ];
-    if !system {
-        notes.push("Timers of a user stop at logout, unless you run: loginctl enable-linger".to_owned());
-    }
-    Ok((files, notes))
+    Ok(files)
 }
 
-fn service(job: &Scheduled, system: bool, settings: &Settings, binary: &Path) -> Result<String, CommandError> {
+/// Returns notes on how to install the units.
+pub(super) fn notes(jobs: &[Scheduled], manager: &Manager<'_>, settings: &Settings) -> Vec<String> {
+    let (flag, dir) = if manager.system { ("", "/etc/systemd/system") } else { ("--user ", "~/.config/systemd/user") };
+    let timers: Vec<String> = jobs.iter().map(|job| format!("{}.timer", job.name)).collect();
+    let expanded = match dir.strip_prefix("~/") {
+        Some(below) => settings.home.join(below),
+        None => dir.into(),
+    };
+    let first = match manager.written_to {
+        None => format!("To install: add --dir {dir} to this command, then run"),
+        Some(written) if std::fs::canonicalize(written).ok() == std::fs::canonicalize(&expanded).ok() => {
+            "To start the timers, run".to_owned()
+        }
+        Some(written) => format!("To install: copy the files from {} to {dir}, then run", shell(written)),
+    };
+    let mut notes = vec![first, format!("  systemctl {flag}daemon-reload && systemctl {flag}enable --now {}", timers.join(" "))];
+    if !manager.system {
+        notes.push("Timers of a user stop at logout, unless you run: loginctl enable-linger".to_owned());
+    }
+    notes
+}
+
+fn service(
+    job: &Scheduled,
+    manager: &Manager<'_>,
+    settings: &Settings,
+    environment: &[Variable],
+) -> Result<String, CommandError> {
+    let Manager { system, binary, .. } = *manager;
     let words: Result<Vec<String>, CommandError> =
         [binary.display().to_string()].iter().chain(&job.args).map(|word| quoted(word)).collect();
     let command = words?.join(" ");
@@ -67,6 +112,9 @@ TimeoutStopSec={}
     if system {
         let user = settings.user();
         text.push_str(&format!("User={}\n", user.trim_start_matches("user ")));
+    }
+    for variable in environment {
+        text.push_str(&format!("Environment={}\n", assigned(variable)));
     }
     for name in &job.credentials {
         let dir = if system { "/etc/credstore" } else { "%h/.config/credstore" };
@@ -150,6 +198,16 @@ ExecStart=/bin/sh -c 'echo \"%i failed: run lorchestra status\" | systemd-cat -t
     .to_owned()
 }
 
+/// Quotes an assignment for Environment=, where `$` has no special meaning.
+fn assigned(Variable { name, value, .. }: &Variable) -> String {
+    let escaped = value.replace('%', "%%");
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_./+-@:,=%".contains(c);
+    match escaped.chars().all(plain) {
+        true => format!("{name}={escaped}"),
+        false => format!("\"{name}={}\"", escaped.replace('\\', "\\\\").replace('"', "\\\"")),
+    }
+}
+
 /// Quotes a word for ExecStart=.
 fn quoted(word: &str) -> Result<String, CommandError> {
     if word.chars().any(char::is_control) {
@@ -168,6 +226,23 @@ fn quoted(word: &str) -> Result<String, CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_syntax_of_cron_is_refused() {
+        for at in ["15 3 * * *", "@daily", "*/5 * * * 1-5", "0 9 1 jan mon"] {
+            assert!(check(at).is_err(), "{at}");
+        }
+        for at in ["*-*-* 03:15:00", "hourly", "Mon..Fri *-*-* 10:00 Europe/Berlin", "@1395716396"] {
+            assert!(check(at).is_ok(), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_variable_is_one_assignment_for_systemd() {
+        let variable = |value: &str| assigned(&Variable { name: "X", value: value.to_owned(), is_local: false });
+        assert_eq!(variable("/a:/b"), "X=/a:/b");
+        assert_eq!(variable("50% of $HOME \"q\""), "\"X=50%% of $HOME \\\"q\\\"\"");
+    }
 
     #[test]
     fn a_word_is_one_word_for_systemd() {

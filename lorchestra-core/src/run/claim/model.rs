@@ -41,6 +41,8 @@ struct Node {
     dead: bool,
     /// Whether `claiming` exists.
     marked: bool,
+    /// Whether the final record is on disk.
+    has_final: bool,
     /// Whether the claim is its own.
     holds: bool,
     crashes: u8,
@@ -61,6 +63,8 @@ enum Broken {
     Nothing,
     /// Recovery does not look for `claiming`: it closes the run as failed.
     NoMarker,
+    /// The final record is not synced, and recovery closes a run without one as failed.
+    NeedsFinalRecord,
     /// The answer to link(2) decides, instead of the claim.
     TrustsTheAnswer,
     /// An unknown answer counts as lost.
@@ -91,7 +95,11 @@ fn successors(world: &World, broken: Broken) -> Vec<World> {
             // Recovery on the same node.
             change(&|node| {
                 node.dead = false;
-                let marked = node.marked && broken != Broken::NoMarker;
+                let marked = match broken {
+                    Broken::NoMarker => false,
+                    Broken::NeedsFinalRecord => node.marked && node.has_final,
+                    _ => node.marked,
+                };
                 node.step = if marked { Step::Marked } else { Step::Recorded(ModelEnd::Failed) };
             });
             continue;
@@ -99,6 +107,7 @@ fn successors(world: &World, broken: Broken) -> Vec<World> {
         match node.step {
             Step::Working => {
                 change(&|node| {
+                    node.has_final = true;
                     node.marked = true;
                     node.step = Step::Marked;
                 });
@@ -134,6 +143,12 @@ fn successors(world: &World, broken: Broken) -> Vec<World> {
                 node.crashes += 1;
                 node.dead = true;
             });
+            // A power loss: the disk forgets what was not synced. That is the final record, as if step 2 had not synced it.
+            change(&|node| {
+                node.crashes += 1;
+                node.dead = true;
+                node.has_final = false;
+            });
         }
     }
     next
@@ -162,7 +177,7 @@ fn fault(world: &[Node]) -> Option<&'static str> {
 
 /// Searches all states of a number of runs. Returns their number, and the first fault.
 fn search(runs: usize, broken: Broken) -> (usize, Option<(&'static str, World)>) {
-    let node = Node { step: Step::Working, dead: false, marked: false, holds: false, crashes: 0, requests: 0 };
+    let node = Node { step: Step::Working, dead: false, marked: false, has_final: false, holds: false, crashes: 0, requests: 0 };
     let first = vec![node; runs];
     let mut seen = HashSet::from([first.clone()]);
     let mut queue = VecDeque::from([first]);
@@ -194,7 +209,7 @@ fn no_order_of_steps_breaks_the_protocol() {
 /// The search finds each rule that is broken.
 #[test]
 fn each_rule_is_needed() {
-    for broken in [Broken::NoMarker, Broken::TrustsTheAnswer, Broken::GivesUp] {
+    for broken in [Broken::NoMarker, Broken::NeedsFinalRecord, Broken::TrustsTheAnswer, Broken::GivesUp] {
         let (_, fault) = search(2, broken);
         assert!(fault.is_some(), "{broken:?} breaks nothing");
     }

@@ -1,8 +1,10 @@
 //! Counts what retention would remove, without removing it.
 
-use super::{DeliveryState, OLD_LOGS, OLD_RUNS, Position, RUNS, START};
+use super::{DeliveryState, OLD_LOGS, OLD_RUNS, Old, Position, Protected, RUNS, START};
+use crate::host::state::StateDir;
 use crate::store::retention::{FORGOTTEN, Retention};
 use crate::store::{Store, StoreError};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Counts of runs and logs that are old enough to be removed.
@@ -10,31 +12,53 @@ use std::time::Duration;
 pub struct Prunable {
     /// Runs, with all their events.
     pub runs: u64,
-    /// Runs whose logs are removed, including runs that are removed completely.
+    /// Log directories that are removed, including those of removed runs.
     pub logs: u64,
     /// Runs that are old enough but are kept because a destination has not received all of their events.
     pub undelivered: u64,
+    /// Runs that [`Store::prune`] examines to find these, each of its calls at most fifty for each kind of data.
+    pub examined: u64,
 }
 
 impl Store {
     /// Counts what repeated calls of [`Store::prune`] would remove. Examines every run that is old enough.
-    pub fn prunable(&self, retention: &Retention, now: i64) -> Result<Prunable, StoreError> {
+    pub fn prunable(
+        &self,
+        state: &StateDir,
+        retention: &Retention,
+        now: i64,
+        protected: &Protected,
+    ) -> Result<Prunable, StoreError> {
         let before = |age: Duration| now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
         let waiting = self.waiting(&retention.destinations, before(FORGOTTEN))?;
         let newest = self.newest_run()?;
         let mut found = Prunable::default();
-        self.each_old(OLD_RUNS, before(retention.runs), |store, n| {
-            match store.delivery_of(n, &waiting)? {
-                DeliveryState::Settled if newest == Some(n) => {}
-                DeliveryState::Settled => found.runs += 1,
+        let mut with_logs = BTreeSet::new();
+        let has_logs = |old: &Old| state.run_logs(&old.run_id).is_dir();
+        self.each_old(OLD_RUNS, before(retention.runs), |store, old| {
+            found.examined += 1;
+            if newest == Some(old.n) || protected.0.contains(&old.n) {
+                return Ok(());
+            }
+            match store.delivery_of(old.n, &waiting)? {
+                DeliveryState::Settled => {
+                    found.runs += 1;
+                    if has_logs(old) {
+                        with_logs.insert(old.n);
+                    }
+                }
                 DeliveryState::Open | DeliveryState::Pending => found.undelivered += 1,
             }
             Ok(())
         })?;
-        self.each_old(OLD_LOGS, before(retention.logs), |_, _| {
-            found.logs += 1;
+        self.each_old(OLD_LOGS, before(retention.logs), |_, old| {
+            found.examined += 1;
+            if !protected.0.contains(&old.n) && has_logs(old) {
+                with_logs.insert(old.n);
+            }
             Ok(())
         })?;
+        found.logs = with_logs.len() as u64;
         Ok(found)
     }
 
@@ -42,14 +66,14 @@ impl Store {
         &self,
         sql: &str,
         before: i64,
-        mut each: impl FnMut(&Self, i64) -> Result<(), StoreError>,
+        mut each: impl FnMut(&Self, &Old) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut from = START;
         loop {
             let old = self.old(sql, from, before)?;
             // The last entry of the previous call is returned again.
             for run in old.iter().filter(|run| (run.ended_at, run.n) != (from.ended_at, from.run)) {
-                each(self, run.n)?;
+                each(self, run)?;
             }
             match old.last().filter(|_| old.len() == RUNS) {
                 Some(last) => from = Position::after(last),

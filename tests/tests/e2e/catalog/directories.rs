@@ -78,7 +78,7 @@ fn a_missing_directory_is_reported() {
     // No results: the message says why, with the searched directories.
     let ended = sandbox.lorchestra(&["--plugin-dir", &file, "--plugin-dir", &missing, "jobs", "list"]).exits(0);
     let looked = format!(
-        "No packages found.\n  looked in {} (--plugin-dir): is not a directory\n  looked in {missing} (--plugin-dir): does not exist\n",
+        "No packages found.\n  looked in {} (--plugin-dir): is not a directory\n  looked in {missing} (--plugin-dir): does not exist\n  run lorchestra plugins install FILE to install one\n",
         file.replace('\n', "\\n")
     );
     assert_eq!(ended.err(), looked);

@@ -369,6 +369,33 @@ fn required_delivery_is_part_of_the_outcome() {
     assert!(ended.err().contains("misbehave/fail failed"), "{}", ended.shown());
 }
 
+/// A window is claimed only when its events are delivered.
+#[test]
+fn a_window_that_is_not_delivered_is_not_claimed() {
+    let site = Site::new(Write::Storage);
+    let (plan, claims) = (site.sandbox.arg("plan.jsonl"), site.sandbox.arg("claims"));
+    let range = ["--from", "2024-01-01", "--to", "2024-01-02", "--every", "1d"];
+    site.sandbox.lorchestra(&[&["backfill", "misbehave", "windowed", "--plan", &plan][..], &range].concat()).exits(0);
+    let window = ["run-window", "--plan", &plan, "--index", "0", "--claims", &claims];
+    let with = |attempt, timeout| [&window[..], &["--attempt", attempt, "--delivery-timeout", timeout]].concat();
+    site.sandbox.lorchestra(&["run-job", "--require-delivery", "misbehave", "noop"]).exits(0);
+    site.fake.go_down();
+    for _ in 0..2 {
+        // The second time, the command finds the run of this attempt.
+        site.sandbox.lorchestra(&with("1", "1s")).exits(69);
+        assert_eq!(site.sandbox.runs()[0].cause(), "claim");
+    }
+    let running = site.sandbox.start(&with("2", "50s"));
+    eventually("it waits for delivery", || {
+        let run = site.sandbox.runs().remove(0);
+        run.state() == "running" && site.sandbox.events_of(run.id()).iter().any(|event| event.event_type() == "window.seen")
+    });
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
+    assert_eq!(site.sandbox.runs()[0].cause(), "cancelled");
+    assert!(!site.sandbox.path("claims").exists(), "nothing was claimed");
+}
+
 #[test]
 fn required_delivery_without_credentials_starts_no_job() {
     let site = Site::new(Write::Storage);

@@ -3,7 +3,6 @@
 
 use lorchestra_tests::bigquery::site::{Site, Write};
 use lorchestra_tests::{Event, Fixture, Sandbox, eventually};
-use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -56,7 +55,8 @@ fn a_missing_broken_or_untrusted_plugin() {
     fs::remove_file(&library).unwrap();
     fs::write(&library, &bytes[..bytes.len() / 2]).unwrap();
     fs::set_permissions(&library, fs::Permissions::from_mode(0o644)).unwrap();
-    refused(&sandbox, &["misbehave", "noop", "--account", "anna"], 126, "plugin", "misbehave cannot be used");
+    refused(&sandbox, &["misbehave", "noop", "--account", "anna"], 126, "plugin", "misbehave cannot be used: ");
+    assert!(sandbox.all_runs()[0].message().contains("/libmisbehave.so: "), "{:?}", sandbox.all_runs()[0]);
     assert_eq!(sandbox.all_runs()[0].0["account"], "anna");
     fs::remove_file(&library).unwrap();
     refused(&sandbox, &["misbehave", "noop"], 1, "plugin", "Unknown package: misbehave");
@@ -98,9 +98,40 @@ fn a_conflicting_run() {
     let sandbox = sandbox();
     let running = sandbox.start(&["run-job", "misbehave", "wait"]);
     eventually("it is recorded", || sandbox.all_runs().len() == 2);
+    let id = sandbox.all_runs()[0].short().to_owned();
     refused(&sandbox, &["misbehave", "wait"], 75, "overlap", "is already running");
-    running.signal(Signal::TERM);
+    // The refused run is newer, but not the one to stop, nor the one with a log.
+    let of_refused = sandbox.lorchestra(&["runs", "stop", sandbox.all_runs()[0].short()]).exits(1);
+    assert!(of_refused.err().contains(&format!("run lorchestra runs stop {id} to stop it")), "{}", of_refused.shown());
+    for name in ["last", "misbehave/wait"] {
+        let logs = sandbox.lorchestra(&["runs", "logs", name]).exits(0);
+        assert!(!logs.err().contains("it was refused"), "{}", logs.shown());
+    }
+    let stopped = sandbox.lorchestra(&["runs", "stop", "misbehave/wait"]).exits(0);
+    assert!(stopped.out().contains(&format!("run {id} has ended: failed (cancelled)")), "{}", stopped.shown());
     running.wait().exits(143);
+    // The library is unknown, not changed: a refused run has none. Nor can it be required.
+    let again = sandbox.lorchestra(&["runs", "rerun", "misbehave/wait", "--same-library", "--dry-run"]).exits(1);
+    assert!(again.err().contains("has no library"), "{}", again.shown());
+}
+
+/// `--failed` names what it cannot run again.
+#[test]
+fn a_refused_run_without_a_spec_is_not_run_again() {
+    let sandbox = sandbox();
+    let library = sandbox.plugins().join("libmisbehave.so");
+    fs::rename(&library, sandbox.path("away")).unwrap();
+    refused(&sandbox, &["misbehave", "noop"], 1, "plugin", "Unknown package");
+    fs::rename(sandbox.path("away"), &library).unwrap();
+    let id = sandbox.all_runs()[0].short().to_owned();
+    let again = sandbox.lorchestra(&["runs", "rerun", "--failed"]).exits(0);
+    assert!(again.err().contains(&format!("run {id} of misbehave/noop has no spec")), "{}", again.shown());
+    let again = sandbox.lorchestra(&["runs", "rerun", &id]).exits(1);
+    assert!(again.err().contains("run the command of the schedule again"), "{}", again.shown());
+    // A later success makes up for it.
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let again = sandbox.lorchestra(&["runs", "rerun", "--failed"]).exits(0);
+    assert!(!again.err().contains("has no spec"), "{}", again.shown());
 }
 
 /// The call can be repeated: a refusal never has the id that the caller chose.

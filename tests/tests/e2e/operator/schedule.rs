@@ -42,7 +42,7 @@ fn systemd_accepts_the_units() {
         let dir = sandbox.arg(dir);
         let args = [&PRINT, flags, &["--dir", &dir], &FLAGS].concat();
         let written = sandbox.lorchestra(&args).exits(0);
-        assert!(written.err().contains("daemon-reload"), "{}", written.shown());
+        assert!(written.err().contains("daemon-reload") && !written.err().contains("add --dir"), "{}", written.shown());
         let service = fs::read_to_string(format!("{dir}/lorchestra-ingester-extract_gmail.service")).unwrap();
         for line in ["SuccessExitStatus=75", "OnFailure=lorchestra-failed@%n.service", "NoNewPrivileges=yes", "TimeoutStopSec=40"]
         {
@@ -139,13 +139,14 @@ fn credentials_of_a_job_are_loaded() {
 #[test]
 fn mistakes_are_reported_before_anything_is_installed() {
     let sandbox = sandbox();
-    let cases: [(&[&str], i32, &str); 8] = [
+    let cases: [(&[&str], i32, &str); 9] = [
         (&["schedule", "print", "ingester/extract_gmail"], 2, "required"),
         (&["schedule", "print", "ingester/extract_gmial", "--cron"], 1, "extract_gmail"),
         (&["schedule", "print", "extract_gmail", "--cron"], 2, "does not name a job"),
         (&["schedule", "print", "ingester/extract_gmail", "--k8s"], 2, "--image"),
         (&["schedule", "print", "ingester/extract_gmail", "--cron", "--at", "03:15"], 2, "has 1 fields"),
         (&["schedule", "print", "ingester/extract_gmail", "--cron", "--", "--source", "takeout.mbox"], 2, "is a relative path"),
+        (&["schedule", "print", "ingester/extract_gmail", "--systemd", "--at", "15 3 * * *"], 2, "'*-*-* 03:15:00'"),
         (&["schedule", "print", "ingester/extract_gmail", "--cron", "--", "--sauce", "/x"], 2, "--sauce"),
         (&["schedule", "print", "ingester/extract_gmail", "--cron", "--", "--source", "/x", "--since", "soon"], 2, "soon"),
     ];
@@ -205,6 +206,48 @@ fn what_is_installed_is_listed_with_its_problems() {
         "{}",
         shown.shown()
     );
+}
+
+/// A scheduler starts a command without the variables of a shell.
+#[test]
+fn variables_that_change_the_settings_become_part_of_the_schedule() {
+    let sandbox = sandbox();
+    let (state, plugins) = (sandbox.arg("my lorchestra"), sandbox.arg("more"));
+    let environment = [
+        ("XDG_STATE_HOME", &*state),
+        ("LORCHESTRA_PLUGIN_PATH", "more"),
+        ("BQ_EVENTS_PROJECT", "50%"),
+        ("HTTPS_PROXY", "http://anna:secret@proxy"),
+    ];
+    let print = |target: &[&str]| {
+        let printed = sandbox.lorchestra_with(&environment, &[&PRINT, target, &FLAGS].concat()).exits(0);
+        assert!(printed.err().contains("HTTPS_PROXY is left out") && !printed.out().contains("secret"), "{}", printed.shown());
+        printed
+    };
+    let unit = print(&["--systemd"]);
+    for line in [
+        format!("Environment=\"XDG_STATE_HOME={state}\""),
+        format!("Environment=LORCHESTRA_PLUGIN_PATH={plugins}"),
+        "Environment=BQ_EVENTS_PROJECT=50%%".to_owned(),
+    ] {
+        assert!(unit.out().lines().any(|found| found == line), "{line}: {}", unit.shown());
+    }
+    let line = print(&["--cron"]);
+    let expected = format!("15 3 * * *  XDG_STATE_HOME='{state}' LORCHESTRA_PLUGIN_PATH={plugins} BQ_EVENTS_PROJECT='50\\%' /");
+    assert!(line.out().starts_with(&expected), "{expected}: {}", line.shown());
+    let yaml = print(&["--k8s", "--image", "lorchestra:1"]);
+    assert!(yaml.out().contains("- name: BQ_EVENTS_PROJECT\n                  value: \"50%\"\n"), "{}", yaml.shown());
+    assert!(!yaml.out().contains("XDG_STATE_HOME"), "{}", yaml.shown());
+    assert!(yaml.err().contains("paths are of this machine: XDG_STATE_HOME, LORCHESTRA_PLUGIN_PATH"), "{}", yaml.shown());
+    // The line is found again, although the value of a variable ends in the name of the binary.
+    let bin = sandbox.path("bin");
+    fs::create_dir(&bin).unwrap();
+    fs::write(bin.join("crontab"), "#!/bin/sh\ncat \"$HOME/crontab\"\n").unwrap();
+    fs::set_permissions(bin.join("crontab"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(sandbox.home().join("crontab"), line.out()).unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let listed = sandbox.lorchestra_with(&[("PATH", &path)], &["schedule", "list", "--json"]).exits(0);
+    assert_eq!(listed.json_lines("lorchestra.schedule/1")[0]["problems"].as_array().unwrap().len(), 0, "{}", listed.shown());
 }
 
 /// The pages show what the command prints.

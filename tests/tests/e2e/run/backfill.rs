@@ -84,7 +84,7 @@ fn every_window_and_account_is_run_once() {
 }
 
 #[test]
-fn bookmarks_move_only_if_asked_for_and_only_when_all_is_done() {
+fn the_bookmark_of_an_account_moves_only_if_asked_for_and_only_when_its_windows_are_complete() {
     let sandbox = sandbox();
     let bookmarks = || sandbox.lorchestra(&["bookmarks", "show", "--json"]).exits(0).json_lines("lorchestra.bookmark/1");
     backfill(&sandbox, &["--account", "anna"]).exits(0);

@@ -86,10 +86,13 @@ fn skip_records_a_run_that_was_skipped() {
         let logs = sandbox.lorchestra(&[&["runs", "logs", first.id()], trace].concat()).exits(0);
         assert!(logs.err().contains("it was skipped"), "{}", logs.shown());
     }
-    let stop = sandbox.lorchestra(&["runs", "stop", first.id()]).exits(0);
-    assert!(stop.out().contains("has already ended: skipped"), "{}", stop.shown());
+    let stop = sandbox.lorchestra(&["runs", "stop", first.id()]).exits(1);
+    let expected = format!("has already ended: skipped; run {} of misbehave/wait is running", short_id(&id));
+    assert!(stop.err().contains(&expected), "{}", stop.shown());
     running.signal(Signal::TERM);
     running.wait().exits(143);
+    let stop = sandbox.lorchestra(&["runs", "stop", first.id()]).exits(0);
+    assert!(stop.out().contains("has already ended: skipped"), "{}", stop.shown());
     // No process holds it any more.
     sandbox.lorchestra(&["run-job", "misbehave", "wait", "--on-overlap", "skip", "--seconds", "0"]).exits(1);
 }

@@ -143,6 +143,10 @@ fn a_plan_that_was_changed_is_refused() {
     };
     run(1, "0", "not this window");
     run(2, "3", "has 3 members, so there is no index 3");
+    // Two nodes would run the window under one id.
+    let without_attempt = ["run-window", "--plan", &file, "--index", "0", "--claims", "claims", "--no-require-delivery"];
+    let ended = node.lorchestra(&without_attempt).exits(2);
+    assert!(ended.err().contains("--claims needs --attempt"), "{}", ended.shown());
     for (changed, message) in [
         (text.replace("2024-01-02", "2024-01-05"), "incomplete or was changed"),
         (text[..text.len() - 10].to_owned(), "incomplete or was changed"),
