@@ -319,14 +319,26 @@ mod tests {
 
     #[test]
     fn memory_of_a_process_tree_is_the_sum_of_its_processes() {
-        let own = tree_rss_kib(std::process::id()).unwrap();
-        let mut child = std::process::Command::new("sleep").arg("10").spawn().unwrap();
-        let alone = tree_rss_kib(child.id());
-        let both = tree_rss_kib(std::process::id()).unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(own > 100 && both > own && alone.is_some(), "{own} {both} {alone:?}");
-        assert_eq!(tree_rss_kib(child.id()), None);
+        use std::io::BufRead as _;
+        use std::os::unix::process::CommandExt as _;
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", "sleep 60 & echo $!; sleep 60 & sleep 60 & sleep 60 & wait"])
+            .process_group(0)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let first: u32 = line.trim().parse().unwrap();
+        // The shell and four equal processes.
+        let is_sum = (0..1000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            tree_rss_kib(shell.id()).zip(tree_rss_kib(first)).is_some_and(|(whole, part)| part > 0 && whole >= 3 * part)
+        });
+        rustix::process::kill_process_group(rustix::process::Pid::from_child(&shell), rustix::process::Signal::KILL).unwrap();
+        shell.wait().unwrap();
+        assert!(is_sum);
+        assert_eq!(tree_rss_kib(shell.id()), None);
     }
 
     #[test]
