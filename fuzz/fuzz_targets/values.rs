@@ -106,6 +106,8 @@ fn fits(kind: &str, value: &Value) -> bool {
         "datetime" => value.as_str().is_some_and(|text| DateTime::parse_from_rfc3339(text).is_ok()),
         "date" => value.as_str().is_some_and(|text| text.parse::<chrono::NaiveDate>().is_ok()),
         "f64" => value.as_f64().is_some_and(f64::is_finite),
+        // In seconds.
+        "duration" => value.as_f64().is_some_and(|seconds| seconds.is_finite() && seconds >= 0.0),
         "bool" => value.is_boolean(),
         "i8" => within(i8::MIN.into(), i8::MAX.into()),
         "i16" => within(i16::MIN.into(), i16::MAX.into()),
@@ -114,7 +116,7 @@ fn fits(kind: &str, value: &Value) -> bool {
         "u8" => within(0, u8::MAX.into()),
         "u16" => within(0, u16::MAX.into()),
         "u32" => within(0, u32::MAX.into()),
-        "u64" | "duration" => within(0, u64::MAX.into()),
+        "u64" => within(0, u64::MAX.into()),
         "enum" => value == "json" || value == "nd-json",
         other => panic!("a kind without a rule: {other}"),
     }
