@@ -356,6 +356,11 @@ fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, Ru
 /// the spool, which may have shown that, is missing.
 fn claimed(state: &StateDir, store: &Store, run: &Run, outcome: Outcome, lost: bool) -> Result<Outcome, RecoveryError> {
     let run_id = run.run_id.as_str();
+    let spec = run.spec();
+    // A run without a claim has nothing to decide, whatever its job has left in the place of its spool.
+    if spec.as_ref().is_ok_and(|spec| spec.claim.is_none()) {
+        return Ok(outcome);
+    }
     let path = state.run_spool(run_id);
     // Made only after the job had succeeded: a power loss may have taken the final record.
     let is_marked = claim::is_marked(state, run_id).map_err(|source| RecoveryError::Io { path, source })?;
@@ -363,7 +368,7 @@ fn claimed(state: &StateDir, store: &Store, run: &Run, outcome: Outcome, lost: b
         return Ok(outcome);
     }
     let undecided = |reason: String| RecoveryError::Undecided { run_id: run_id.to_owned(), reason };
-    let spec = run.spec().map_err(|error| undecided(format!("its spec cannot be read: {error}")))?;
+    let spec = spec.map_err(|error| undecided(format!("its spec cannot be read: {error}")))?;
     let Some(path) = spec.claim.map(PathBuf::from) else { return Ok(outcome) };
     let token = store.first_event(run_id)?.ok_or_else(|| undecided("its first event is missing".into()))?;
     let claimant = claim::Claimant { run_id, token: &token, host: &run.host };
