@@ -33,6 +33,7 @@ use crate::observe::recovered;
 use crate::printer::Printer;
 use crate::settings::{Rescued, Settings};
 use clap::Subcommand;
+use lorchestra_core::host::signals::Signals;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::{Catalog, Package};
 use lorchestra_core::packages::lockfile::Lockfile;
@@ -212,6 +213,11 @@ fn catalog(settings: &Settings) -> Result<Catalog, CommandError> {
         apply_lockfile(&mut catalog, &locked_to(settings)?);
     }
     Ok(catalog)
+}
+
+/// From now on, signals are read from a pipe instead of ending this process.
+fn handle_signals() -> Result<Signals, CommandError> {
+    Signals::install().map_err(|e| CommandError::new(Code::Internal, format!("cannot install signal handlers: {e}")))
 }
 
 /// Reads plugins.lock. A missing file is an error, because it is required.

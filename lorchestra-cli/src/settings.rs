@@ -11,6 +11,8 @@ use directories::BaseDirs;
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::packages::catalog::SearchDir;
 use lorchestra_core::plan::spec;
+use lorchestra_core::run::launch::{Delivery, Host};
+use lorchestra_core::run::supervisor::WorkerEnv;
 use lorchestra_core::store::retention::Retention;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -231,6 +233,19 @@ impl Settings {
         let mut entries = passwd.lines().filter_map(|line| line.split_once(':'));
         let named = entries.find(|(_, rest)| rest.split(':').nth(1) == Some(&uid.to_string()));
         named.map_or_else(|| format!("user {uid}"), |(name, _)| format!("user {}", lorchestra_core::text::escaped(name)))
+    }
+
+    /// The environment of runs on this host.
+    pub(crate) fn host<'a>(&'a self, delivery: Delivery<'a>) -> Result<Host<'a>, CommandError> {
+        let worker = WorkerEnv {
+            executable: Path::new("/proc/self/exe"),
+            data_root: self.data_root()?,
+            version: env!("CARGO_PKG_VERSION"),
+            trace_level: self.trace_level,
+            log_max: self.log_max,
+            strict_numbers: self.strict_numbers,
+        };
+        Ok(Host { state_dir: &self.state_dir, worker, retention: &self.retention, delivery })
     }
 
     /// Parent of the packages' data directories, for a run. Jobs receive it in JSON, which must be UTF-8.

@@ -22,7 +22,40 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
-/// One command of a block, and what the page shows after it.
+/// A command of a `console` block, and the output below it.
+#[derive(Debug)]
+pub struct ConsoleStep {
+    /// The last line of the command in the block, from 0.
+    pub line: usize,
+    /// The command, which may have several lines.
+    pub command: String,
+    /// Each line of the output, with its end.
+    pub output: String,
+}
+
+/// The commands of a `console` block: after `$ `, continued after a `\\` at the end of a line.
+///
+/// # Panics
+/// If the block begins with output.
+pub fn console_steps(block: &[&str]) -> Vec<ConsoleStep> {
+    let mut steps: Vec<ConsoleStep> = Vec::new();
+    let mut continued = false;
+    for (at, line) in block.iter().enumerate() {
+        match (line.strip_prefix("$ "), steps.last_mut()) {
+            (Some(command), _) => steps.push(ConsoleStep { line: at, command: command.to_owned(), output: String::new() }),
+            (None, Some(step)) if continued => {
+                step.line = at;
+                step.command += &format!("\n{line}");
+            }
+            (None, Some(step)) => step.output += &format!("{line}\n"),
+            (None, None) => panic!("output without a command: {line}"),
+        }
+        continued = line.ends_with('\\') && (continued || line.starts_with("$ "));
+    }
+    steps
+}
+
+/// One command of a page, and what the page shows after it.
 #[derive(Debug)]
 struct Step {
     /// Line on the page.
@@ -121,22 +154,11 @@ impl Page {
             let script: Vec<&str> = lines.iter().map(|(_, line)| *line).collect();
             return self.add(lines.first().map_or(0, |(at, _)| *at), script.join("\n"), None, false);
         }
-        let mut lines = lines.iter().peekable();
-        while let Some((at, line)) = lines.next() {
-            let Some(command) = line.strip_prefix("$ ") else { panic!("{}:{at}: output without a command", self.path) };
-            let mut command = command.to_owned();
-            while command.ends_with('\\')
-                && let Some((_, line)) = lines.next()
-            {
-                command += &format!("\n{line}");
-            }
-            let continued = command.matches('\n').count();
-            let mut output = String::new();
-            while let Some((_, line)) = lines.next_if(|(_, line)| !line.starts_with("$ ")) {
-                output += &format!("{line}\n");
-            }
+        let first = lines.first().map_or(0, |(at, _)| *at);
+        let text: Vec<&str> = lines.iter().map(|(_, line)| *line).collect();
+        for ConsoleStep { line, command, output } in console_steps(&text) {
             let fails = output.lines().any(|line| line.starts_with("error:") || line.starts_with('✗'));
-            self.add(*at + continued, command, (!any_output).then_some(output), fails || any_output);
+            self.add(first + line, command, (!any_output).then_some(output), fails || any_output);
         }
     }
 

@@ -174,3 +174,15 @@ fn give_all(path: &Path, user: u32) {
         }
     }
 }
+
+/// Copies a directory with everything below it, as `cp -a` does: into `to` if that exists.
+///
+/// # Panics
+/// If it cannot be copied.
+pub fn copy_all(from: &Path, to: &Path) {
+    if let Some(parent) = to.parent() {
+        std::fs::create_dir_all(parent).expect("a directory");
+    }
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp");
+    assert!(copied.success(), "cp of {}", from.display());
+}

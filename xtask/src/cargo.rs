@@ -5,10 +5,16 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Everything that tests use: not the fuzz targets, which are programs without an end, and not the packages of benches, whose additional
-/// features would make cargo compile dependencies twice.
+/// Everything but the packages of benches, whose additional features would make cargo compile dependencies twice.
+pub(crate) const WITH_FUZZ: [&str; 5] = ["--workspace", "--exclude", "bench-parts", "--exclude", "bench-plugin"];
+/// Everything that tests use: not the fuzz targets either, which are programs without an end.
 pub(crate) const TESTED: [&str; 7] =
     ["--workspace", "--exclude", "bench-parts", "--exclude", "bench-plugin", "--exclude", "lorchestra-fuzz"];
+
+/// Whether the tests' build was made: it has a fixture that only tests use.
+pub(crate) fn is_tested_built() -> Result<bool> {
+    Ok(built("debug")?.join("libconstructor.so").exists())
+}
 
 /// The workspace's root.
 pub(crate) fn root() -> Result<PathBuf> {
@@ -64,8 +70,7 @@ pub(crate) fn build(args: &[&str]) -> Result {
 /// depends on them, with fewer features than the whole workspace needs. So after the tests, whose build has these packages too, it builds
 /// the whole workspace, which has nothing to do.
 pub(crate) fn build_command_line(packages: &[&str]) -> Result {
-    // A fixture that only tests use.
-    let tested = built("debug")?.join("libconstructor.so").exists();
+    let tested = is_tested_built()?;
     let chosen = ["lorchestra-cli"].iter().chain(packages).flat_map(|package| ["-p", package]).collect::<Vec<_>>();
     let args: &[&str] = if tested { &TESTED } else { &chosen };
     println!("$ cargo build --locked {}", args.join(" "));

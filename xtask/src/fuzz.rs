@@ -101,7 +101,7 @@ fn build(work: &Path) -> Result<PathBuf> {
 fn build_quickly(source: &Path, names: &[String]) -> Result<PathBuf> {
     let mut command = cargo::cargo("build")?;
     // Features are those of all selected packages: with the tests' selection and the targets, no dependency is built again.
-    command.args(&cargo::TESTED[..cargo::TESTED.len() - 2]).args(names.iter().flat_map(|name| ["--bin", name]));
+    command.args(cargo::WITH_FUZZ).args(names.iter().flat_map(|name| ["--bin", name]));
     // Cargo has no flags for some crates only, but calls this for the workspace's.
     command.env("RUSTC_WORKSPACE_WRAPPER", source.join("coverage.sh"));
     command.env("LORCHESTRA_FUZZ_FLAGS", [&FLAGS[..], &["-Copt-level=2"]].concat().join(" "));

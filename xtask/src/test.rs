@@ -36,7 +36,7 @@ pub(crate) fn run(options: &Options) -> Result {
     let end_to_end = all || !chosen.modules.is_empty();
     let (downloads, builds) = if end_to_end { needs::of(&topics.sources(&chosen.modules)?) } else { (Vec::new(), Vec::new()) };
     let missing = needs::missing(&downloads)?;
-    let built = cargo::built("debug")?.join("libconstructor.so").exists();
+    let built = cargo::is_tested_built()?;
 
     // The downloads mostly wait for the network, so they run while the compiler has the processors.
     let fetching = std::cell::Cell::new(None);

@@ -9,7 +9,6 @@ use crate::settings::Settings;
 use lorchestra_core::delivery::{
     Deliveries, DeliveryError, Destination, DestinationConfig, FlushRequest, Incomplete, Report, Resend,
 };
-use lorchestra_core::host::signals::Signals;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::{Backlog, Store};
 use std::time::Duration;
@@ -87,8 +86,7 @@ pub(super) fn flush(
         printer.note("No events yet.");
         return Ok(Code::Success);
     };
-    let mut signals =
-        Signals::install().map_err(|e| CommandError::new(Code::Internal, format!("cannot install signal handlers: {e}")))?;
+    let mut signals = crate::commands::handle_signals()?;
     let request = FlushRequest { timeout: timeout.unwrap_or(FLUSH), insist: true, run_id: None, resend };
     let several = to.len() > 1;
     let mut failed: Option<CommandError> = None;

@@ -23,12 +23,11 @@ use lorchestra_core::packages::lockfile::Lockfile;
 use lorchestra_core::plan::RunSpec;
 use lorchestra_core::run::error::RunError;
 use lorchestra_core::run::event::Observers;
-use lorchestra_core::run::launch::{Delivery, Host, Lane, Launch, LaunchError, record_refusal};
-use lorchestra_core::run::supervisor::{RunResult, WorkerEnv};
+use lorchestra_core::run::launch::{Delivery, Lane, Launch, LaunchError, record_refusal};
+use lorchestra_core::run::supervisor::RunResult;
 use lorchestra_core::store::group::MemberState;
 use lorchestra_core::store::{Store, Terminal};
 use std::io::BufRead;
-use std::path::Path;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -48,22 +47,9 @@ struct Runner<'a> {
 }
 
 pub(super) fn run(flags: &LaneFlags, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
-    let signals =
-        Signals::install().map_err(|e| CommandError::new(Code::Internal, format!("cannot install signal handlers: {e}")))?;
+    let signals = crate::commands::handle_signals()?;
     let lock = if flags.locked || settings.locked { Some(locked_to(settings)?) } else { None };
-    let host = Host {
-        state_dir: &settings.state_dir,
-        worker: WorkerEnv {
-            executable: Path::new("/proc/self/exe"),
-            data_root: settings.data_root()?,
-            version: env!("CARGO_PKG_VERSION"),
-            trace_level: settings.trace_level,
-            log_max: settings.log_max,
-            strict_numbers: settings.strict_numbers,
-        },
-        retention: &settings.retention,
-        delivery: Delivery { to: &[], required: false, timeout: Duration::ZERO },
-    };
+    let host = settings.host(Delivery { to: &[], required: false, timeout: Duration::ZERO })?;
     let mut lane = Lane::open(&host, &mut Observers(vec![&mut DiagnosticObserver]))?;
     let catalog = Catalog::scan(&settings.plugin_dirs);
     let mut runner = Runner { settings, catalog, lock, signals, printer };

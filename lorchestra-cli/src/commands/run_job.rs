@@ -29,7 +29,7 @@ use lorchestra_core::packages::lockfile::Lockfile;
 use lorchestra_core::plan::{self, Context, PlanRequest, RunPolicy, RunSpec};
 use lorchestra_core::run::event::Observers;
 use lorchestra_core::run::launch::{self, Delivery, Host, Launch, Launched, launch};
-use lorchestra_core::run::supervisor::{RunResult, WorkerEnv};
+use lorchestra_core::run::supervisor::RunResult;
 use lorchestra_core::secrets::Secrets;
 use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::store::short_id;
@@ -197,23 +197,10 @@ impl Invocation<'_, '_> {
         // From now on a signal stops the run in an orderly way instead of killing this process.
         let installed = match signals.take() {
             Some(installed) => installed,
-            None => Signals::install()
-                .map_err(|e| CommandError::new(Code::Internal, format!("cannot install signal handlers: {e}")))?,
+            None => crate::commands::handle_signals()?,
         };
         let handled = signals.insert(installed);
-        let host = Host {
-            state_dir: &settings.state_dir,
-            worker: WorkerEnv {
-                executable: Path::new("/proc/self/exe"),
-                data_root: settings.data_root()?,
-                version: env!("CARGO_PKG_VERSION"),
-                trace_level: settings.trace_level,
-                log_max: settings.log_max,
-                strict_numbers: settings.strict_numbers,
-            },
-            retention: &settings.retention,
-            delivery: Delivery { to: &settings.destinations, required: own.require_delivery, timeout },
-        };
+        let host = settings.host(Delivery { to: &settings.destinations, required: own.require_delivery, timeout })?;
         let printer = RefCell::new(&mut *self.printer);
         let verbosity =
             Verbosity { verbose: self.verbose, quiet: own.quiet, json: own.json, progress, show_output: own.show_output };

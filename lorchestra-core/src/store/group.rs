@@ -18,7 +18,13 @@ const NAMED: usize = super::history::NAMED;
 /// Maximum number of groups to read that share a beginning or end.
 const CANDIDATES: i64 = 6;
 /// Maximum number of old groups that one call removes.
-const REMOVED: usize = 5;
+const REMOVED: u32 = 5;
+/// Groups that were created before a time, have no member that may still run, and no run that ended later.
+const OLD: &str = "created_at < ?1
+    AND NOT EXISTS (SELECT 1 FROM members WHERE run_group = run_groups.n AND state IN ('pending', 'running'))
+    AND NOT EXISTS (
+        SELECT 1 FROM members JOIN runs ON runs.run_id = members.run_id
+        WHERE members.run_group = run_groups.n AND coalesce(runs.ended_at, ?1) >= ?1)";
 
 /// How a group is run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -356,26 +362,18 @@ impl Store {
     /// Removes some groups whose creation and last run are before a time. Keeps a group with members that are running or may still be run: a
     /// process may be driving it, or a person may resume it.
     pub(super) fn prune_groups(&mut self, before: i64) -> Result<(), StoreError> {
-        for _ in 0..REMOVED {
-            let removed = self.write("removing an old group", |tx| {
-                let old: Option<i64> = tx
-                    .prepare_cached(
-                        "SELECT n FROM run_groups WHERE created_at < ?1
-                            AND NOT EXISTS (SELECT 1 FROM members WHERE run_group = run_groups.n AND state IN ('pending', 'running'))
-                            AND NOT EXISTS (
-                                SELECT 1 FROM members JOIN runs ON runs.run_id = members.run_id
-                                WHERE members.run_group = run_groups.n AND coalesce(runs.ended_at, ?1) >= ?1)
-                         ORDER BY created_at LIMIT 1",
-                    )?
-                    .query_row([before], |row| row.get(0))
-                    .optional()?;
-                let Some(old) = old else { return Ok(false) };
-                tx.execute("DELETE FROM run_groups WHERE n = ?1", [old])?;
-                Ok(true)
+        // Most calls find none: they do not lock the store for writing.
+        let old: Vec<i64> = self.read("looking for old groups", |db| {
+            let sql = format!("SELECT n FROM run_groups WHERE {OLD} ORDER BY created_at LIMIT ?2");
+            db.prepare_cached(&sql)?.query_map(params![before, REMOVED], |row| row.get(0))?.collect()
+        })?;
+        for n in old {
+            self.write("removing an old group", |tx| {
+                // A person may have resumed it since.
+                tx.prepare_cached(&format!("DELETE FROM run_groups WHERE {OLD} AND n = ?2"))?
+                    .execute(params![before, n])
+                    .map(drop)
             })?;
-            if !removed {
-                break;
-            }
         }
         Ok(())
     }

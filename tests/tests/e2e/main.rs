@@ -29,6 +29,7 @@ mod delivery {
     mod bigquery;
     mod bigquery_servers;
     mod conversation;
+    mod credentials;
     mod faults;
     mod jsonl;
     mod second_emulator;

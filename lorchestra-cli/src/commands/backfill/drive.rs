@@ -20,14 +20,12 @@ use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::plan::RunSpec;
 use lorchestra_core::run::event::{Observer, Observers, RunEvent};
-use lorchestra_core::run::launch::{self, Delivery, Host};
-use lorchestra_core::run::supervisor::WorkerEnv;
+use lorchestra_core::run::launch::{self, Delivery};
 use lorchestra_core::store::group::{Group, GroupCounts, Member, MemberState, Retry};
 use lorchestra_core::store::{Store, short_id};
 use lorchestra_core::text;
 use serde_json::json;
 use std::cell::RefCell;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Maximum number of failures to print as they happen; the summary names the command that shows all.
@@ -83,21 +81,8 @@ pub(in crate::commands) fn drive(
     if !flags.quiet && !settings.destinations.is_empty() {
         crate::commands::delivery::warn_once(settings, printer);
     }
-    let mut signals =
-        Signals::install().map_err(|e| CommandError::new(Code::Internal, format!("cannot install signal handlers: {e}")))?;
-    let host = Host {
-        state_dir: &settings.state_dir,
-        worker: WorkerEnv {
-            executable: Path::new("/proc/self/exe"),
-            data_root: settings.data_root()?,
-            version: env!("CARGO_PKG_VERSION"),
-            trace_level: settings.trace_level,
-            log_max: settings.log_max,
-            strict_numbers: settings.strict_numbers,
-        },
-        retention: &settings.retention,
-        delivery: Delivery { to: &settings.destinations, required: flags.require_delivery, timeout },
-    };
+    let mut signals = crate::commands::handle_signals()?;
+    let host = settings.host(Delivery { to: &settings.destinations, required: flags.require_delivery, timeout })?;
     let started = Instant::now();
     let done = {
         let printer = RefCell::new(&mut *printer);

@@ -59,8 +59,7 @@ pub(super) fn watch(
             .hint("run lorchestra runs list --running for a list, with --json for a program")
             .hint("run lorchestra runs logs -f RUN to follow one run"));
     }
-    let mut signals =
-        Signals::install().map_err(|e| CommandError::new(Code::Internal, format!("cannot install signal handlers: {e}")))?;
+    let mut signals = crate::commands::handle_signals()?;
     printer.flush();
     let screen = WatchScreen::enter();
     let mut running: Vec<Run> = Vec::new();

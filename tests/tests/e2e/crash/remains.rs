@@ -1,5 +1,6 @@
 //! Nothing survives a run: processes of its job are gone when it has ended or, if its supervisor was killed, after the next command.
 
+use lorchestra_tests::sandbox::copy_all;
 use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
@@ -224,9 +225,7 @@ fn a_copy_of_the_state_directory_ends_no_run_of_the_original() {
         let copy = sandbox();
         copy.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
         let part = if with_store { "." } else { "spool" };
-        let (from, to) = (original.state().join(part).join("."), copy.state().join(part));
-        let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status().expect("cp");
-        assert!(copied.success());
+        copy_all(&original.state().join(part).join("."), &copy.state().join(part));
         // Whatever the copy does: while the supervisor of the original is alive, the run must not be closed there either.
         copy.lorchestra(&["runs", "list"]).exits(0);
         std::thread::sleep(std::time::Duration::from_millis(300));

@@ -4,9 +4,8 @@
 use lorchestra_tests::Sandbox;
 use lorchestra_tests::bigquery::fake::{Fault, Method, StorageErrorCode};
 use lorchestra_tests::bigquery::site::{Site, Write};
+use lorchestra_tests::sandbox::copy_all;
 use serde_json::json;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 use tonic::Code;
 
@@ -115,7 +114,7 @@ fn a_restored_state_directory_loses_and_duplicates_nothing() {
     let site = Site::new(Write::Storage);
     site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "10"]).exits(0);
     let (state, backup, newer) = (site.sandbox.state(), site.sandbox.path("backup"), site.sandbox.path("newer"));
-    copy(&state, &backup);
+    copy_all(&state, &backup);
     site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "25"]).exits(0);
     let mut written = site.stored();
     std::fs::rename(&state, &newer).unwrap();
@@ -141,7 +140,7 @@ fn a_database_restored_in_place_duplicates_nothing() {
     site.sandbox.lorchestra(&["run-job", "--delivery-timeout", "0s", "misbehave", "numbered", "--count", "10"]).exits(0);
     let (state, backup) = (site.sandbox.state(), site.sandbox.path("backup"));
     let pending = site.stored();
-    copy(&state, &backup);
+    copy_all(&state, &backup);
     site.fake.come_up();
     assert_eq!(site.flushed(), 12);
     site.sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "5"]).exits(0);
@@ -167,7 +166,7 @@ fn a_copied_state_directory_loses_and_duplicates_nothing() {
     let mut written = site.stored();
     // The twin delivers to the first one's server.
     twin.sandbox.configure(&std::fs::read_to_string(site.sandbox.home().join(".config/lorchestra/config.toml")).unwrap());
-    copy(&site.sandbox.state(), &twin.sandbox.state());
+    copy_all(&site.sandbox.state(), &twin.sandbox.state());
     for count in ["20", "30"] {
         std::thread::scope(|scope| {
             for sandbox in [&site.sandbox, &twin.sandbox] {
@@ -186,12 +185,4 @@ fn a_copied_state_directory_loses_and_duplicates_nothing() {
     let mut delivered = site.delivered();
     delivered.sort();
     assert_eq!(delivered, written, "each event of both hosts is there once");
-}
-
-fn copy(from: &Path, to: &Path) {
-    if let Some(parent) = to.parent() {
-        std::fs::create_dir_all(parent).unwrap();
-    }
-    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
-    assert!(copied.success(), "cp of {}", from.display());
 }

@@ -1,9 +1,11 @@
 //! Every page of docs/guides/runbooks is a script: its `console` blocks are executed on a machine with the fault, and print what the page
 //! shows. Ids, times, durations, sizes and addresses may differ.
 //!
-//! `LORCHESTRA_TEST_RECORD=1` writes the output into the pages instead.
+//! `LORCHESTRA_TEST_UPDATE_PAGES=1` writes the output into the pages instead.
 
 use lorchestra_tests::bigquery::site::{Site, Write};
+use lorchestra_tests::pages::{ConsoleStep, console_steps};
+use lorchestra_tests::sandbox::copy_all;
 use lorchestra_tests::small_disk::SmallDisks;
 use lorchestra_tests::{Fixture, Sandbox, corrupt, eventually, processes};
 use regex_lite::Regex;
@@ -11,7 +13,7 @@ use rustix::process::Signal;
 use std::any::Any;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// A machine on which a page is executed.
@@ -86,30 +88,13 @@ impl Machine {
     }
 }
 
-/// A command of a page and the output below it.
-struct Step {
-    command: String,
-    output: String,
-}
-
 /// A page in pieces: text between `console` blocks, and the steps of each block.
-fn parse(page: &str) -> Vec<(String, Vec<Step>)> {
+fn parse(page: &str) -> Vec<(String, Vec<ConsoleStep>)> {
     let mut pieces = Vec::new();
     let mut rest = page;
     while let Some((text, after)) = rest.split_once("```console\n") {
         let (block, after) = after.split_once("```\n").expect("a block that ends");
-        let mut steps: Vec<Step> = Vec::new();
-        let mut continued = false;
-        for line in block.lines() {
-            match (line.strip_prefix("$ "), steps.last_mut()) {
-                (Some(command), _) => steps.push(Step { command: command.to_owned(), output: String::new() }),
-                (None, Some(step)) if continued => step.command.push_str(&format!("\n{line}")),
-                (None, Some(step)) => step.output.push_str(&format!("{line}\n")),
-                (None, None) => panic!("output without a command: {line}"),
-            }
-            continued = line.ends_with('\\') && (continued || line.starts_with("$ "));
-        }
-        pieces.push((text.to_owned(), steps));
+        pieces.push((text.to_owned(), console_steps(&block.lines().collect::<Vec<_>>())));
         rest = after;
     }
     pieces.push((rest.to_owned(), Vec::new()));
@@ -143,7 +128,7 @@ fn normalized(text: &str) -> String {
 fn follow(name: &str, machine: &Machine) {
     let path = lorchestra_tests::built::workspace().join(format!("docs/guides/runbooks/{name}.md"));
     let page = fs::read_to_string(&path).unwrap();
-    let record = std::env::var_os("LORCHESTRA_TEST_RECORD").is_some();
+    let record = std::env::var_os("LORCHESTRA_TEST_UPDATE_PAGES").is_some();
     let (mut new, mut differences) = (String::new(), Vec::new());
     for (text, steps) in parse(&page) {
         new.push_str(&text);
@@ -151,7 +136,7 @@ fn follow(name: &str, machine: &Machine) {
             continue;
         }
         new.push_str("```console\n");
-        for Step { command, output } in steps {
+        for ConsoleStep { command, output, .. } in steps {
             let printed = machine.execute(&command);
             new.push_str(&format!("$ {command}\n{printed}"));
             if normalized(&printed) != normalized(&output) {
@@ -313,7 +298,7 @@ fn move_to_a_new_machine() {
 fn restore_a_backup() {
     let machine = Machine::new(&[Fixture::Misbehave]);
     machine.run(&["run-job", "-q", "misbehave", "windowed", "--until", "2024-02-01"], 0);
-    copy(&machine.sandbox.state(), &machine.sandbox.path("backup/lorchestra"));
+    copy_all(&machine.sandbox.state(), &machine.sandbox.path("backup/lorchestra"));
     for name in ["lorchestra.db", "lorchestra.db-wal"] {
         let path = machine.sandbox.state().join(name);
         if path.exists() {
@@ -357,9 +342,4 @@ fn disk_full() {
     machine.disks = Some(disks);
     follow("disk-full", &machine);
     assert!(needing_attention(&machine).is_empty());
-}
-
-fn copy(from: &Path, to: &Path) {
-    let copied = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
-    assert!(copied.success());
 }
