@@ -107,7 +107,7 @@ pub(super) fn flush(
 }
 
 fn flush_failure(trouble: &Incomplete, backlog: Backlog) -> Option<CommandError> {
-    if backlog.pending == 0 && matches!(trouble, Incomplete::Elsewhere) {
+    if backlog.pending == 0 && matches!(trouble, Incomplete::Elsewhere { .. }) {
         return None;
     }
     let failure = match trouble {

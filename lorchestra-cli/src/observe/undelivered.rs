@@ -14,7 +14,7 @@ pub(super) fn after_run(
     printer: &mut Printer,
 ) {
     // The process that holds the lock delivers our events too.
-    let elsewhere = matches!(report.trouble, Some(Incomplete::Elsewhere)) && !required;
+    let elsewhere = matches!(report.trouble, Some(Incomplete::Elsewhere { stopped: None })) && !required;
     // With -q, print only what a user must act on: the next run delivers the rest.
     let passing =
         matches!(report.trouble, Some(Incomplete::Unreachable(_) | Incomplete::Deadline(_) | Incomplete::Interrupted(_)));
@@ -64,7 +64,7 @@ pub(crate) fn why(trouble: &Incomplete) -> String {
         Incomplete::Deadline(None) => "time ran out".into(),
         Incomplete::Deadline(Some(reason)) => reason.clone(),
         Incomplete::Interrupted(_) => "interrupted".into(),
-        Incomplete::Elsewhere => "another process is delivering".into(),
+        Incomplete::Elsewhere { stopped } => stopped.clone().unwrap_or_else(|| "another process is delivering".into()),
         Incomplete::IntoAnother(target) => {
             format!(
                 "another process is delivering for this state directory, to {target}: use the same configuration for all processes"

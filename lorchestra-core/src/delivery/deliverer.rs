@@ -219,12 +219,22 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             Ok(store.uncertain_batches()?.into_iter().find(|batch| tried.insert((batch.first, batch.last))))
         };
         while let Some(batch) = next(self.store, &mut tried)? {
-            let rows = self.store.rows_of(&batch)?;
-            if let Some(new) = self.place_patiently(rows).await? {
-                self.store.send_again(&batch, &new)?;
+            let (rows, damaged): (Vec<_>, Vec<_>) = self.store.rows_of(&batch)?.into_iter().partition(|out| out.intact);
+            if !damaged.is_empty() {
+                self.store.set_aside_damaged(&damaged.iter().map(|out| out.n).collect::<Vec<_>>())?;
+                self.progress.refused += damaged.len() as u64;
+            }
+            match self.place_patiently(&rows).await? {
+                Some(new) => {
+                    let batch = self.store.send_again(&batch, &new)?;
+                    self.send_alone(batch, rows);
+                }
+                None => self.store.forget(&batch)?,
             }
             self.drain(true).await?;
         }
+        let rest = self.store.uncertain_batches()?.iter().map(|batch| batch.rows.unsigned_abs()).sum();
+        self.progress.uncertain = rest;
         Ok(())
     }
 
@@ -234,18 +244,25 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         let mut last = 0;
         while let Some(event) = self.store.refused_event(last)? {
             last = event;
-            let rows = self.store.row(event)?.into_iter().filter(|out| out.intact).collect();
-            if let Some(new) = self.place_patiently(rows).await? {
-                self.store.send_one_again(Was::Refused, &new)?;
+            let rows: Vec<OutRow> = self.store.row(event)?.into_iter().filter(|out| out.intact).collect();
+            if let Some(new) = self.place_patiently(&rows).await? {
+                let batch = self.store.send_one_again(Was::Refused, &new)?;
+                self.send_alone(batch, rows);
             }
             self.drain(true).await?;
         }
         Ok(())
     }
 
-    async fn place_patiently(&mut self, rows: Vec<OutRow>) -> Result<Option<NewBatch>, Stopped> {
+    /// The next batch to send, one at a time. No one has sent it yet.
+    fn send_alone(&mut self, batch: Batch, rows: Vec<OutRow>) {
+        self.one_by_one = true;
+        self.flights.push_back(flight(batch, rows, true));
+    }
+
+    async fn place_patiently(&mut self, rows: &[OutRow]) -> Result<Option<NewBatch>, Stopped> {
         loop {
-            match self.place(&rows).await {
+            match self.place(rows).await {
                 Ok(new) => return Ok(new),
                 Err(StepError::Store(error)) => return Err(Stopped::Store(error)),
                 Err(StepError::Refused(refusal)) => self.pause(refusal, true).await?,
@@ -301,12 +318,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             if let Some(suspect) = self.store.suspect(after)?
                 && (self.proven || !unsent && self.suspects < SUSPECTS)
             {
-                let rows: Vec<OutRow> = self.store.row(suspect)?.into_iter().collect();
-                let new = self.place(&rows).await?;
-                self.tried = suspect;
-                if let Some(new) = new {
-                    self.store.send_one_again(Was::Suspect, &new)?;
-                }
+                self.retry(suspect).await?;
                 return Ok(true);
             }
             if !unsent {
@@ -328,6 +340,57 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             return self.settle_behind().await.map(|()| true);
         }
         if self.may_pipeline() { self.pipeline().await } else { self.send_one().await }.map(|()| true)
+    }
+
+    /// Resends a suspect, unless another store has delivered it, or may have.
+    async fn retry(&mut self, suspect: i64) -> Result<(), StepError> {
+        let rows: Vec<OutRow> = self.store.row(suspect)?.into_iter().collect();
+        if rows.iter().any(|out| !out.intact) {
+            self.tried = suspect;
+            self.progress.refused += 1;
+            return Ok(self.store.resolve_suspect(suspect, false)?);
+        }
+        if suspect <= self.doubtful_to()? {
+            self.connect().await?;
+            let doubtful: Vec<Row> = rows.iter().map(|out| out.row.clone()).collect();
+            match self.session.destination.present(&doubtful).await {
+                Ok(there) if there.is_empty() => {}
+                Ok(_) => {
+                    self.tried = suspect;
+                    self.progress.delivered += 1;
+                    return Ok(self.store.resolve_suspect(suspect, true)?);
+                }
+                Err(DeliveryError::Denied(denied)) => {
+                    self.tried = suspect;
+                    let batch = self.store.send_one_again(Was::Suspect, &self.unplaced(suspect, suspect, 1))?;
+                    self.store.give_up(&batch, &unverified(&denied))?;
+                    self.progress.uncertain += 1;
+                    return Ok(());
+                }
+                Err(other) => return Err(StepError::Refused(other)),
+            }
+        }
+        let new = self.place(&rows).await?;
+        self.tried = suspect;
+        if let Some(new) = new {
+            let batch = self.store.send_one_again(Was::Suspect, &new)?;
+            self.send_alone(batch, rows);
+        }
+        Ok(())
+    }
+
+    /// Another store may have delivered events up to this one.
+    fn doubtful_to(&mut self) -> Result<i64, StepError> {
+        match self.doubtful_to {
+            Some(to) => Ok(to),
+            None => Ok(*self.doubtful_to.insert(self.store.doubtful_to()?)),
+        }
+    }
+
+    /// A batch that has no position, because it is not sent.
+    fn unplaced(&self, first: i64, last: i64, rows: i64) -> NewBatch {
+        let target = self.session.destination.name().to_owned();
+        NewBatch { target, stream: None, length: 0, first, last, rows }
     }
 
     /// Sends the first batch, and waits for the answer.
@@ -386,6 +449,15 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         if destination.uses_streams() {
             let idle = i64::try_from(self.policy.stream_idle.as_micros()).unwrap_or(i64::MAX);
             let known = self.store.stream(&new.target, crate::host::clock::now_micros().saturating_sub(idle))?;
+            if let Some(stream) = &known
+                && destination.is_ahead(Slot { stream: &stream.name, offset: stream.offset, length: new.length })
+            {
+                self.store.leave_stream(&new.target)?;
+                self.store.doubt()?;
+                self.doubtful_to = None;
+                let reason = format!("{} has rows that this store has not sent", stream.name);
+                return Err(StepError::Refused(DeliveryError::Later { reason, after: None, perhaps_request: false }));
+            }
             let known = known
                 .filter(|stream| destination.has_room(Slot { stream: &stream.name, offset: stream.offset, length: new.length }));
             new.stream = match known {
@@ -394,6 +466,9 @@ impl<'a, D: Destination> Deliverer<'a, D> {
                     let stream = destination.create_stream().await.map_err(StepError::Refused)?;
                     self.store.use_stream(&new.target, &stream)?;
                     self.stream_works = false;
+                    // A server may use a name again.
+                    self.fenced.take_if(|(fenced, _)| *fenced == stream);
+                    self.left_stream.take_if(|left| *left == stream);
                     Some(stream)
                 }
             };
@@ -406,7 +481,16 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         // The rows of `done` are still pending in the store.
         let after = self.flights.back().map(|flight| &flight.batch).or(done).map_or(0, |batch| batch.last);
         let mut out = self.intact_rows(after)?;
-        while out.first().is_some_and(|out| self.doubtful_to.is_none_or(|to| out.n <= to)) {
+        let doubtful_to = self.doubtful_to()?;
+        let is_doubtful = |out: &[OutRow]| out.first().is_some_and(|out| out.n <= doubtful_to);
+        if is_doubtful(&out) && (done.is_some() || !self.flights.is_empty()) {
+            // They are looked up when nothing is in flight: only then is all before them settled.
+            if done.is_some() {
+                self.store.advance(done, None)?;
+            }
+            return Ok(false);
+        }
+        while is_doubtful(&out) {
             let rest = self.without_doubtful(out).await?;
             let is_settled = rest.is_empty();
             out = rest;
@@ -444,7 +528,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
 
     /// Removes the rows that another store may have delivered and that are in the target.
     async fn without_doubtful(&mut self, out: Vec<OutRow>) -> Result<Vec<OutRow>, StepError> {
-        let to = *self.doubtful_to.insert(self.store.doubtful_to()?);
+        let to = self.doubtful_to()?;
         let doubtful: Vec<Row> = out.iter().filter(|out| out.n <= to).map(|out| out.row.clone()).collect();
         if doubtful.is_empty() {
             return Ok(out);
@@ -469,12 +553,9 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     /// Marks rows as uncertain that another store may have delivered, if the target cannot be queried for them.
     fn give_up_doubtful(&mut self, doubtful: &[OutRow], denied: &str) -> Result<(), StepError> {
         let (Some(first), Some(last)) = (doubtful.first(), doubtful.last()) else { return Ok(()) };
-        let target = self.session.destination.name().to_owned();
         let rows = i64::try_from(doubtful.len()).unwrap_or(i64::MAX);
-        let new = NewBatch { target, stream: None, length: 0, first: first.n, last: last.n, rows };
-        if let Some(batch) = self.store.advance(None, Some(&new))? {
-            let reason = format!("the state directory is a copy of another one; the table cannot be queried for it: {denied}");
-            self.store.give_up(&batch, &reason)?;
+        if let Some(batch) = self.store.advance(None, Some(&self.unplaced(first.n, last.n, rows)))? {
+            self.store.give_up(&batch, &unverified(denied))?;
             self.progress.uncertain += doubtful.len() as u64;
         }
         Ok(())
@@ -508,6 +589,11 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             }
         }
     }
+}
+
+/// Why events are uncertain that another store may have delivered.
+fn unverified(denied: &str) -> String {
+    format!("the state directory or the machine was copied or restored; the destination cannot be queried for it: {denied}")
 }
 
 /// Approximate size of a row in addition to its payload.

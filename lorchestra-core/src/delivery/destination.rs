@@ -164,6 +164,12 @@ pub trait Destination {
         true
     }
 
+    /// Whether the stream is longer than its slot's offset, at which nothing was sent yet: another store has written to it. Only if that is
+    /// known without a request; otherwise [`Destination::append`] shows it.
+    fn is_ahead(&self, _slot: Slot<'_>) -> bool {
+        false
+    }
+
     /// Checks credentials and reads the target's columns, which later rows use. Called before all other methods except
     /// [`Destination::name`], and again after [`DeliveryError::LayoutChanged`].
     async fn connect(&mut self) -> Result<(), DeliveryError>;

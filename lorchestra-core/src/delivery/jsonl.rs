@@ -118,6 +118,13 @@ impl Destination for Jsonl {
         is_whole && fits && (self.config.rotate == Rotate::Never || of_today())
     }
 
+    /// What another program has written does not count.
+    fn is_ahead(&self, slot: Slot<'_>) -> bool {
+        let path = Path::new(slot.stream);
+        let is_longer = path.symlink_metadata().is_ok_and(|meta| meta.is_file() && meta.len() > slot.offset.unsigned_abs());
+        is_longer && opened(path).is_ok_and(|file| line::is_event_at(&file, slot.offset.unsigned_abs()))
+    }
+
     async fn connect(&mut self) -> Result<(), DeliveryError> {
         match std::fs::metadata(&self.config.dir) {
             Ok(meta) if meta.is_dir() => Ok(()),

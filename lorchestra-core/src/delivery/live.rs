@@ -13,11 +13,13 @@ use super::policy::CIRCUIT;
 use super::session::Session;
 use crate::host::clock::timespec;
 use crate::host::locks::FileLock;
+use crate::host::process;
 use crate::host::signals::Signals;
 use crate::host::state::StateDir;
 use crate::store::{Circuit, Outbox, Store, StoreError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::PipeFlags;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -70,7 +72,10 @@ pub enum Incomplete {
     /// This signal stopped it.
     Interrupted(i32),
     /// Another process is delivering.
-    Elsewhere,
+    Elsewhere {
+        /// If it is stopped (SIGSTOP, Ctrl-Z): its process id, and what to do.
+        stopped: Option<String>,
+    },
     /// Another process has delivered, but to this target rather than ours.
     IntoAnother(String),
     /// The store failed.
@@ -180,6 +185,23 @@ impl FinishingThread {
     }
 }
 
+/// The process that holds the delivery lock.
+struct Holder {
+    pid: u32,
+    is_stopped: bool,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, is_stopped } = self;
+        if *is_stopped {
+            write!(f, "process {pid} is delivering and is stopped: continue it with `kill -CONT {pid}`, or end it")
+        } else {
+            write!(f, "another process is still delivering: process {pid}")
+        }
+    }
+}
+
 /// The state of the thread.
 struct Delivering<D, F> {
     lock_path: PathBuf,
@@ -237,7 +259,6 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
     /// Delivers events as they accumulate, until there is a request. Errors here are retried at the end.
     async fn during_run(&mut self, requests: &mut UnboundedReceiver<FlushRequest>) -> Option<FlushRequest> {
         let mut since = None;
-        let mut lock = None;
         loop {
             if let Ok(request) = tokio::time::timeout(LOOK, requests.recv()).await {
                 return request;
@@ -248,34 +269,42 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
             }
             let is_blocked = self.blocked_until.is_some_and(|until| until > tokio::time::Instant::now());
             if is_blocked || self.unusable.is_some() || self.circuit().is_some() {
-                // Another process may succeed, such as `events flush`.
-                lock = None;
                 continue;
             }
             if since.get_or_insert_with(tokio::time::Instant::now).elapsed() < GATHER {
                 continue;
             }
             since = None;
-            if lock.is_none() {
-                lock = FileLock::try_take(&self.lock_path).ok().flatten();
-            }
-            if lock.is_none() {
-                continue;
-            }
+            // Only while it delivers: a process that is stopped (SIGSTOP, Ctrl-Z) in the meantime delays no other.
+            let Some(lock) = self.try_lock().ok().flatten() else { continue };
             let stopped = tokio::select! {
                 biased;
                 request = requests.recv() => return request,
                 stopped = self.deliver(false, Resend::default()) => stopped,
             };
+            drop(lock);
             match stopped {
                 Ok(()) | Err(Stopped::Unreachable(_) | Stopped::Store(_)) => {}
                 // A permission may be granted, or a table created, while the job runs.
-                Err(Stopped::Blocked(_)) => {
-                    self.blocked_until = Some(tokio::time::Instant::now() + CIRCUIT);
-                    lock = None;
-                }
+                Err(Stopped::Blocked(_)) => self.blocked_until = Some(tokio::time::Instant::now() + CIRCUIT),
             }
         }
+    }
+
+    /// Takes the delivery lock if it is free.
+    fn try_lock(&self) -> io::Result<Option<FileLock>> {
+        let lock = FileLock::try_take(&self.lock_path)?;
+        if let Some(lock) = &lock {
+            lock.write_holder(&std::process::id().to_string());
+        }
+        Ok(lock)
+    }
+
+    /// Returns who delivers, if its process is visible.
+    fn holder(&self) -> Option<Holder> {
+        let pid = FileLock::read_holder(&self.lock_path)?.parse().ok()?;
+        let is_stopped = process::is_stopped(pid, &self.lock_path)?;
+        Some(Holder { pid, is_stopped })
     }
 
     /// Returns the destination, created on first use, without connecting.
@@ -326,7 +355,11 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
         let before = self.progress.delivered;
         match tokio::time::timeout_at(until, self.drain_all(request)).await {
             Ok(trouble) => trouble,
-            Err(_) if !self.asking => Some(Incomplete::Deadline(Some("another process is still delivering".into()))),
+            Err(_) if !self.asking => {
+                let reason =
+                    self.holder().map_or_else(|| "another process is still delivering".to_owned(), |holder| holder.to_string());
+                Some(Incomplete::Deadline(Some(reason)))
+            }
             Err(_) => {
                 let session = self.session.as_ref();
                 let route = session.map(|session| session.destination().route()).unwrap_or_default();
@@ -362,9 +395,12 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
             {
                 return Some(Incomplete::Unreachable(circuit.reason));
             }
-            let lock = match FileLock::try_take(&self.lock_path) {
+            let lock = match self.try_lock() {
                 Ok(Some(lock)) => lock,
-                Ok(None) if !request.insist => return Some(Incomplete::Elsewhere),
+                Ok(None) if !request.insist => {
+                    let stopped = self.holder().filter(|holder| holder.is_stopped).map(|holder| holder.to_string());
+                    return Some(Incomplete::Elsewhere { stopped });
+                }
                 Ok(None) => {
                     match self.store.has_pending(request.run_id.as_deref()) {
                         Ok(false) if resend == Resend::default() => {

@@ -1,6 +1,7 @@
 //! Tests the order of deliveries against an in-memory table that fails in every way a server can, at any moment.
 
 mod lifecycle;
+mod restored;
 mod server;
 
 use super::policy::CIRCUIT;

@@ -65,6 +65,15 @@ impl Identity {
     }
 }
 
+/// Whether a process is stopped (SIGSTOP, Ctrl-Z, a debugger); `None` if it does not have this file open, or cannot be examined.
+pub(crate) fn is_stopped(pid: u32, open: &Path) -> Option<bool> {
+    let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    let file = id(open).ok()?;
+    let mut files = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+    let state = Stat::of(pid).ok()?.state;
+    files.any(|entry| id(&entry.path()).is_ok_and(|opened| opened == file)).then_some(matches!(state, 'T' | 't'))
+}
+
 /// Fields of `/proc/<pid>/stat`.
 #[derive(Debug, Clone, Copy)]
 pub struct Stat {

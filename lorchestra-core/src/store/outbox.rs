@@ -369,21 +369,36 @@ impl Outbox {
     }
 
     /// Freezes an uncertain batch again at a new position, to be resent although it may have arrived.
-    pub fn send_again(&mut self, batch: &Batch, new: &NewBatch) -> Result<(), StoreError> {
+    pub fn send_again(&mut self, batch: &Batch, new: &NewBatch) -> Result<Batch, StoreError> {
         let destination = &self.destination;
         self.store.write("sending a batch again", |tx| {
             remove(tx, batch)?;
-            freeze(tx, destination, new, Some(Was::Uncertain)).map(drop)
+            freeze(tx, destination, new, Some(Was::Uncertain))
         })
     }
 
     /// Freezes a batch of one event that was set aside, as `was` says, to be resent.
-    pub fn send_one_again(&mut self, was: Was, new: &NewBatch) -> Result<(), StoreError> {
+    pub fn send_one_again(&mut self, was: Was, new: &NewBatch) -> Result<Batch, StoreError> {
         let destination = &self.destination;
         self.store.write("sending an event again", |tx| {
-            tx.execute("DELETE FROM settled WHERE destination = ?1 AND event = ?2", params![destination, new.first])?;
-            freeze(tx, destination, new, Some(was)).map(drop)
+            unsettle(tx, destination, new.first)?;
+            freeze(tx, destination, new, Some(was))
         })
+    }
+
+    /// Records what became of a suspect without sending it: it is in the destination, or damaged.
+    pub fn resolve_suspect(&mut self, event: i64, is_present: bool) -> Result<(), StoreError> {
+        let destination = &self.destination;
+        let (how, reason) = if is_present { ("present", None) } else { ("refused", Some(DAMAGED)) };
+        self.store.write("recording a delivery", |tx| {
+            unsettle(tx, destination, event)?;
+            settle(tx, destination, event, how, reason)
+        })
+    }
+
+    /// Removes an uncertain batch whose rows are all settled individually.
+    pub fn forget(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        self.store.write("removing a batch", |tx| remove(tx, batch))
     }
 
     /// Returns the row of one event, if it still exists.
@@ -538,10 +553,21 @@ fn settle(tx: &Transaction<'_>, destination: &str, event: i64, how: &str, reason
     statement.execute(params![destination, event, how, reason, crate::host::clock::now_micros()]).map(drop)
 }
 
-/// Returns the pending events before the oldest frozen batch: a batch before it was taken back.
+fn unsettle(tx: &Transaction<'_>, destination: &str, event: i64) -> rusqlite::Result<()> {
+    tx.execute("DELETE FROM settled WHERE destination = ?1 AND event = ?2", params![destination, event]).map(drop)
+}
+
+/// Returns the pending events before the oldest frozen batch: a batch before it was taken back. `batch` is the oldest one, or was.
 fn pending_before(tx: &Transaction<'_>, destination: &str, batch: &Batch) -> rusqlite::Result<Vec<i64>> {
+    debug_assert!(is_oldest(tx, destination, batch)?, "a batch before it is in flight, and its rows are not pending");
     let sql = format!("SELECT e.n FROM events e WHERE e.n < ?2 AND {} ORDER BY e.n", unsent("?1"));
     tx.prepare_cached(&sql)?.query_map(params![destination, batch.first], |row| row.get(0))?.collect()
+}
+
+/// Whether no frozen batch is older.
+fn is_oldest(tx: &Transaction<'_>, destination: &str, batch: &Batch) -> rusqlite::Result<bool> {
+    let sql = "SELECT NOT EXISTS (SELECT 1 FROM batches WHERE destination = ?1 AND state = 'frozen' AND n < ?2)";
+    tx.prepare_cached(sql)?.query_row(params![destination, batch.id], |row| row.get(0))
 }
 
 /// Returns the rows of a batch that are not settled individually.

@@ -77,12 +77,13 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(())
     }
 
-    /// Does the same for a stream that something has finalized, whose length shows whether this state is older than its deliveries.
+    /// Does the same for a stream that was finalized. Only [`settle`](Self::settle) finalizes streams, and then leaves them: if the batch
+    /// was never sent before, another store has finalized it.
     pub(super) async fn settle_finalized(&mut self) -> Result<(), StepError> {
-        if self.clear_unknown().await? {
-            return self.leave_and_take_back(Vec::new());
+        if self.flights.front().is_some_and(|flight| flight.fresh) {
+            self.doubt()?;
         }
-        Ok(())
+        self.settle().await
     }
 
     /// Does the same for a batch that follows one whose stream was fenced.
@@ -107,22 +108,21 @@ impl<D: Destination> Deliverer<'_, D> {
     /// an unknown result.
     pub(super) async fn clear_unknown(&mut self) -> Result<bool, StepError> {
         let Some(fenced) = self.fence().await? else { return Ok(true) };
+        if self.is_ahead(&fenced) {
+            self.doubt()?;
+        }
         let doubtful = self.is_doubtful()?;
         let Some(flight) = self.flights.front() else { return Ok(false) };
         match fenced {
             // Every request for it was definitely refused: the data at its position belongs to another writer.
             _ if flight.fresh => {
-                let target = flight.batch.target.clone();
-                if matches!(fenced, Fenced::Length(length) if length > flight.offset()) {
-                    self.doubt()?;
-                }
-                self.store.leave_stream(&target)?;
+                self.store.leave_stream(&flight.batch.target)?;
                 Ok(true)
             }
             Fenced::Length(length) if length >= flight.end() => self.confirm(true).await.map(|()| false),
             // The other store may have taken it back from here and sent it to another stream.
             Fenced::Length(_) if doubtful => {
-                self.settle_by_query("the state directory is a copy of another one").await.map(|()| false)
+                self.settle_by_query("the state directory or the machine was copied or restored").await.map(|()| false)
             }
             Fenced::Length(_) => {
                 self.store.leave_stream(&flight.batch.target)?;
@@ -132,8 +132,18 @@ impl<D: Destination> Deliverer<'_, D> {
         }
     }
 
+    /// Whether the stream has rows that this store has not sent: at the position of a batch (all of a batch arrives, or nothing), or after
+    /// the last one.
+    fn is_ahead(&self, fenced: &Fenced) -> bool {
+        let (Some(first), Fenced::Length(length)) = (self.flights.front(), fenced) else { return false };
+        let known = self.flights.iter().filter(|flight| flight.stream() == first.stream()).map(super::Flight::end).max();
+        let from = if first.fresh { first.offset() } else { first.end() };
+        let is_inside = *length > first.offset() && *length < from;
+        is_inside || first.fresh && *length > from || known.is_some_and(|known| *length > known)
+    }
+
     fn is_doubtful(&mut self) -> Result<bool, StepError> {
-        let to = *self.doubtful_to.insert(self.store.doubtful_to()?);
+        let to = self.doubtful_to()?;
         let is_shared = |flight: &super::Flight| self.shared.is_some() && flight.stream() == self.shared.as_ref();
         Ok(self.flights.front().is_some_and(|flight| flight.batch.first <= to || is_shared(flight)))
     }
@@ -149,7 +159,7 @@ impl<D: Destination> Deliverer<'_, D> {
                 Ok(there) if ends.iter().all(|row| there.contains(&row.event_id)) => {}
                 Ok(_) => return self.settle_by_query(ANOTHER).await,
                 Err(DeliveryError::Denied(denied)) if doubtful => {
-                    return self.give_up(&format!("{ANOTHER}, or it has arrived; the table cannot be queried: {denied}"));
+                    return self.give_up(&format!("{ANOTHER}, or it has arrived; the destination cannot be queried: {denied}"));
                 }
                 Err(DeliveryError::Denied(_)) => {}
                 Err(other) => return Err(StepError::Refused(other)),
@@ -172,7 +182,7 @@ impl<D: Destination> Deliverer<'_, D> {
         let there = match self.session.destination.present(&flight.rows).await {
             Ok(there) => there,
             Err(DeliveryError::Denied(denied)) => {
-                return self.give_up(&format!("{why}; the table cannot be queried for it: {denied}"));
+                return self.give_up(&format!("{why}; the destination cannot be queried for it: {denied}"));
             }
             // A retry may succeed.
             Err(other) => return Err(StepError::Refused(other)),

@@ -3,8 +3,13 @@
 
 use crate::store::Row;
 use chrono::{DateTime, SecondsFormat};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+
+/// Longer than any event: a payload has at most 1 MiB.
+const LONGEST: u64 = 4 << 20;
 
 #[derive(Serialize)]
 struct JsonLine<'a> {
@@ -49,6 +54,20 @@ pub(super) fn lines(rows: &[Row]) -> Vec<u8> {
         }
     }
     lines
+}
+
+/// Whether a complete line with an event begins at this byte. Examines at most [`LONGEST`] bytes.
+pub(super) fn is_event_at(file: &File, offset: u64) -> bool {
+    #[derive(Deserialize)]
+    struct Id {
+        event_id: String,
+    }
+    let mut file = file;
+    let mut line = Vec::new();
+    let read = file.seek(SeekFrom::Start(offset)).and_then(|_| BufReader::new(file.take(LONGEST)).read_until(b'\n', &mut line));
+    read.is_ok()
+        && line.ends_with(b"\n")
+        && serde_json::from_slice::<Id>(&line).is_ok_and(|id| uuid::Uuid::try_parse(&id.event_id).is_ok())
 }
 
 /// RFC 3339 with microseconds. Times out of the calendar's range are clamped.

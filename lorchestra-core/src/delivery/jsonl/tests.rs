@@ -171,3 +171,28 @@ fn a_new_file_starts_at_the_size_limit_and_each_day() {
     place.to.config.rotate = Rotate::Never;
     assert!(room(&place, &old, 1_000_000), "an empty file accepts a batch of any size");
 }
+
+/// A line of lorchestra shows that another store has written to the file; the bytes of other programs do not.
+#[test]
+fn a_file_is_ahead_if_an_event_follows() {
+    for (more, is_ahead) in [
+        (&b""[..], false),
+        (b"what another program wrote\n", false),
+        (b"{\"event_id\":5}\n", false),
+        (b"\xff\xfe\n", false),
+        (b"{\"event_id\":\"00000000-0000-7000-8000-000000000009\"", false),
+        (b"{\"event_id\":\"00000000-0000-7000-8000-000000000009\"}\n", true),
+    ] {
+        let place = begun();
+        let offset = place.to.length(&place.first);
+        let mut text = place.text();
+        text.extend_from_slice(more);
+        fs::write(&place.stream, text).unwrap();
+        assert_eq!(place.to.is_ahead(Slot { stream: &place.stream, offset, length: 9 }), is_ahead, "{more:?}");
+    }
+    let place = begun();
+    assert!(
+        place.to.is_ahead(Slot { stream: &place.stream, offset: 0, length: 9 }),
+        "its own lines, of which the store knows nothing"
+    );
+}

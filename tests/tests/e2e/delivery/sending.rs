@@ -105,6 +105,40 @@ fn waiting_for_another_deliverer_opens_no_circuit() {
     site.all_is_delivered(Write::Storage, "after the waiting");
 }
 
+/// A run that was stopped (Ctrl-Z) after it had delivered does not keep the events of others; one that was stopped while it delivers is
+/// named.
+#[test]
+fn a_stopped_run_delays_no_delivery_of_others() {
+    let site = Site::new(Write::Storage);
+    let running = site.sandbox.start(&["run-job", "misbehave", "wait", "--seconds", "100"]);
+    eventually("it has delivered", || !site.delivered().is_empty());
+    eventually("it delivers nothing more", || site.flushed() == 0);
+    running.signal(Signal::STOP);
+    let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    assert_eq!(ended.err(), "");
+    assert_eq!(site.sandbox.lorchestra(&["events", "list", "--pending"]).exits(0).out(), "");
+    running.signal(Signal::CONT);
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
+
+    site.fake.faults().forever(Method::AppendRows, Fault::Silent);
+    let before = site.fake.requests(Method::AppendRows);
+    let running = site.sandbox.start(&["run-job", "misbehave", "wait", "--seconds", "100"]);
+    eventually("it delivers", || site.fake.requests(Method::AppendRows) > before);
+    running.signal(Signal::STOP);
+    let hint = format!("process {} is delivering and is stopped: continue it with `kill -CONT {0}`, or end it", running.pid());
+    let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    assert!(ended.err().contains(&hint), "{}", ended.shown());
+    let ended = site.sandbox.lorchestra(&["events", "flush", "--timeout", "1s"]).exits(69);
+    assert!(ended.err().contains(&hint), "{}", ended.shown());
+    running.signal(Signal::KILL);
+    running.wait();
+    site.fake.faults().clear(Method::AppendRows);
+    site.fake.faults().release();
+    eventually("the next one delivers all", || site.flushed() == 0);
+    site.all_is_delivered(Write::Storage, "after the stops");
+}
+
 /// Two tables are configured for one state directory, and another process was faster: required delivery detects that.
 #[test]
 fn required_delivery_means_the_configured_table() {
