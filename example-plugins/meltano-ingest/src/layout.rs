@@ -186,7 +186,7 @@ fn power_of_ten(step: &Value) -> Option<u32> {
 fn decimal(schema: &Value) -> Option<Kind> {
     let digits = |key: &str| schema[key].as_u64().and_then(|digits| u32::try_from(digits).ok());
     let (precision, scale) = (digits("precision")?, digits("scale")?);
-    (precision >= 1 && precision <= DIGITS && scale <= precision).then_some(Kind::Decimal { precision, scale })
+    ((1..=DIGITS).contains(&precision) && scale <= precision).then_some(Kind::Decimal { precision, scale })
 }
 
 #[cfg(test)]

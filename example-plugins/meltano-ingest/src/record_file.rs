@@ -13,7 +13,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) enum RecordFile {
     Lines(Appender),
-    Parts(Parts),
+    Parts(Box<Parts>),
 }
 
 impl RecordFile {

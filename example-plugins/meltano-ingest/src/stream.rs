@@ -98,7 +98,7 @@ impl Stream {
         let mut cut = 0;
         let mut open = |path: PathBuf, len: u64| -> io::Result<Result<RecordFile, Shorter>> {
             if format == Format::Parquet {
-                return Ok(Ok(RecordFile::Parts(Parts::new(dir, &kept.file, layout.clone(), len))));
+                return Ok(Ok(RecordFile::Parts(Box::new(Parts::new(dir, &kept.file, layout.clone(), len)))));
             }
             Ok(match Appender::open(path.clone(), len)? {
                 Ok((appender, bytes)) => {
@@ -241,7 +241,7 @@ impl Stream {
     pub(crate) fn begin_version(&mut self, version: i64) -> io::Result<()> {
         if self.format == Format::Parquet {
             let parts = Parts::new(&self.dir, &self.marked.0.file, self.layout.clone(), 0);
-            self.pending.insert(version, RecordFile::Parts(parts));
+            self.pending.insert(version, RecordFile::Parts(Box::new(parts)));
             self.touch();
             return Ok(());
         }

@@ -78,7 +78,7 @@ pub(super) fn export(
         };
         let exported = into_table(path, &mut |push| {
             let Some(store) = store else { return Ok(()) };
-            let _ = store.events(&filter, |event| push(event))?;
+            let _ = store.events(&filter, push)?;
             Ok(())
         })?;
         printer.good(format_args!("{exported} events exported to {}", path_text(path)));
