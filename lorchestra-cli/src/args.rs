@@ -29,7 +29,9 @@ impl Args {
     /// Parses the command line.
     pub(crate) fn read(argv: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut words: Vec<OsString> = argv.collect();
-        let of_run_job = argv::cut(&Self::command(), &mut words);
+        let definition = Self::command();
+        argv::pair::split(&definition, &mut words);
+        let of_run_job = argv::cut(&definition, &mut words);
         let is_run_job = of_run_job.is_some();
         let rest = of_run_job.unwrap_or_default();
         let sides = [argv::globals(words.get(1..).unwrap_or_default()), argv::globals(&rest)];

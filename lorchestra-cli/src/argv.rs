@@ -1,5 +1,7 @@
-//! Preprocesses the arguments before clap parses them: separates run-job's own flags from those of a job that is not known yet. Called by
-//! [`crate::args`] and, for the arguments after the job, by [`crate::flags`].
+//! Preprocesses the arguments before clap parses them: splits `PACKAGE/JOB` ([`pair`]), and separates run-job's own flags from those of a
+//! job that is not known yet. Called by [`crate::args`] and, for the arguments after the job, by [`crate::flags`].
+
+pub(crate) mod pair;
 
 use clap::error::{ContextKind, ContextValue};
 use lorchestra_core::text;
@@ -12,15 +14,7 @@ use std::path::PathBuf;
 /// own flags before PACKAGE. clap knows only lorchestra's own flags: depending
 /// on the order of the arguments, it would parse some of the job's flags itself. Returns `None` for other commands.
 pub(crate) fn cut(definition: &clap::Command, words: &mut Vec<OsString>) -> Option<Vec<OsString>> {
-    let with_value = |command: &clap::Command| -> Vec<String> {
-        let flags = command.get_arguments().filter(|arg| arg.get_action().takes_values());
-        let names = |arg: &clap::Arg| {
-            let short = arg.get_short().map(|short| format!("-{short}"));
-            arg.get_long().map(|long| format!("--{long}")).into_iter().chain(short).collect::<Vec<_>>()
-        };
-        flags.flat_map(names).collect()
-    };
-    let mut takes_value: HashSet<String> = with_value(definition).into_iter().collect();
+    let mut takes_value: HashSet<String> = valued_flags(definition).into_iter().collect();
     let (mut open, mut found, mut at) = (true, 0, 1);
     let (mut backfill, mut own) = (None, Vec::new());
     while let Some(word) = words.get(at) {
@@ -37,7 +31,7 @@ pub(crate) fn cut(definition: &clap::Command, words: &mut Vec<OsString>) -> Opti
             match found {
                 1 => match definition.find_subcommand(word).filter(|_| word == "run-job" || word == "backfill") {
                     Some(command) => {
-                        takes_value.extend(with_value(command));
+                        takes_value.extend(valued_flags(command));
                         backfill = Some(command).filter(|_| word == "backfill");
                     }
                     None => return None,
@@ -101,6 +95,16 @@ pub(crate) fn join_negative(words: impl IntoIterator<Item = OsString>) -> Vec<Os
         }
     }
     joined
+}
+
+/// Returns the flags of a command that take a value, as they are typed.
+fn valued_flags(command: &clap::Command) -> Vec<String> {
+    let flags = command.get_arguments().filter(|arg| arg.get_action().takes_values());
+    let names = |arg: &clap::Arg| {
+        let short = arg.get_short().map(|short| format!("-{short}"));
+        arg.get_long().map(|long| format!("--{long}")).into_iter().chain(short).collect::<Vec<_>>()
+    };
+    flags.flat_map(names).collect()
 }
 
 fn is_flag(word: &OsStr) -> bool {

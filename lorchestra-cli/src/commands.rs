@@ -176,16 +176,44 @@ pub(crate) fn before_settings(
     }
 }
 
-/// Handles a command when the configuration cannot be read: some commands work without settings, and a refused run is recorded.
-pub(crate) fn without_settings(command: &Command, global: &GlobalFlags, failure: &CommandError, printer: &mut Printer) -> Code {
+/// Handles a command when the configuration cannot be read: some commands need none, some need only the history, and a refused run is
+/// recorded.
+pub(crate) fn without_settings(
+    command: &Command,
+    verbose: u8,
+    global: &GlobalFlags,
+    failure: &CommandError,
+    printer: &mut Printer,
+) -> Code {
     match command {
-        Command::Doctor(command) => return doctor::without_settings(command, failure, printer),
+        Command::Doctor(command) => return doctor::without_settings(command, global, failure, printer),
         Command::Config(config::ConfigCommand::Keys) => return config::keys(printer),
         _ => {}
+    }
+    if needs_only_history(command)
+        && let Some(settings) = Settings::without_config(global)
+    {
+        let fix = failure.hints.first().map(|hint| format!("; {hint}")).unwrap_or_default();
+        printer.warning(format_args!("{}{fix}; this command ignores the file", failure.message));
+        let code = run(command, verbose, settings, printer);
+        // Monitoring must not see a host as healthy on which no run can start.
+        return if matches!((command, code), (Command::Status(_), Code::Success)) { failure.code } else { code };
     }
     printer.failure(failure);
     refused_without_settings(command, global, failure, printer);
     failure.code
+}
+
+/// Whether a command shows or stops runs, and reads of the settings only where the history is.
+fn needs_only_history(command: &Command) -> bool {
+    match command {
+        Command::Status(_) | Command::Events(events::Events::List(_)) | Command::Bookmarks(bookmarks::Bookmarks::Show { .. }) => {
+            true
+        }
+        Command::Runs(command) => !matches!(command, runs::Runs::Prune(_) | runs::Runs::Rerun(_)),
+        Command::Backfill(command) => command.needs_only_history(),
+        _ => false,
+    }
 }
 
 /// Records a run that cannot start because the configuration cannot be read. Only an existing history is used; it is located by the keys of
@@ -193,7 +221,7 @@ pub(crate) fn without_settings(command: &Command, global: &GlobalFlags, failure:
 fn refused_without_settings(command: &Command, global: &GlobalFlags, failure: &CommandError, printer: &mut Printer) {
     let Command::RunJob(command) = command else { return };
     let Some(refusal) = Asked::of(command).unchecked(failure) else { return };
-    let Some(Rescued { state_dir, on_failure }) = Rescued::read(global) else { return };
+    let Some(Rescued { state_dir, on_failure, .. }) = Rescued::read(global) else { return };
     let recorded = StateDir::existing(&state_dir).ok().flatten().filter(|state| state.store().exists()).and_then(|state| {
         let mut store = Store::open(&state).ok()?;
         record_refusal(&mut store, &refusal, env!("CARGO_PKG_VERSION")).ok()

@@ -1,6 +1,7 @@
 //! Completion of command lines: the shell asks this binary (variable `COMPLETE`), which answers from the plugin directory and the store, so that
 //! packages, jobs, their flags and runs are those that exist now. Reads manifests and never runs plugin code; prints nothing but candidates.
 
+use crate::argv::pair::pair;
 use crate::flags::{self, GlobalFlags};
 use crate::settings::Settings;
 use crate::show;
@@ -30,11 +31,16 @@ fn command(command: clap::Command) -> clap::Command {
     command.mut_subcommand("run-job", |run_job| run_job.args(flags::of_job(&package, &job)))
 }
 
-/// Returns PACKAGE and JOB after `run-job`, if they are on the command line.
+/// Returns PACKAGE and JOB after `run-job`, if they are on the command line, also as one word.
 fn named_job(words: &[OsString]) -> Option<(String, String)> {
     let after = words.iter().skip_while(|word| *word != "run-job").skip(1);
     let mut names = after.filter_map(|word| word.to_str()).filter(|word| !word.is_empty() && !word.starts_with('-'));
-    Some((names.next()?.to_owned(), names.next()?.to_owned()))
+    let first = names.next()?;
+    let (package, job) = match pair(first) {
+        Some(both) => both,
+        None => (first, names.next()?),
+    };
+    Some((package.to_owned(), job.to_owned()))
 }
 
 fn catalog() -> Option<Catalog> {
@@ -52,6 +58,16 @@ pub(crate) fn packages(current: &OsStr) -> Vec<CompletionCandidate> {
     let catalog = catalog();
     let names = catalog.iter().flat_map(|catalog| catalog.packages.iter().map(|package| package.outline.package.clone()));
     starting_with(current, names.collect::<Vec<_>>())
+}
+
+/// Completes PACKAGE where `PACKAGE/JOB` is accepted too: after the slash, names of jobs.
+pub(crate) fn packages_or_pairs(current: &OsStr) -> Vec<CompletionCandidate> {
+    let text = current.to_string_lossy();
+    let Some((name, _)) = text.split_once('/') else { return packages(current) };
+    let Some(catalog) = catalog() else { return Vec::new() };
+    let package = catalog.packages.iter().find(|package| package.outline.package == name);
+    let jobs = package.into_iter().flat_map(show::job_names).map(|job| format!("{name}/{job}"));
+    starting_with(current, jobs.collect::<Vec<_>>())
 }
 
 /// Completes names of jobs of the package before the cursor.

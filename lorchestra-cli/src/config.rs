@@ -333,8 +333,12 @@ impl Config {
             let message = plain(e.message().lines().next().unwrap_or_default());
             let start = e.span().map_or(0, |span| span.start);
             let line = text[..start].matches('\n').count() + 1;
-            let hint = nearest(&message).map_or_else(|| KEYS.to_owned(), |key| format!("did you mean `{key}`?"));
-            (format!("line {line}: {}", one_line(&of_key(text, start, &message))), hint)
+            // The list of all keys would hide the suggestion.
+            let (message, hint) = match nearest(&message) {
+                Some(key) => (message.split(", expected").next().unwrap_or_default(), format!("did you mean `{key}`?")),
+                None => (&*message, KEYS.to_owned()),
+            };
+            (format!("line {line}: {}", one_line(&of_key(text, start, message))), hint)
         })?;
         dotted(&text.parse().unwrap_or_default(), "", &mut config.configured);
         let names_a_job = |name: &str| name.split_once('/').is_some_and(|(package, job)| is_name(package) && is_name(job));
@@ -394,6 +398,9 @@ pub(crate) fn secret_key(job: &str, name: &str) -> String {
 /// Rewrites serde's message in the terms of the file: tables, lists and keys instead of structs, sequences and fields.
 fn plain(message: &str) -> String {
     let message = message.replace("unknown field ", "unknown key ").replace("unknown variant ", "unknown value ");
+    if message.starts_with("invalid basic string") || message.starts_with("invalid literal string") {
+        return "the text in quotes is not valid; check its closing quote".to_owned();
+    }
     let Some((found, expected)) = message.split_once(", expected ").filter(|_| message.starts_with("invalid type: ")) else {
         return message;
     };
@@ -401,7 +408,7 @@ fn plain(message: &str) -> String {
     let expected = match expected {
         "a sequence" => "a list: [\"…\"]",
         "a boolean" => "true or false",
-        "a string" | "a path string" => "a text in quotes",
+        "a string" | "path string" => "a text in quotes",
         "u32" | "u64" | "i64" => "a whole number",
         // A table whose type has a name only in the source.
         other if other.starts_with("struct ") || other == "a map" => "a table: [name], with keys below it",
@@ -492,6 +499,8 @@ mod tests {
             ("[destinations.bigqery]\ntable = \"t\"", "line 1: unknown key `bigqery`", "did you mean `bigquery`?"),
             ("state_dir = \"~state\"", "not absolute", "begins with ~/"),
             ("state_dir = ", "line 1", "config keys"),
+            ("state_dir = 5", "line 1: state_dir is integer `5`, but must be a text in quotes", "config keys"),
+            ("state_dir = \"/x", "line 1: state_dir: the text in quotes is not valid; check its closing quote", "config keys"),
             ("[retention]\nruns = \"0s\"", "line 2: runs: a retention of 0", "config keys"),
             // Suggests only keys of the same table: a key of another table would be refused here too.
             ("[retention]\nrun = \"1d\"", "line 2: unknown key `run`", "did you mean `runs`?"),

@@ -1,5 +1,6 @@
 //! Errors as users see them: one sentence, hints, the exit code. The only place that maps errors of lorchestra-core to messages and codes.
 
+use crate::argv::pair::pair;
 use crate::exit::Code;
 use crate::refusal::{self, Rejection};
 use crate::show;
@@ -21,6 +22,10 @@ use std::path::Path;
 
 /// Maximum number of lines after the message, for eight lines in total.
 const MAX_HINTS: usize = 7;
+
+/// The command that makes room if the disk of the state directory is full, and what it deletes.
+const PRUNE: &str =
+    "or run lorchestra runs prune --keep 100: deletes older runs with their logs and artifacts, but no undelivered event";
 
 /// A failed command.
 #[derive(Debug)]
@@ -85,6 +90,14 @@ impl CommandError {
         }
     }
 
+    /// Names the command that makes room in the state directory, if the disk is full.
+    fn prunable(self, error: &std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => self.hint(PRUNE),
+            _ => self,
+        }
+    }
+
     /// A process or a thread that could not be started.
     pub(crate) fn not_started(doing: &str, error: &std::io::Error) -> Self {
         match limits::behind(error, RefusedOperation::Starting) {
@@ -139,6 +152,9 @@ impl CommandError {
                     failure =
                         failure.hint(format!("did you mean {}?", nearest.iter().take(3).cloned().collect::<Vec<_>>().join(", ")));
                 }
+                if job.is_none() && pair(package).is_some() {
+                    failure = failure.hint(format!("for a job: lorchestra jobs show {package}"));
+                }
                 if job.is_some() {
                     if let Ok(package) = catalog.find(package) {
                         failure = failure.hint(format!("looked in {}", path_text(&package.path)));
@@ -175,7 +191,7 @@ impl From<StateError> for CommandError {
         match &error {
             StateError::Io { path, source } => {
                 let code = if full_or_read_only(source) { Code::NotWritable } else { Code::Config };
-                let failure = Self::refused(code, &message, path, source);
+                let failure = Self::refused(code, &message, path, source).prunable(source);
                 let or = if failure.hints.is_empty() { "" } else { "or " };
                 failure.hint(format!("{or}{choose}"))
             }
@@ -217,19 +233,22 @@ impl From<StoreError> for CommandError {
             StoreError::NotWritable { path, is_full, .. } => {
                 // SQLite does not say which of its files failed.
                 let (at, typed) = (path.parent().unwrap_or(&path), shell(&path));
-                let hint = match refusal::of_file(&path) {
-                    Some(refusal) => refusal.hint,
-                    None if is_full || refusal::is_full(at) => refusal::full(at).hint,
-                    None => format!("check {typed}, {typed}-wal and {typed}-shm, and the disk (dmesg shows its errors)"),
+                let failure = Self::new(Code::NotWritable, message);
+                let failure = match refusal::of_file(&path) {
+                    Some(refusal) => failure.hint(refusal.hint),
+                    None if is_full || refusal::is_full(at) => failure.hint(refusal::full(at).hint).hint(PRUNE),
+                    None => {
+                        failure.hint(format!("check {typed}, {typed}-wal and {typed}-shm, and the disk (dmesg shows its errors)"))
+                    }
                 };
-                Self::new(Code::NotWritable, message).hint(hint).hint("no emitted event is lost")
+                failure.hint("no emitted event is lost")
             }
             StoreError::Busy { .. } => Self::new(Code::NotWritable, message)
                 .hint("find the process that has it open (lsof, fuser), then run the command again; no emitted event is lost"),
             StoreError::Io { path, source }
                 if full_or_read_only(&source) || limits::behind(&source, RefusedOperation::Opening).is_some() =>
             {
-                Self::refused(Code::NotWritable, &format!("the store {}", path.display()), &path, &source)
+                Self::refused(Code::NotWritable, &format!("the store {}", path.display()), &path, &source).prunable(&source)
             }
             StoreError::Io { .. } | StoreError::Sql { .. } => Self::new(Code::Internal, message),
         }
@@ -243,7 +262,9 @@ impl From<IntakeError> for CommandError {
             IntakeError::Panicked { .. } => {
                 Self::new(Code::Internal, error.to_string()).hint("report this as a bug; no emitted event is lost")
             }
-            IntakeError::Spool { ref path, ref source } => Self::refused(Code::NotWritable, &error.to_string(), path, source),
+            IntakeError::Spool { ref path, ref source } => {
+                Self::refused(Code::NotWritable, &error.to_string(), path, source).prunable(source)
+            }
         }
     }
 }
@@ -258,7 +279,9 @@ impl From<RecoveryError> for CommandError {
                 Self::new(Code::Config, format!("{error}: move that store back, or remove the directory"))
             }
             RecoveryError::Undecided { .. } => Self::new(Code::NotWritable, format!("{error}: run lorchestra doctor")),
-            RecoveryError::Io { path, source } => Self::refused(Code::NotWritable, &path.display().to_string(), &path, &source),
+            RecoveryError::Io { path, source } => {
+                Self::refused(Code::NotWritable, &path.display().to_string(), &path, &source).prunable(&source)
+            }
         };
         failure.message = format!("cannot recover earlier runs: {}", failure.message);
         failure
@@ -341,6 +364,7 @@ impl From<RunError> for CommandError {
             RunError::Process { doing, ref source } => Self::new(Code::Internal, format!("{doing}: {source}")),
             RunError::NotClaimed { ref path, ref source, .. } => {
                 Self::refused(Code::NotWritable, &error.to_string(), path, source)
+                    .prunable(source)
                     .hint("the next run-job, runs or events command decides whether the run counts")
             }
             RunError::NotRecorded { run_id, source } => {

@@ -80,7 +80,7 @@ fn command() -> ExitCode {
         }
         Ok(match Settings::read(&args.global) {
             Ok(settings) => commands::run(&args.command, args.global.verbose, settings, &mut printer),
-            Err(failure) => commands::without_settings(&args.command, &args.global, &failure, &mut printer),
+            Err(failure) => commands::without_settings(&args.command, args.global.verbose, &args.global, &failure, &mut printer),
         })
     }));
     let fault = |_| {

@@ -80,15 +80,17 @@ fn unwritable(at: &Path, wanted: &Path) -> Option<Rejection> {
     let (change, whose) = if owner == user {
         (Change::OwnerMay(rights), String::new())
     } else {
-        (Change::Owner(user), format!(", owned by {}", rights::owner_text(owner)))
+        let change = if meta.is_dir() { Change::OwnerOfAll(user) } else { Change::Owner(user) };
+        (change, format!(", owned by {}", rights::owner_text(owner)))
     };
     // Another user's file stays theirs, whatever is in it.
     let of_another = kind == Kind::File && owner != user && !at.parent().is_some_and(rights::is_ours);
     let command = rights::command(Target { path: at, owner, kind }, change, user).filter(|_| !of_another);
+    let may_enter = !meta.is_dir() || access(at, Access::EXEC_OK).is_ok();
+    let command = command.or_else(|| rights::give_back(at, wanted, user).filter(|_| !may_enter));
     let hint = command.or_else(|| rights::make_for(wanted, user).filter(|_| at != Path::new("/"))).unwrap_or_else(|| {
         format!("choose a directory that user {user} may write to; run ls -ld {} to see the permissions of this one", shell(at))
     });
-    let may_enter = !meta.is_dir() || access(at, Access::EXEC_OK).is_ok();
     let right = if may_enter { "write to" } else { "enter" };
     Some(Rejection { what: format!("this user may not {right} {}{whose}", path_text(at)), hint })
 }

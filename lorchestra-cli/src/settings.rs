@@ -92,22 +92,26 @@ fn config_path(args: &GlobalFlags, base: &BaseDirs) -> PathBuf {
     }
 }
 
-/// The settings needed to record a refused run if the configuration cannot be read completely.
+/// The settings that can be read from a configuration file with a mistake.
 #[derive(Debug)]
 pub(crate) struct Rescued {
     pub(crate) state_dir: PathBuf,
+    /// Whether the history is certainly there: the file can be read, and a `state_dir` in it is valid.
+    pub(crate) is_certain: bool,
     pub(crate) on_failure: Option<String>,
 }
 
 impl Rescued {
-    /// Reads the valid part of a configuration file with a mistake: the keys before the first table, line by line.
+    /// Reads the valid part of the file: the keys before the first table, line by line.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub(crate) fn read(args: &GlobalFlags) -> Option<Self> {
         let base = BaseDirs::new().filter(|base| base.home_dir().is_absolute())?;
-        let text = crate::config::text_of(&config_path(args, &base)).unwrap_or_default();
+        let text = crate::config::text_of(&config_path(args, &base)).ok();
+        let is_readable = text.is_some();
+        let text = text.unwrap_or_default();
+        let lines = || text.lines().map(str::trim).take_while(|line| !line.starts_with('['));
         let key = |name: &str| -> Option<String> {
-            let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with('['));
-            let tables = lines.filter_map(|line| line.parse::<toml::Table>().ok());
+            let tables = lines().filter_map(|line| line.parse::<toml::Table>().ok());
             tables.filter_map(|table| table.get(name)?.as_str().map(str::to_owned)).last()
         };
         let state_home = base.state_dir().map_or_else(|| base.home_dir().join(".local/state"), PathBuf::from);
@@ -116,7 +120,10 @@ impl Rescued {
             Err(_) => dir,
         });
         let configured = configured.filter(|dir| dir.is_absolute());
+        // Also a misspelt key, and one below a table.
+        let is_mentioned = text.lines().any(|line| line.trim_start().starts_with("state"));
         Some(Self {
+            is_certain: is_readable && (configured.is_some() || !is_mentioned),
             state_dir: configured.unwrap_or_else(|| state_home.join("lorchestra")),
             on_failure: key("on_failure").filter(|_| std::env::var_os(crate::notify::RUNNING).is_none()),
         })
@@ -124,7 +131,6 @@ impl Rescued {
 }
 
 impl Settings {
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub(crate) fn read(args: &GlobalFlags) -> Result<Self, CommandError> {
         // If HOME is unset or empty, as under cron, use the passwd entry.
         let base = BaseDirs::new().ok_or_else(|| {
@@ -143,6 +149,20 @@ impl Settings {
         }
         let mut config = Config::read(&config_path)?;
         config.expand_home(base.home_dir());
+        Self::resolve(args, &base, config_path, config)
+    }
+
+    /// Returns the settings for a command that only reads the history, if the configuration file has a mistake: defaults, except for the
+    /// state directory and `on_failure`. `None` if it is not certain where the history is.
+    pub(crate) fn without_config(args: &GlobalFlags) -> Option<Self> {
+        let Rescued { state_dir, on_failure, .. } = Rescued::read(args).filter(|rescued| rescued.is_certain)?;
+        let base = BaseDirs::new()?;
+        let config = Config { state_dir: Some(state_dir), on_failure, ..Config::default() };
+        Self::resolve(args, &base, config_path(args, &base), config).ok()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    fn resolve(args: &GlobalFlags, base: &BaseDirs, config_path: PathBuf, config: Config) -> Result<Self, CommandError> {
         let mut plugin_dirs = Vec::new();
         // Paths are recorded in the run's history, which may be read from elsewhere.
         let mut add = |path: PathBuf, origin: String| {
@@ -160,7 +180,7 @@ impl Settings {
             }
         } else {
             for path in &args.plugin_dir {
-                add(expanded(path, &base), PLUGIN_FLAG.into());
+                add(expanded(path, base), PLUGIN_FLAG.into());
             }
         }
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());

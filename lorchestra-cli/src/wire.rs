@@ -3,8 +3,10 @@
 //!
 //! Times are RFC 3339 in UTC. A key is never omitted: an unknown or inapplicable value is null.
 
+mod group;
 mod run;
 
+pub(crate) use group::{BackfillWindow, GroupDetails, GroupLine, GroupObject, WindowObject};
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::RunSpec;
 use lorchestra_core::store::Event;
@@ -15,10 +17,13 @@ use serde::Serialize;
 /// Returns the schema of every object, by its name without `lorchestra.`.
 pub(crate) fn schemas() -> Vec<(&'static str, Schema)> {
     vec![
+        ("backfill-window", schema_for!(BackfillWindow)),
         ("bookmark", schema_for!(BookmarkObject)),
         ("config", schema_for!(SettingsObject)),
         ("doctor", schema_for!(DoctorObject)),
         ("event", schema_for!(EventLine<'static>)),
+        ("group", schema_for!(GroupLine)),
+        ("group-show", schema_for!(GroupDetails)),
         ("hook", schema_for!(HookInput)),
         ("run", schema_for!(RunLine)),
         ("run-job", schema_for!(RunOutcome)),

@@ -43,8 +43,8 @@ pub(crate) struct Backfill {
     #[command(flatten)]
     pub(crate) flags: BackfillFlags,
 
-    /// Package name
-    #[arg(required = true, add = clap_complete::engine::ArgValueCompleter::new(crate::complete::packages))]
+    /// Package name, or PACKAGE/JOB
+    #[arg(required = true, add = clap_complete::engine::ArgValueCompleter::new(crate::complete::packages_or_pairs))]
     pub(crate) package: Option<String>,
 
     /// Job name
@@ -55,6 +55,13 @@ pub(crate) struct Backfill {
     // Only for the help: `argv::cut` removes them before clap parses the rest.
     #[arg(value_name = "JOB FLAGS")]
     pub(crate) rest: Vec<OsString>,
+}
+
+impl Backfill {
+    /// Whether it only shows or cancels groups.
+    pub(super) fn needs_only_history(&self) -> bool {
+        !matches!(self.action, None | Some(BackfillAction::Resume { .. }))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,10 +77,10 @@ pub(crate) enum BackfillAction {
         #[arg(long, value_name = "STATE", value_parser = ["failed", "missing"])]
         only: Option<String>,
         /// Maximum number of windows that run at once [default: as before]
-        #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        #[arg(short, long, value_name = "N", value_parser = crate::values::number::<u32>(1..=1000))]
         jobs: Option<u32>,
         /// Start no more windows after this many have failed [default: as before]
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, value_name = "N", value_parser = crate::values::number::<u32>(1..))]
         max_failures: Option<u32>,
         /// With an engine: submit the windows and do not wait for them
         #[arg(long)]
@@ -85,7 +92,7 @@ pub(crate) enum BackfillAction {
     #[command(before_help = "Examples:\n  lorchestra backfill list\n  lorchestra backfill list --json")]
     List {
         /// Maximum number of backfills to show
-        #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(long, default_value_t = 20, value_name = "N", value_parser = crate::values::number::<u64>(1..))]
         limit: u64,
         /// Print one JSON object per line (schema lorchestra.group/1)
         #[arg(long)]
@@ -124,13 +131,13 @@ pub(crate) struct BackfillFlags {
     #[arg(long, value_name = "NAME=VALUE,…")]
     pub(crate) matrix: Vec<String>,
     /// Maximum number of windows that run at once [default: number of processors]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(short, long, value_name = "N", value_parser = crate::values::number::<u32>(1..=1000))]
     pub(crate) jobs: Option<u32>,
     /// Which windows to start first
     #[arg(long, value_name = "ORDER", value_parser = ["oldest", "newest"], default_value = "oldest")]
     pub(crate) order: String,
     /// Start no more windows after this many have failed [default: run all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = crate::values::number::<u32>(1..))]
     pub(crate) max_failures: Option<u32>,
     /// Leave out what completed runs with the same parameters cover, and join what remains into as few runs as possible
     #[arg(long)]

@@ -1,6 +1,7 @@
 //! `bookmarks show`, `set`, `reset`; and the bookmark that a run uses.
 
 use super::{find_job, history, open_and_recover, second_store};
+use crate::complete;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::Notices;
@@ -10,6 +11,7 @@ use crate::show;
 use crate::wire;
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
+use clap_complete::engine::ArgValueCompleter;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::{Catalog, Lookup};
 use lorchestra_core::plan::{self, last};
@@ -35,9 +37,11 @@ pub(crate) enum Bookmarks {
         before_help = "Examples:\n  lorchestra bookmarks show\n  lorchestra bookmarks show ingester extract_gmail\n  lorchestra bookmarks show --account anna\n  lorchestra bookmarks show --json"
     )]
     Show {
-        /// Show only bookmarks of this package
+        /// Show only bookmarks of this package, or of this PACKAGE/JOB
+        #[arg(add = ArgValueCompleter::new(complete::packages_or_pairs))]
         package: Option<String>,
         /// Show only bookmarks of this job
+        #[arg(add = ArgValueCompleter::new(complete::jobs))]
         job: Option<String>,
         /// Show only bookmarks of this account ('' for no account)
         #[arg(long)]
@@ -51,9 +55,11 @@ pub(crate) enum Bookmarks {
         before_help = "Examples:\n  lorchestra bookmarks set ingester extract_gmail 2024-01-31\n  lorchestra bookmarks set ingester extract_gmail --account anna -7d"
     )]
     Set {
-        /// Package name
+        /// Package name, or PACKAGE/JOB
+        #[arg(add = ArgValueCompleter::new(complete::packages_or_pairs))]
         package: String,
         /// Job name
+        #[arg(add = ArgValueCompleter::new(complete::jobs))]
         job: String,
         /// New position, e.g. 2024-01-31, -7d, now
         #[arg(allow_hyphen_values = true)]
@@ -65,9 +71,11 @@ pub(crate) enum Bookmarks {
     /// Remove a bookmark, so that the next `--since last:TIME` starts at TIME
     #[command(before_help = "Example:\n  lorchestra bookmarks reset ingester extract_gmail --account anna")]
     Reset {
-        /// Package name
+        /// Package name, or PACKAGE/JOB
+        #[arg(add = ArgValueCompleter::new(complete::packages_or_pairs))]
         package: String,
         /// Job name
+        #[arg(add = ArgValueCompleter::new(complete::jobs))]
         job: String,
         /// Account, as in the job's runs
         #[arg(long)]

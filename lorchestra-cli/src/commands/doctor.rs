@@ -9,6 +9,7 @@ mod state;
 
 use crate::exit::Code;
 use crate::failure::CommandError;
+use crate::flags::GlobalFlags;
 use crate::notify::Notices;
 use crate::printer::{BAD, GOOD, Printer, WARNING};
 use crate::settings::Settings;
@@ -98,9 +99,19 @@ pub(super) fn run(
     Ok(report(&findings, command.json, printer))
 }
 
-/// Reports the only finding that is possible if the configuration cannot be read: that it cannot be read.
-pub(crate) fn without_settings(command: &Doctor, error: &CommandError, printer: &mut Printer) -> Code {
-    report(&[Finding::of("configuration", error)], command.json, printer)
+/// Reports that the configuration cannot be read, and examines what does not depend on it.
+pub(crate) fn without_settings(command: &Doctor, global: &GlobalFlags, error: &CommandError, printer: &mut Printer) -> Code {
+    let mut findings = vec![Finding::of("configuration", error)];
+    if let Some(settings) = Settings::without_config(global) {
+        let mut notices = Notices::new(&settings.hooks);
+        state::host(&settings, &mut findings);
+        state::store(&settings, &mut notices, &mut findings);
+        let code = report(&findings, command.json, printer);
+        printer.note("Plugins, secrets and destinations were not checked: fix the configuration first.");
+        notices.send(None, printer);
+        return code;
+    }
+    report(&findings, command.json, printer)
 }
 
 fn report(findings: &[Finding], as_json: bool, printer: &mut Printer) -> Code {

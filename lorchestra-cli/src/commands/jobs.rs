@@ -34,8 +34,8 @@ pub(crate) enum Jobs {
     /// Show a job: its library, parameters and description
     #[command(before_help = "Example:\n  lorchestra jobs show ingester extract_gmail")]
     Show {
-        /// Package name
-        #[arg(add = ArgValueCompleter::new(complete::packages))]
+        /// Package name, or PACKAGE/JOB
+        #[arg(add = ArgValueCompleter::new(complete::packages_or_pairs))]
         package: String,
         /// Job name
         #[arg(add = ArgValueCompleter::new(complete::jobs))]
@@ -232,21 +232,24 @@ fn show(
     }
     printer.line(format_args!("{package_name}/{job_name}"));
     printer.line(format_args!("Location: {} ({}:{})", printable(&path), one_line(&job.file), job.line));
-    printer.line(format_args!("Signature: {}", text::signature(&job.signature)));
+    let width = printer.width();
+    printer.line(show::wrapped(&format!("Signature: {}", text::signature(&job.signature)), width, 11));
     for note in show::source_notes(&job) {
         printer.line(note);
     }
     if !job.docs.is_empty() {
         printer.line("");
-        printer.line(printable(&job.docs));
+        let docs = printable(&job.docs);
+        printer.line(if width.is_some() { show::wrapped(&show::flowing(&docs), width, 0) } else { docs });
     }
     if !job.params.is_empty() {
         printer.line("");
         printer.line("Flags:");
-        let width = job.params.iter().map(|p| show::flag(p).len()).max().unwrap_or(0);
+        let longest = job.params.iter().map(|p| show::flag(p).len()).max().unwrap_or(0);
         for param in &job.params {
-            let help = show::param_help(param).replace('\n', &format!("\n{:indent$}", "", indent = width + 4));
-            printer.line(format!("  {:width$}  {help}", show::flag(param)).trim_end());
+            let help = show::param_help(param).replace('\n', &format!("\n{:indent$}", "", indent = longest + 4));
+            let text = format!("  {:longest$}  {help}", show::flag(param));
+            printer.line(show::wrapped(text.trim_end(), width, longest + 4));
         }
     }
     Ok(Code::Success)

@@ -27,7 +27,7 @@ const DAY: i64 = 86_400_000_000;
 #[derive(Debug, Args)]
 pub(crate) struct ReportCommand {
     /// Number of days to report
-    #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=3660))]
+    #[arg(long, default_value_t = 30, value_name = "N", value_parser = crate::values::number::<u16>(1..=3660))]
     days: u16,
     /// Write to this file, which appears when it is complete, instead of stdout
     #[arg(short, long, value_name = "FILE")]

@@ -58,7 +58,7 @@ pub(crate) struct RunGroup {
     #[arg(long)]
     pub(crate) rerun_failed: bool,
     /// Maximum number of jobs that run at once [default: number of processors]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(short, long, value_name = "N", value_parser = crate::values::number::<u32>(1..=1000))]
     pub(crate) jobs: Option<u32>,
     /// Start later stages although a job failed
     #[arg(long)]

@@ -84,8 +84,8 @@ pub(crate) struct RunJob {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["package", "timeout", "grace", "on_overlap", "retries", "memory_max", "param", "group", "trace_parent", "requested_by"])]
     pub(crate) spec: Option<PathBuf>,
 
-    /// Package name
-    #[arg(required_unless_present_any = ["help", "spec"], add = ArgValueCompleter::new(complete::packages))]
+    /// Package name, or PACKAGE/JOB
+    #[arg(required_unless_present_any = ["help", "spec"], add = ArgValueCompleter::new(complete::packages_or_pairs))]
     pub(crate) package: Option<String>,
 
     /// Job name

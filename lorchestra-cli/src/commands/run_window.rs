@@ -37,7 +37,7 @@ pub(crate) struct RunWindow {
     #[arg(long, value_name = "FILE")]
     pub(crate) plan: PathBuf,
     /// Which member to run, from 0
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::number::<usize>(0..))]
     pub(crate) index: usize,
     /// The engine's attempt: another one for each start of the same member, on any node (required with --claims) [default: 1]
     #[arg(long, value_name = "TEXT")]

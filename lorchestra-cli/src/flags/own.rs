@@ -75,7 +75,7 @@ pub(crate) struct OwnFlags {
     pub(crate) param: Vec<String>,
 
     /// Use this run id; if a run with this id has already ended, report its outcome and start nothing
-    #[arg(long, overrides_with = "run_id", value_name = "UUID")]
+    #[arg(long, overrides_with = "run_id", value_parser = values::run_id, value_name = "UUID")]
     pub(crate) run_id: Option<Uuid>,
 
     /// Add the run to this group

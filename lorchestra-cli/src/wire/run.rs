@@ -85,8 +85,7 @@ pub(crate) struct RunDetails {
     pub(crate) schema: &'static str,
     #[serde(flatten)]
     pub(crate) run: RunObject,
-    pub(crate) params: Value,
-    /// Its spec (schema `run-spec`); null if the run was refused before there was one.
+    /// Its spec (schema `run-spec`) with the parameters; null if the run was refused before there was one.
     pub(crate) spec: Value,
     /// Number of events by type.
     pub(crate) events: BTreeMap<String, u64>,

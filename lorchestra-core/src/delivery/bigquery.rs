@@ -44,6 +44,8 @@ use storage::{Caller, Storage};
 use token::Tokens;
 use tonic::codegen::http::{HeaderMap, HeaderValue};
 
+/// The domain of Google's services for credentials that name no other.
+const UNIVERSE: &str = "googleapis.com";
 const REST: &str = "https://bigquery.googleapis.com";
 const STORAGE: &str = "https://bigquerystorage.googleapis.com";
 /// Number of rows in a batch for a stream (few, large requests), and in a single request: the number that Google recommends.
@@ -177,9 +179,7 @@ impl BigQuery {
         }
         let plain = self.endpoint.is_plain() && self.storage_endpoint.as_ref().is_none_or(Endpoint::is_plain);
         let found = Credentials::find(&self.config.credentials, plain)?;
-        if let Some(domain) = &found.universe_domain {
-            self.move_to(domain)?;
-        }
+        self.move_to(found.universe_domain.as_deref().unwrap_or(UNIVERSE))?;
         // Credentials that are read again change who writes, not where to.
         let known = self.table.as_ref().map(|table| table.project.clone());
         let project = known.or_else(|| self.config.project.clone()).or_else(|| found.project.clone());
@@ -201,14 +201,21 @@ impl BigQuery {
         Ok(())
     }
 
-    /// Uses the addresses of another universe's services, unless the configuration names others.
+    /// Uses the addresses of the services of a universe, unless the configuration names others. Connections to those of another one are
+    /// closed: the credentials were replaced.
     fn move_to(&mut self, universe_domain: &str) -> Result<(), DeliveryError> {
         check_id("universe_domain", universe_domain)?;
         let at = |service: &str| Endpoint::parse(&format!("https://{service}.{universe_domain}"), "universe_domain");
         if self.config.endpoint.is_none() {
-            self.endpoint = at("bigquery")?;
+            let endpoint = at("bigquery")?;
+            if self.endpoint != endpoint {
+                (self.endpoint, self.rest) = (endpoint, None);
+            }
             if self.config.storage_endpoint.is_none() {
-                self.storage_endpoint = Some(at("bigquerystorage")?);
+                let endpoint = Some(at("bigquerystorage")?);
+                if self.storage_endpoint != endpoint {
+                    (self.storage_endpoint, self.storage) = (endpoint, None);
+                }
             }
         }
         Ok(())

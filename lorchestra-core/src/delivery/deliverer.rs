@@ -24,6 +24,8 @@
 //!   arrive.
 //! - If something is at the position of a batch with an unknown result, it may be another batch: the batch's first and last event are
 //!   looked up, if reading is permitted. This check, and [`Outbox::doubtful_to`], detect a state directory that was copied or restored.
+//! - If something is at the position of a batch that was never sent, all pending events are looked up before they are sent: a snapshot of
+//!   the machine was restored, and the store knows nothing of what was delivered since.
 //! - No event is skipped: an event that is not delivered is pending, set aside with the server's reason, or uncertain.
 //! - If all rows are refused for the same reason, none is set aside, because the table or this host is the cause. Delivery stops, and they
 //!   stay pending.
@@ -90,9 +92,14 @@ impl Flight {
         self.batch.place.as_ref().map(|(stream, _)| stream)
     }
 
+    /// Its position in its stream.
+    fn offset(&self) -> i64 {
+        self.batch.place.as_ref().map_or(0, |(_, offset)| *offset)
+    }
+
     /// Its end in its stream.
     fn end(&self) -> i64 {
-        self.batch.place.as_ref().map_or(0, |(_, offset)| offset.saturating_add(self.batch.length))
+        self.offset().saturating_add(self.batch.length)
     }
 }
 

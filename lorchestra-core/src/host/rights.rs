@@ -118,6 +118,17 @@ pub fn make_for(directory: &Path, user: u32) -> Option<String> {
     may.then(|| format!("as root: install -d -m 700 -o {user} {}", shell(directory)))
 }
 
+/// Returns the command by which root gives a directory back that it created in a user's home, as lorchestra does when it is started once
+/// with sudo. `at` is the directory that the user may not enter, and `wanted` the path of lorchestra's below it. The user owns the directory
+/// around `at`, and could rename `at` anyway.
+pub fn give_back(at: &Path, wanted: &Path, user: u32) -> Option<String> {
+    let owner = |path: &Path| fs::metadata(path).ok().map(|meta| meta.uid());
+    let ours = wanted.ancestors().find(|path| path.file_name().is_some_and(|name| name == "lorchestra"))?;
+    let is_below = ours != at && ours.starts_with(at) && is_named_ours(wanted);
+    let may = user != 0 && owner(at) == Some(0) && owner(at.parent()?) == Some(user) && is_mapped(0) && is_mapped(user);
+    (is_below && may).then(|| format!("as root: chown -R {user} {} && chown {user} {}", shell(ours), shell(at)))
+}
+
 /// Returns the hint for a file where a directory is expected: move it away if it is in one of lorchestra's directories, otherwise choose
 /// another path.
 pub fn move_away(path: &Path) -> String {

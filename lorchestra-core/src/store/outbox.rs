@@ -109,6 +109,15 @@ impl Outbox {
         })
     }
 
+    /// Records that another store may have delivered all events of this one: its stream is longer than this store knows.
+    pub fn doubt(&mut self) -> Result<(), StoreError> {
+        let destination = &self.destination;
+        self.store.write("recording that the state is older than its deliveries", |tx| {
+            let sql = "UPDATE outbox SET doubtful_to = (SELECT coalesce(max(n), 0) FROM events) WHERE destination = ?1";
+            tx.execute(sql, [destination]).map(drop)
+        })
+    }
+
     /// Records events that are already in the destination.
     pub fn settle_present(&mut self, events: &[i64]) -> Result<(), StoreError> {
         let destination = &self.destination;

@@ -11,6 +11,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
 use crate::values;
+use crate::wire::{GroupLine, GroupObject};
 use clap::Args;
 use lorchestra_core::group::drive::{Driven, Driver, GroupError, GroupEvent, StopReason};
 use lorchestra_core::group::pool::{LaneCommand, Pool};
@@ -24,11 +25,10 @@ use lorchestra_core::run::launch::{self, Delivery};
 use lorchestra_core::store::group::{Group, GroupCounts, Member, MemberState, Retry};
 use lorchestra_core::store::{Store, short_id};
 use lorchestra_core::text;
-use serde_json::json;
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-/// Maximum number of failures to print as they happen; the summary names the command that shows all.
+/// Maximum number of failures to print as they happen. At the end, the others are counted, and the summary names the command that shows all.
 const SHOWN: u64 = 3;
 /// Maximum number of characters of the names of failed jobs.
 const NAMES: usize = 400;
@@ -145,7 +145,7 @@ impl GroupWork<'_, '_> {
         let size = usize::try_from(group.settings.parallel).unwrap_or(1);
         let mut driver = Driver { state, store, group, leave_out: &left_out, report: &mut report, observer };
         let driven = driver.run(Pool::new(command, size), signals);
-        progress.finish();
+        progress.finish(printer);
         let driven = driven?;
         store.move_group_bookmarks(group, now_micros())?;
         Driver::unlock(state, &group.group_id, lock);
@@ -288,9 +288,12 @@ impl GroupView {
         }
     }
 
-    pub(super) fn finish(self) {
+    pub(super) fn finish(self, printer: &RefCell<&mut Printer>) {
         if let Some(bar) = self.bar {
             bar.finish();
+        }
+        if let Some(more) = self.failed.checked_sub(SHOWN).filter(|more| *more > 0) {
+            printer.borrow_mut().note(format_args!("  and {more} more failures"));
         }
     }
 }
@@ -313,7 +316,7 @@ pub(super) fn summary(
         _ => Code::Success,
     };
     if flags.json {
-        printer.json(&object(group, *counts, "lorchestra.group/1"));
+        printer.json(&GroupLine { schema: "lorchestra.group/1", group: GroupObject::of(group, *counts, false) });
     } else if completed == all {
         if !flags.quiet {
             printer.good(format_args!("{name}: {all} {what} completed in {} (group {id})", show::elapsed(took)));
@@ -334,27 +337,6 @@ pub(super) fn summary(
         }
     }
     code
-}
-
-/// Returns the JSON object of a group.
-pub(in crate::commands) fn object(group: &Group, counts: GroupCounts, schema: &str) -> serde_json::Value {
-    json!({
-        "schema": schema,
-        "group_id": group.group_id,
-        "short_id": short_id(&group.group_id),
-        "kind": group.kind,
-        "name": group.name,
-        "created_at": show::exact_time(group.created_at),
-        "cancelled_at": group.cancelled_at.map(show::exact_time),
-        "members": counts.all(),
-        "completed": counts.of(MemberState::Completed),
-        "failed": counts.failed(),
-        "running": counts.of(MemberState::Running),
-        "pending": counts.of(MemberState::Pending),
-        "parallel": group.settings.parallel,
-        "max_failures": group.settings.max_failures,
-        "engine": group.settings.engine.as_ref().map_or("local", |engine| engine.name.as_str()),
-    })
 }
 
 impl From<GroupError> for CommandError {

@@ -12,6 +12,7 @@ use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::secrets::{self, Configured};
 use crate::settings::Settings;
+use crate::wire::BackfillWindow;
 use chrono::{DateTime, NaiveTime, Utc};
 use lorchestra_core::group::plan_file::PlannedMember;
 use lorchestra_core::packages::catalog::Catalog;
@@ -24,7 +25,6 @@ use lorchestra_core::store::{RunQuery, RunState, Store};
 use lorchestra_core::text::printable;
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
-use serde_json::json;
 use uuid::Uuid;
 
 /// What `backfill` is about to do.
@@ -129,12 +129,8 @@ fn lock(own: &BackfillFlags, settings: &Settings) -> Result<Option<lorchestra_co
 pub(super) fn print(members: &[BackfillMember], as_json: bool, printer: &mut Printer) {
     for (member, place) in members.iter().zip(0_u32..) {
         if as_json {
-            printer.json(&json!({
-                "schema": "lorchestra.backfill-window/1",
-                "place": place,
-                "label": member.label,
-                "spec": member.spec,
-            }));
+            let (label, spec) = (member.label.clone(), member.spec.clone());
+            printer.json(&BackfillWindow { schema: "lorchestra.backfill-window/1", place, label, spec });
         } else {
             printer.line(printable(&member.label));
         }

@@ -1,27 +1,28 @@
 //! `backfill list`, `show`, `cancel`: what groups there are, which members have not completed, and an end to one that runs.
 
-use super::KIND;
-use super::drive::object;
-use super::engine;
+use super::{KIND, engine};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
+use crate::wire::{GroupDetails, GroupLine, GroupObject, WindowObject};
 use lorchestra_core::group::drive::Driver;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
+use lorchestra_core::plan::RunSpec;
 use lorchestra_core::run::recovery::close_abandoned;
-use lorchestra_core::store::group::{Group, GroupCounts, MemberState};
-use lorchestra_core::store::{RunQuery, RunState, Store, short_id};
+use lorchestra_core::store::group::{Group, GroupCounts, Member, MemberState};
+use lorchestra_core::store::{Run, RunQuery, RunState, Store, short_id};
 use lorchestra_core::text::{self, escaped};
 use rustix::process::Signal;
-use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// Number of members that `show` lists in each state.
 const LISTED: u64 = 20;
+/// Number of refused runs of a group to search for the reasons of its members.
+const REFUSED: u64 = 1000;
 /// How long `cancel` waits for the runs to end.
 const STOPPING: Duration = Duration::from_secs(60);
 /// Interval between looks.
@@ -50,20 +51,11 @@ pub(super) fn list(
     for group in &groups {
         let counts = store.group_counts(group.n)?;
         if as_json {
-            printer.json(&described(
-                state_of(state, group, counts, on_engine(group, counts))?,
-                group,
-                counts,
-                "lorchestra.group/1",
-            ));
+            printer.json(&GroupLine { schema: "lorchestra.group/1", group: object(state, group, counts)? });
             continue;
         }
         let done = format!("{}/{}", counts.of(MemberState::Completed), counts.all());
-        let (id, age, state) = (
-            short_id(&group.group_id),
-            show::age(now, group.created_at),
-            state_of(state, group, counts, on_engine(group, counts))?,
-        );
+        let (id, age, state) = (short_id(&group.group_id), show::age(now, group.created_at), object(state, group, counts)?.state);
         printer.line(format_args!(
             "{id:<8}  {age:>4}  {state:<11}  {done:<11}  {:>6}  {}",
             counts.failed(),
@@ -73,28 +65,39 @@ pub(super) fn list(
     Ok(Code::Success)
 }
 
-/// Whether an engine runs windows, as far as the last command found out.
-fn on_engine(group: &Group, counts: GroupCounts) -> bool {
-    group.settings.engine.is_some() && counts.of(MemberState::Running) > 0
+fn object(state: &StateDir, group: &Group, counts: GroupCounts) -> Result<GroupObject, CommandError> {
+    // As far as the last command found out.
+    let on_engine = group.settings.engine.is_some() && counts.of(MemberState::Running) > 0;
+    Ok(GroupObject::of(group, counts, on_engine || Driver::is_driven(state, &group.group_id)?))
 }
 
-/// Returns the state of a group: what people ask first.
-fn state_of(state: &StateDir, group: &Group, counts: GroupCounts, on_engine: bool) -> Result<&'static str, CommandError> {
-    Ok(match () {
-        () if counts.of(MemberState::Completed) == counts.all() => "completed",
-        () if on_engine || Driver::is_driven(state, &group.group_id)? => "running",
-        () if group.cancelled_at.is_some() => "cancelled",
-        () if counts.of(MemberState::Pending) + counts.of(MemberState::Running) > 0 => "interrupted",
-        () => "failed",
-    })
+/// The runs of a group that explain its members.
+struct Reasons<'a> {
+    store: &'a Store,
+    /// Refused runs, newest first, each with its spec. They have ids of their own, because a refused run can be started again with the same
+    /// id; its spec is that of the member.
+    refused: Vec<(RunSpec, Run)>,
 }
 
-fn described(state: &'static str, group: &Group, counts: GroupCounts, schema: &str) -> Value {
-    let mut described = object(group, counts, schema);
-    if let Some(object) = described.as_object_mut() {
-        object.insert("state".into(), state.into());
+impl<'a> Reasons<'a> {
+    fn of(store: &'a Store, group: &Group, counts: GroupCounts) -> Result<Self, CommandError> {
+        let query = RunQuery { group: Some(group.group_id.clone()), state: Some(RunState::Refused), ..RunQuery::default() };
+        let runs = if counts.of(MemberState::Refused) > 0 { store.find_runs(&query, REFUSED)? } else { Vec::new() };
+        Ok(Self { store, refused: runs.into_iter().filter_map(|run| Some((run.spec().ok()?, run))).collect() })
     }
-    described
+
+    /// Returns the run of a member; `None` if it has not started.
+    fn run(&self, group: &Group, member: &Member) -> Result<Option<Run>, CommandError> {
+        match member.state {
+            MemberState::Pending => Ok(None),
+            MemberState::Refused => {
+                let text = self.store.member_spec(group.n, member.place)?.unwrap_or_default();
+                let spec = RunSpec::from_json(text.as_bytes()).ok();
+                Ok(self.refused.iter().find(|(of, _)| Some(of) == spec.as_ref()).map(|(_, run)| run.clone()))
+            }
+            _ => Ok(self.store.run(&member.run_id)?),
+        }
+    }
 }
 
 pub(in crate::commands) fn show(
@@ -103,38 +106,38 @@ pub(in crate::commands) fn show(
     (settings, as_json): (&Settings, bool),
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
-    let mut active = false;
     let mut messages = BTreeMap::new();
     if let Some(engine) = &group.settings.engine {
         match engine::refresh((group, engine), store, settings) {
-            Ok(found) => (active, messages) = found,
+            Ok(found) => messages = found,
             Err(failure) => printer.warning(format_args!("this is the state at the last command: {}", failure.message)),
         }
     }
+    let store = &*store;
     let counts = store.group_counts(group.n)?;
-    let group_state = state_of(state, group, counts, active)?;
+    let reasons = Reasons::of(store, group, counts)?;
     if as_json {
-        let mut members = Vec::new();
+        let mut windows = Vec::new();
         for of in MemberState::ALL {
             for member in store.members(group.n, of, u64::MAX)? {
-                members.push(json!({
-                    "place": member.place,
-                    "label": member.label,
-                    "state": member.state,
-                    "attempt": member.attempt,
-                    "run_id": member.run_id,
-                }));
+                let run = if of.is_failure() { reasons.run(group, &member)? } else { None };
+                windows.push(WindowObject {
+                    place: member.place,
+                    label: member.label,
+                    state: of.as_str(),
+                    attempt: member.attempt,
+                    cause: run.as_ref().and_then(|run| run.cause),
+                    message: run.as_ref().and_then(|run| run.message.clone()).or_else(|| messages.remove(&member.place)),
+                    run_id: run.map_or(member.run_id, |run| run.run_id),
+                });
             }
         }
-        members.sort_by_key(|member| member["place"].as_u64());
-        let mut described = described(group_state, group, counts, "lorchestra.group-show/1");
-        if let Some(object) = described.as_object_mut() {
-            object.insert("windows".into(), members.into());
-        }
-        printer.json(&described);
+        windows.sort_by_key(|window| window.place);
+        let group = object(state, group, counts)?;
+        printer.json(&GroupDetails { schema: "lorchestra.group-show/1", group, windows });
         return Ok(Code::Success);
     }
-    printer.line(format_args!("{} {} ({})", group.kind, short_id(&group.group_id), group_state));
+    printer.line(format_args!("{} {} ({})", group.kind, short_id(&group.group_id), object(state, group, counts)?.state));
     printer.line(format_args!("  job: {}", escaped(&group.name)));
     printer.line(format_args!("  created: {}", show::time(group.created_at)));
     if let Some(engine) = &group.settings.engine {
@@ -149,8 +152,8 @@ pub(in crate::commands) fn show(
     for of in MemberState::ALL.into_iter().filter(|of| *of != MemberState::Completed) {
         let members = store.members(group.n, of, LISTED)?;
         for member in &members {
-            let run = if of == MemberState::Pending { None } else { store.run(&member.run_id)? };
-            let why = run.as_ref().and_then(crate::commands::runs::why).or_else(|| messages.get(&member.place).cloned());
+            let run = reasons.run(group, member)?;
+            let why = run.as_ref().and_then(crate::commands::runs::why).or_else(|| messages.remove(&member.place));
             let why = why.unwrap_or_default();
             let id = run.map(|run| format!("run {}  ", short_id(&run.run_id))).unwrap_or_default();
             let line = format!("  {:<9}  {}  {id}{}", of.as_str(), member.label, text::one_line(&why));

@@ -5,6 +5,7 @@ use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::show;
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::packages::changes::{ChangedJob, Changes};
 use lorchestra_core::packages::install::{self, InstallError, Installed, Previous};
@@ -12,6 +13,9 @@ use lorchestra_core::packages::library::Library;
 use lorchestra_core::text::{self, one_line, path_text};
 use serde_json::{Value, json};
 use std::path::PathBuf;
+
+/// Maximum length of the line of a job if stdout is not a terminal, in characters. `jobs show` prints the whole signature.
+const LINE: usize = 120;
 
 pub(super) fn install(
     files: &[PathBuf],
@@ -71,9 +75,12 @@ fn print(library: &Library, installed: &Installed, lock: Option<&Lock>, printer:
 }
 
 fn print_changes(library: &Library, installed: &Installed, printer: &mut Printer) {
+    let width = printer.width().unwrap_or(LINE);
     let mut line = |what: &str, text: String| {
         let what = if what.is_empty() { String::new() } else { format!("{what}:") };
-        printer.line(format_args!("  {what:10}{text}"));
+        let line = format!("  {what:10}{text}");
+        // A path or a hash is printed to be copied.
+        printer.line(if matches!(&*what, "added:" | "removed:" | "changed:" | "") { show::fitted(&line, width) } else { line });
     };
     line("sha256", library.sha256().to_owned());
     match &installed.before {
@@ -100,9 +107,21 @@ fn print_changes(library: &Library, installed: &Installed, printer: &mut Printer
         line("removed", format!("{job}{}", text::signature(signature)));
     }
     for ChangedJob { job, before, after } in &changes.changed {
-        line("changed", format!("{job}{}", text::signature(before)));
-        line("", format!("{job}{}", text::signature(after)));
+        let (before, after) = (text::signature(before), text::signature(after));
+        let same = common_parameters(&before, &after);
+        let shown = |signature: &str| match same {
+            0 => format!("{job}{signature}"),
+            same => format!("{job}(…{}", &signature[same..]),
+        };
+        line("changed", shown(&before));
+        line("", shown(&after));
     }
+}
+
+/// Returns the length of the parameters with which two signatures begin, so that a shortened line shows what has changed.
+fn common_parameters(before: &str, after: &str) -> usize {
+    let same = before.bytes().zip(after.bytes()).take_while(|(a, b)| a == b).count();
+    before.get(..same).and_then(|start| start.rfind(", ")).map_or(0, |at| at + 1)
 }
 
 fn as_value(library: &Library, installed: &Installed, lock: Option<&Lock>) -> Value {

@@ -55,7 +55,7 @@ pub(crate) struct RunList {
     #[arg(long, value_name = "TIME")]
     pub(crate) until: Option<String>,
     /// Maximum number of runs to show
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = crate::values::number::<u64>(1..))]
     pub(crate) limit: u64,
     /// Print one JSON object per line (schema lorchestra.run/1)
     #[arg(long)]

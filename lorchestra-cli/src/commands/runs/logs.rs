@@ -47,8 +47,28 @@ pub(super) fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, prin
             true => "This run has no trace: the job wrote none, or retention removed it.",
             false => "The log of this run no longer exists (removed by retention, or by another program).",
         });
+    } else if !printed && lost == 0 {
+        printer.note(empty(store, run, trace)?);
     }
     Ok(Code::Success)
+}
+
+/// Explains an empty log, and names the commands that show what the run has left.
+fn empty(store: &Store, run: &Run, trace: bool) -> Result<String, CommandError> {
+    let id = short_id(&run.run_id);
+    let what = match (run.state, trace) {
+        (RunState::Running, false) => "printed nothing yet",
+        (RunState::Running, true) => "traced nothing yet",
+        (_, false) => "printed and traced nothing",
+        (_, true) => "traced nothing",
+    };
+    let of_job: u64 =
+        store.event_counts(&run.run_id)?.iter().filter(|(name, _)| !name.starts_with("job.")).map(|(_, n)| *n).sum();
+    let events = match of_job {
+        0 => String::new(),
+        n => format!(", and its {n} events with lorchestra events list --run {id}"),
+    };
+    Ok(format!("This run has {what}; see its outcome with lorchestra runs show {id}{events}."))
 }
 
 /// Like [`logs`], until the run has ended. A job that prints nothing is followed by its trace.

@@ -25,7 +25,7 @@ pub(crate) struct Prune {
     #[arg(long, value_name = "DURATION", value_parser = crate::values::limit)]
     older_than: Option<Duration>,
     /// Remove all but the N newest runs and the newest success of each job and account
-    #[arg(long, value_name = "N", conflicts_with = "older_than")]
+    #[arg(long, value_name = "N", value_parser = crate::values::number::<u64>(0..), conflicts_with = "older_than")]
     keep: Option<u64>,
     /// Remove the oldest runs until the state directory is smaller than this
     #[arg(long, value_name = "SIZE", value_parser = lorchestra_core::plan::size::parse, conflicts_with_all = ["older_than", "keep"])]

@@ -63,7 +63,6 @@ pub(super) fn show(
         printer.json(&RunDetails {
             schema: "lorchestra.runs-show/1",
             run: RunObject::of(run),
-            params: spec["params"].clone(),
             spec,
             events: counts.iter().cloned().collect(),
             attempts: attempts.iter().map(attempt_object).collect(),

@@ -78,6 +78,15 @@ fn another_universe_has_its_own_addresses_unless_configured() {
     run(moved.resolve()).unwrap();
     assert_eq!(moved.endpoint.url(), "https://bigquery.cloud.example");
     assert_eq!(moved.storage_endpoint.as_ref().map(Endpoint::url), Some("https://bigquerystorage.cloud.example"));
+    // The credentials are replaced by those of the default universe.
+    moved.storage =
+        moved.storage_endpoint.as_ref().map(|endpoint| run(async { Storage::new(endpoint, &moved.settings) }).unwrap());
+    moved.config.credentials.universe_domain = None;
+    moved.tokens = None;
+    run(moved.resolve()).unwrap();
+    assert_eq!(moved.endpoint.url(), "https://bigquery.googleapis.com");
+    assert_eq!(moved.storage_endpoint.as_ref().map(Endpoint::url), Some("https://bigquerystorage.googleapis.com"));
+    assert!(moved.storage.is_none(), "the connection to the other universe is closed");
     let endpoint = Some("https://private.example".to_owned());
     let mut named = BigQuery::new(BigQueryConfig { credentials, endpoint, ..config() }).unwrap();
     run(named.resolve()).unwrap();

@@ -54,15 +54,32 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(())
     }
 
-    /// Handles a batch that was never sent although something is at its position.
+    /// Handles a batch that was never sent although something is at its position: this state is older than its deliveries (a snapshot of
+    /// the machine was restored), or another store has the same stream.
     pub(super) async fn overtaken(&mut self) -> Result<(), StepError> {
         self.shared = self.flights.front().and_then(|flight| flight.stream().cloned());
+        self.doubt()?;
         self.settle_by_query(ANOTHER).await
+    }
+
+    /// From now on, no event of this store is sent before the target was queried for it.
+    fn doubt(&mut self) -> Result<(), StepError> {
+        self.store.doubt()?;
+        self.doubtful_to = None;
+        Ok(())
     }
 
     /// Fences the stream, determines whether the batch is in it, and leaves the stream.
     pub(super) async fn settle(&mut self) -> Result<(), StepError> {
         if self.clear_place().await? {
+            return self.leave_and_take_back(Vec::new());
+        }
+        Ok(())
+    }
+
+    /// Does the same for a stream that something has finalized, whose length shows whether this state is older than its deliveries.
+    pub(super) async fn settle_finalized(&mut self) -> Result<(), StepError> {
+        if self.clear_unknown().await? {
             return self.leave_and_take_back(Vec::new());
         }
         Ok(())
@@ -95,7 +112,11 @@ impl<D: Destination> Deliverer<'_, D> {
         match fenced {
             // Every request for it was definitely refused: the data at its position belongs to another writer.
             _ if flight.fresh => {
-                self.store.leave_stream(&flight.batch.target)?;
+                let target = flight.batch.target.clone();
+                if matches!(fenced, Fenced::Length(length) if length > flight.offset()) {
+                    self.doubt()?;
+                }
+                self.store.leave_stream(&target)?;
                 Ok(true)
             }
             Fenced::Length(length) if length >= flight.end() => self.confirm(true).await.map(|()| false),

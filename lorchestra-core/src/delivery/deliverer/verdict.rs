@@ -55,7 +55,8 @@ impl<D: Destination> Deliverer<'_, D> {
                 self.fence_damaged().await?;
                 self.leave_and_take_back(Vec::new())
             }
-            DeliveryError::StreamFinalized(_) | DeliveryError::StreamGone(_) => self.settle().await,
+            DeliveryError::StreamFinalized(_) => self.settle_finalized().await,
+            DeliveryError::StreamGone(_) => self.settle().await,
             other => Err(StepError::Refused(other)),
         }
     }

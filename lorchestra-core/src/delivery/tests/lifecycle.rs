@@ -162,6 +162,57 @@ fn a_copied_state_directory_delivers_nothing_twice_and_loses_nothing() {
     }
 }
 
+/// The machine was set back to a snapshot: the files are the same ones, with older contents, and so nothing in them shows it. The stream
+/// does, also if it was finalized since, or if other events were sent to it.
+#[test]
+fn a_restored_snapshot_delivers_nothing_twice() {
+    for finalized in [false, true] {
+        for depth in [1, 4] {
+            let site = site();
+            let (mut store, ids) = filled(&site, 5);
+            let server = server([]);
+            server.borrow_mut().depth = depth;
+            deliver_all(&mut store, &server, true, 7);
+            (0..40).for_each(|n| emit(&mut store, &format!("pending {n}")));
+            drop(store);
+            let snapshot = tempfile::tempdir().unwrap();
+            copied(&site, snapshot.path());
+            let open = || Outbox::open(Store::open(&site.state).unwrap(), NAME).unwrap();
+            let mut store = open();
+            deliver_all(&mut store, &server, true, 7);
+            emit(&mut store, "lost with the snapshot");
+            deliver_all(&mut store, &server, true, 7);
+            drop(store);
+            assert_eq!(server.borrow().streams.len(), 1, "still the stream that the snapshot knows");
+            server.borrow_mut().streams.values_mut().for_each(|stream| stream.finalized = finalized);
+            restore_in_place(&site, &snapshot.path().join("state"));
+            let mut store = open();
+            assert_eq!(store.doubtful_to().unwrap(), 0, "nothing shows it");
+            emit(&mut store, "after the restore");
+            deliver_all(&mut store, &server, true, 7);
+            let rows = sorted(&server.borrow().rows);
+            let mut distinct = rows.clone();
+            distinct.dedup();
+            assert_eq!(rows, distinct, "finalized {finalized}, depth {depth}");
+            assert_eq!(rows.len(), ids.len() + 40 + 2);
+        }
+    }
+}
+
+/// Gives the files of the state directory the contents of another one's, as a snapshot of a file system does.
+fn restore_in_place(site: &Site, from: &std::path::Path) {
+    let to = site.state.store().parent().unwrap().to_owned();
+    for entry in std::fs::read_dir(&to).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            match std::fs::read(from.join(path.file_name().unwrap())) {
+                Ok(contents) => std::fs::write(&path, contents).unwrap(),
+                Err(_) => std::fs::remove_file(&path).unwrap(),
+            }
+        }
+    }
+}
+
 /// Querying the table is not permitted, and the state directory is a copy: a batch with something at its position is uncertain, not
 /// delivered.
 #[test]

@@ -75,7 +75,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ]),
     ("lorchestra.runs-show/1", &[
         "run_id", "package", "job", "account", "state", "cause", "message", "job_result", "started_at", "ended_at", "since", "until",
-        "params", "spec", "bookmark", "attempts.attempt", "attempts.started_at", "attempts.ended_at", "attempts.worker_pid", "events", "logs", "delivery",
+        "spec", "spec.params", "bookmark", "attempts.attempt", "attempts.started_at", "attempts.ended_at", "attempts.worker_pid", "events", "logs", "delivery",
         "host", "location", "plugin_path", "plugin_sha256", "plugin_version", "supervisor_pid",
     ]),
     ("lorchestra.bookmark/1", &["package", "job", "account", "at", "moved_at", "run_id"]),

@@ -237,7 +237,7 @@ fn json_of_runs() {
     let id = run["run_id"].as_str().unwrap();
     let shown = sandbox.lorchestra(&["runs", "show", id, "--json"]).exits(0).json("lorchestra.runs-show/1");
     assert_eq!(shown["events"]["typed"], 1);
-    assert_eq!(shown["params"]["page_size"], 500);
+    assert_eq!(shown["spec"]["params"]["page_size"], 500);
     assert_eq!(sandbox.runs().len(), 2);
     let events = sandbox.events_of(id);
     let types: Vec<&str> = events.iter().map(|event| event.event_type()).collect();

@@ -14,7 +14,7 @@ fn parameters_are_configured_and_a_flag_wins() {
     let params = |flags: &[&str]| {
         sandbox.lorchestra(&[&["run-job", "misbehave", "numbered"], flags].concat()).exits(0);
         let shown = sandbox.lorchestra(&["runs", "show", "last", "--json"]).exits(0).json("lorchestra.runs-show/1");
-        (shown["params"]["count"].as_u64().unwrap(), shown["account"].as_str().map(str::to_owned))
+        (shown["spec"]["params"]["count"].as_u64().unwrap(), shown["account"].as_str().map(str::to_owned))
     };
     assert_eq!(params(&[]), (3, Some("anna".into())));
     assert_eq!(params(&["--count", "5"]), (5, Some("anna".into())));
@@ -44,9 +44,52 @@ fn a_mistake_is_described_with_the_names_used_in_the_file() {
         ("lokced = true", "unknown key `lokced`"),
     ] {
         sandbox.configure(config);
-        let refused = sandbox.lorchestra(&["runs", "list"]).exits(78);
+        let refused = sandbox.lorchestra(&["jobs", "list"]).exits(78);
         assert!(refused.err().contains(what), "{config}: {}", refused.shown());
         assert!(!refused.err().contains("docs/") && !refused.err().contains("struct"), "{}", refused.shown());
+    }
+}
+
+/// An operator reads the history to find out what the mistake has stopped.
+#[test]
+fn a_mistake_does_not_hide_the_history() {
+    let sandbox = sandbox();
+    let state = sandbox.arg("state");
+    let configured = format!("state_dir = {state:?}\n");
+    sandbox.configure(&configured);
+    sandbox.lorchestra(&["run-job", "misbehave", "print"]).exits(0);
+    sandbox.configure(&format!("{configured}[retention]\nlogs = \"soon\"\n"));
+    sandbox.lorchestra(&["run-job", "misbehave", "print"]).exits(78);
+    let reads: [(&[&str], i32, &str); 8] = [
+        (&["runs", "list"], 0, "refused"),
+        (&["runs", "show", "misbehave/print"], 0, "state      refused"),
+        (&["runs", "logs", "last"], 0, ""),
+        (&["events", "list"], 0, "job.refused"),
+        (&["status"], 1, "failing"),
+        (&["bookmarks", "show"], 0, ""),
+        (&["backfill", "list"], 0, ""),
+        (&["doctor"], 1, "✗ configuration: "),
+    ];
+    let mistake = format!("{}: line 3: logs is not a duration", sandbox.home().join(".config/lorchestra/config.toml").display());
+    for (args, code, shown) in reads {
+        let ended = sandbox.lorchestra(args).exits(code);
+        assert!(ended.out().contains(shown), "{}", ended.shown());
+        let warned = ended.err().lines().next().is_some_and(|line| {
+            line.starts_with("warning: ") && line.contains(&mistake) && line.contains("lorchestra config keys")
+        });
+        assert!(warned || args == ["doctor"] && ended.out().contains(&mistake), "{}", ended.shown());
+    }
+    assert!(sandbox.lorchestra(&["doctor"]).out().contains("✓ store: "), "the other checks are made");
+    // No run can start, so monitoring must not see a healthy host.
+    fs::remove_dir_all(&state).unwrap();
+    sandbox.lorchestra(&["status"]).exits(78);
+    for args in [&["jobs", "list"][..], &["runs", "prune"], &["events", "flush"], &["metrics"], &["config", "show"]] {
+        sandbox.lorchestra(args).exits(78);
+    }
+    // Where the history is cannot be known.
+    for wrong in ["state_dir = 7\n", "state_dri = \"/x\"\n", "[retention]\nstate_dir = \"/x\"\n", "state_dir = \"x\"\n"] {
+        sandbox.configure(wrong);
+        sandbox.lorchestra(&["runs", "list"]).exits(78);
     }
 }
 

@@ -150,3 +150,19 @@ fn the_log_of_a_job_that_only_traces_is_its_trace() {
     let raw = sandbox.lorchestra(&["runs", "logs", "last", "--trace"]).exits(0);
     assert!(raw.out().starts_with('{'), "{}", raw.shown());
 }
+
+#[test]
+fn an_empty_log_is_explained_in_one_sentence() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "3"]).exits(0);
+    let id = sandbox.runs()[0].short().to_owned();
+    let seen =
+        format!("see its outcome with lorchestra runs show {id}, and its 3 events with lorchestra events list --run {id}.\n");
+    let logs = sandbox.lorchestra(&["runs", "logs", "last"]).exits(0);
+    assert_eq!((logs.out(), logs.err()), ("", &*format!("This run has printed and traced nothing; {seen}")));
+    let logs = sandbox.lorchestra(&["runs", "logs", "last", "--trace"]).exits(0);
+    assert_eq!((logs.out(), logs.err()), ("", &*format!("This run has traced nothing; {seen}")));
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let logs = sandbox.lorchestra(&["runs", "logs", "last"]).exits(0);
+    assert!(logs.err().ends_with(&format!("lorchestra runs show {}.\n", sandbox.runs()[0].short())), "{}", logs.shown());
+}

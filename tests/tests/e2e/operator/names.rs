@@ -66,3 +66,29 @@ fn an_unknown_name_is_reported_with_candidates() {
     let few = sandbox.lorchestra(&["runs", "show", "a1"]).exits(1);
     assert!(few.err().contains("last") && few.err().contains("PACKAGE/JOB"), "{}", few.shown());
 }
+
+/// The form in which lorchestra prints a job is accepted wherever PACKAGE and JOB are.
+#[test]
+fn package_and_job_may_be_one_word() {
+    let sandbox = sandbox();
+    let both = |one: &[&str], two: &[&str]| {
+        let (one, two) = (sandbox.lorchestra(one), sandbox.lorchestra(two));
+        assert_eq!((one.code(), one.out(), one.err()), (two.code(), two.out(), two.err()), "{}", one.shown());
+        assert_eq!(one.code(), Some(0), "{}", one.shown());
+    };
+    both(&["jobs", "show", "misbehave/typed"], &["jobs", "show", "misbehave", "typed"]);
+    both(&["run-job", "misbehave/typed", "--help"], &["run-job", "misbehave", "typed", "--help"]);
+    let backfill = ["--from", "2024-01-01", "--to", "2024-01-03", "--every", "1d", "--dry-run"];
+    both(
+        &[&["backfill", "misbehave/windowed"], &backfill[..]].concat(),
+        &[&["backfill", "misbehave", "windowed"], &backfill[..]].concat(),
+    );
+    sandbox.lorchestra(&["run-job", "-q", "misbehave/print", "--lines", "2"]).exits(0);
+    sandbox.lorchestra(&["bookmarks", "set", "misbehave/windowed", "2024-01-31"]).exits(0);
+    both(&["bookmarks", "show", "misbehave/windowed"], &["bookmarks", "show", "misbehave", "windowed"]);
+    sandbox.lorchestra(&["bookmarks", "reset", "misbehave/windowed"]).exits(0);
+    let unknown = sandbox.lorchestra(&["run-job", "misbehave/nop"]).exits(1);
+    assert!(unknown.err().starts_with("Unknown job: misbehave/nop\n  did you mean noop?"), "{}", unknown.shown());
+    let listed = sandbox.lorchestra(&["jobs", "list", "misbehave/noop"]).exits(1);
+    assert!(listed.err().contains("lorchestra jobs show misbehave/noop"), "{}", listed.shown());
+}

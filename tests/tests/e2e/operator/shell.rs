@@ -22,8 +22,11 @@ fn packages_jobs_flags_and_runs_of_this_machine_are_completed() {
     assert_eq!(offered(&sandbox, &["run-job", "mis"]), ["misbehave"]);
     assert_eq!(offered(&sandbox, &["run-job", "kit", "ki"]), ["kinds"]);
     assert_eq!(offered(&sandbox, &["jobs", "show", "kit", "ki"]), ["kinds"]);
+    assert_eq!(offered(&sandbox, &["run-job", "kit/ki"]), ["kit/kinds"]);
+    assert_eq!(offered(&sandbox, &["bookmarks", "set", "misb"]), ["misbehave"]);
     let flags = offered(&sandbox, &["run-job", "kit", "kinds", "--ever"]);
     assert_eq!(flags, ["--every"], "a flag of the job");
+    assert_eq!(offered(&sandbox, &["run-job", "kit/kinds", "--ever"]), ["--every"]);
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let runs = offered(&sandbox, &["runs", "show", ""]);
     assert!(runs.contains(&"last".to_owned()) && runs.contains(&sandbox.runs()[0].short().to_owned()), "{runs:?}");

@@ -1,6 +1,6 @@
 //! `backfill`: the windows of a range as a group: each effective once, whatever is killed; cancelled in order; resumed.
 
-use lorchestra_tests::{Ended, Fixture, Sandbox, eventually, processes};
+use lorchestra_tests::{Ended, Fixture, Running, Sandbox, eventually, processes};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -117,6 +117,33 @@ fn what_failed_or_is_missing_is_resumed() {
     assert_eq!((&group["failed"], &group["pending"], &group["state"]), (&json!(4), &json!(1), &json!("interrupted")));
     let attempts: Vec<u64> = group["windows"].as_array().unwrap().iter().map(|w| w["attempt"].as_u64().unwrap()).collect();
     assert_eq!(attempts, [2, 2, 2, 2, 1]);
+}
+
+/// The failures after the third are counted; a member whose run could not start has its reason.
+#[test]
+fn failures_are_counted_and_refusals_explained() {
+    let sandbox = sandbox();
+    let away = sandbox.path("away");
+    std::fs::create_dir(&away).unwrap();
+    let mut command = sandbox.command(&[&JOB[..], &DAYS, &["--then", "fail"]].concat());
+    command.current_dir(&away);
+    let first = Running::start(command).wait().exits(1);
+    assert_eq!(first.err().matches("error: not this window").count(), 3, "{}", first.shown());
+    assert!(first.err().contains("\n  and 2 more failures\n"), "{}", first.shown());
+    std::fs::remove_dir(&away).unwrap();
+    sandbox.lorchestra(&["backfill", "resume", "last"]).exits(1);
+    let shown = sandbox.lorchestra(&["backfill", "show", "last"]).exits(0);
+    let reasons: Vec<&str> = shown.out().lines().filter(|line| line.trim_start().starts_with("refused ")).collect();
+    assert_eq!(reasons.len(), 5, "{}", shown.shown());
+    assert!(reasons.iter().all(|line| line.contains("away") && line.contains("  run ")), "{}", shown.shown());
+    for window in group(&sandbox)["windows"].as_array().unwrap() {
+        assert!(window["message"].as_str().unwrap().contains("away"), "{window}");
+        let run = sandbox.lorchestra(&["runs", "show", window["run_id"].as_str().unwrap(), "--json"]).exits(0);
+        assert_eq!(
+            run.json("lorchestra.runs-show/1")["spec"]["window"]["since"].as_str().map(|at| &at[..10]),
+            window["label"].as_str().map(|at| &at[..10])
+        );
+    }
 }
 
 /// Runs of other windows of the same job and account run at the same time, and two runs of one window never do.

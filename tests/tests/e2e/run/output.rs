@@ -151,7 +151,7 @@ fn a_long_parameter_is_cut_on_the_screen_and_complete_in_json() {
     let line = shown.out().lines().find(|line| line.starts_with("parameter") && line.contains("text = ")).unwrap();
     assert!(line.ends_with("x …") && (100..=120).contains(&line.chars().count()), "{line}");
     let json = sandbox.lorchestra(&["runs", "show", run.id(), "--json"]).exits(0).json("lorchestra.runs-show/1");
-    assert_eq!(json["params"]["text"], long);
+    assert_eq!(json["spec"]["params"]["text"], long);
 }
 
 /// The harness checks for every command that no escape sequence reaches a pipe.

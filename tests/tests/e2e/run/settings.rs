@@ -1,5 +1,6 @@
 //! Precedence of settings: flag, environment, configuration, default; and which settings are refused, with which exit code.
 
+use lorchestra_tests::sandbox::NOBODY;
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox, processes};
 use std::ffi::OsStr;
 use std::fs;
@@ -183,7 +184,7 @@ fn a_state_directory_of_another_user_is_refused() {
     // Root can create one; other users find root's.
     let dir = if processes::is_root() {
         fs::create_dir(sandbox.path("theirs")).unwrap();
-        std::os::unix::fs::chown(sandbox.path("theirs"), Some(lorchestra_tests::sandbox::NOBODY), None).unwrap();
+        std::os::unix::fs::chown(sandbox.path("theirs"), Some(NOBODY), None).unwrap();
         sandbox.path("theirs")
     } else {
         "/usr".into()
@@ -195,6 +196,26 @@ fn a_state_directory_of_another_user_is_refused() {
         assert!(ended.err().contains("belongs to user"), "{}", ended.shown());
     }
     assert_eq!(sandbox.read("marker"), "");
+}
+
+/// Someone started lorchestra with sudo before the user did.
+#[test]
+fn a_home_in_which_root_created_the_state_is_given_back() {
+    if !processes::is_root() {
+        return;
+    }
+    let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);
+    let (above, state) = (sandbox.home().join(".local/state"), sandbox.state());
+    fs::create_dir_all(&state).unwrap();
+    set_mode(&above, 0o700);
+    let back = format!("as root: chown -R {NOBODY} {} && chown {NOBODY} {}\n", state.display(), above.display());
+    for args in [&["run-job", "misbehave", "noop"][..], &["runs", "list"]] {
+        let refused = sandbox.lorchestra(args).exits(74);
+        assert!(refused.err().contains(&back), "{}", refused.shown());
+    }
+    set_mode(&above, 0o755);
+    let refused = sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(78);
+    assert!(refused.err().contains(&format!("as root: chown -R {NOBODY} {}\n", state.display())), "{}", refused.shown());
 }
 
 #[test]

@@ -148,7 +148,7 @@ pub(in crate::commands::backfill) fn drive(
     let printer_cell = RefCell::new(&mut *printer);
     let mut view = GroupView::new(group, counts, flags.quiet);
     let stopped = watch.run(&mut signals, &mut |event| view.event(event, &printer_cell), &printer_cell);
-    view.finish();
+    view.finish(&printer_cell);
     drop(watch);
     let stopped = stopped?;
     store.move_group_bookmarks(group, now_micros())?;
@@ -319,18 +319,17 @@ fn settle_all((files, client): (&GroupFiles<'_>, &mut AnyEngine<'_>), store: &mu
     Ok(look.seen.values().filter(|seen| matches!(seen, Seen::Waiting | Seen::Running)).count())
 }
 
-/// Records what has happened since the last command. Returns whether the engine still runs windows, and the message of each that failed.
+/// Records what has happened since the last command. Returns the message of each window that left a result.
 pub(in crate::commands::backfill) fn refresh(
     (group, engine): (&Group, &GroupEngine),
     store: &mut Store,
     settings: &Settings,
-) -> Result<(bool, BTreeMap<u32, String>), CommandError> {
+) -> Result<BTreeMap<u32, String>, CommandError> {
     let files = GroupFiles::new(group, engine);
     let mut client = AnyEngine::open(&files, settings)?;
-    let active = settle_all((&files, &mut client), store)?;
+    settle_all((&files, &mut client), store)?;
     let message = |path: &PathBuf| read_result(path).and_then(|result| result.message);
-    let messages = files.results_by_place().iter().filter_map(|(place, path)| Some((*place, message(path)?))).collect();
-    Ok((active > 0, messages))
+    Ok(files.results_by_place().iter().filter_map(|(place, path)| Some((*place, message(path)?))).collect())
 }
 
 /// Cancels all windows, and waits for those that run. The caller has marked the group as cancelled.

@@ -1,0 +1,118 @@
+//! Groups of runs as objects: what `backfill` and `run-group` print.
+
+use super::JsonSchema;
+use crate::show::exact_time;
+use lorchestra_core::outcome::Cause;
+use lorchestra_core::plan::RunSpec;
+use lorchestra_core::store::group::{Group, GroupCounts, MemberState};
+use lorchestra_core::store::short_id;
+use serde::Serialize;
+
+/// A group, as `backfill --json`, `backfill list --json` and `run-group --json` print it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct GroupLine {
+    #[schemars(extend("const" = "lorchestra.group/1"))]
+    pub(crate) schema: &'static str,
+    #[serde(flatten)]
+    pub(crate) group: GroupObject,
+}
+
+/// A group with its windows, as `backfill show --json` prints it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct GroupDetails {
+    #[schemars(extend("const" = "lorchestra.group-show/1"))]
+    pub(crate) schema: &'static str,
+    #[serde(flatten)]
+    pub(crate) group: GroupObject,
+    /// Every window (for `run-group`: every job), in the order of the group.
+    pub(crate) windows: Vec<WindowObject>,
+}
+
+/// What is known of every group.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct GroupObject {
+    pub(crate) group_id: String,
+    /// The end of the id, which all commands print and accept.
+    pub(crate) short_id: String,
+    #[schemars(extend("enum" = ["backfill", "run-group"]))]
+    pub(crate) kind: String,
+    /// What it runs: PACKAGE/JOB, or the name of the group file.
+    pub(crate) name: String,
+    #[schemars(extend("enum" = ["completed", "running", "cancelled", "interrupted", "failed"]))]
+    pub(crate) state: &'static str,
+    pub(crate) created_at: String,
+    /// When it was cancelled; null if it was not, or has been resumed since.
+    pub(crate) cancelled_at: Option<String>,
+    /// Number of members: windows, or jobs.
+    pub(crate) members: u64,
+    pub(crate) completed: u64,
+    /// Failed, skipped or refused.
+    pub(crate) failed: u64,
+    pub(crate) running: u64,
+    /// Not started yet.
+    pub(crate) pending: u64,
+    /// Maximum number of members that run at once.
+    pub(crate) parallel: u32,
+    #[schemars(extend("enum" = ["local", "slurm", "temporal"]))]
+    pub(crate) engine: String,
+    /// After how many failures no more members are started; null for no limit.
+    pub(crate) max_failures: Option<u32>,
+}
+
+impl GroupObject {
+    /// `is_driven`: whether a command runs the group now, or an engine.
+    pub(crate) fn of(group: &Group, counts: GroupCounts, is_driven: bool) -> Self {
+        Self {
+            group_id: group.group_id.clone(),
+            short_id: short_id(&group.group_id).to_owned(),
+            kind: group.kind.clone(),
+            name: group.name.clone(),
+            state: match () {
+                () if counts.of(MemberState::Completed) == counts.all() => "completed",
+                () if is_driven => "running",
+                () if group.cancelled_at.is_some() => "cancelled",
+                () if counts.of(MemberState::Pending) + counts.of(MemberState::Running) > 0 => "interrupted",
+                () => "failed",
+            },
+            created_at: exact_time(group.created_at),
+            cancelled_at: group.cancelled_at.map(exact_time),
+            members: counts.all(),
+            completed: counts.of(MemberState::Completed),
+            failed: counts.failed(),
+            running: counts.of(MemberState::Running),
+            pending: counts.of(MemberState::Pending),
+            parallel: group.settings.parallel,
+            engine: group.settings.engine.as_ref().map_or_else(|| "local".to_owned(), |engine| engine.name.clone()),
+            max_failures: group.settings.max_failures,
+        }
+    }
+}
+
+/// A window of a backfill, or a job of a group file.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct WindowObject {
+    /// Its place in the group, from 0.
+    pub(crate) place: u32,
+    pub(crate) label: String,
+    #[schemars(extend("enum" = ["pending", "running", "completed", "failed", "skipped", "refused"]))]
+    pub(crate) state: &'static str,
+    /// Its attempt, from 1.
+    pub(crate) attempt: u32,
+    /// Its newest run; for a pending window, the id that its run will have.
+    pub(crate) run_id: String,
+    /// Why it failed or was refused.
+    pub(crate) cause: Option<Cause>,
+    /// The cause for people.
+    pub(crate) message: Option<String>,
+}
+
+/// A window that a backfill would run, as `backfill --dry-run --json` prints it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct BackfillWindow {
+    #[schemars(extend("const" = "lorchestra.backfill-window/1"))]
+    pub(crate) schema: &'static str,
+    /// Its place in the backfill, from 0.
+    pub(crate) place: u32,
+    pub(crate) label: String,
+    pub(crate) spec: RunSpec,
+}
