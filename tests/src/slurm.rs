@@ -104,9 +104,10 @@ impl Slurm {
         processes::signal(self.nodes[n].id(), if frozen { Signal::STOP } else { Signal::CONT });
     }
 
-    /// Kills the controller and starts it again.
+    /// Stops the controller and starts it again. (After SIGKILL, it may start tasks again on the node on which they run, which drains that
+    /// node and holds the tasks until an administrator releases them.)
     pub fn restart_controller(&mut self) {
-        let _ = self.controller.kill();
+        processes::signal(self.controller.id(), Signal::TERM);
         let _ = self.controller.wait();
         self.controller = spawn(controller(&self.root, self.dir.path()));
     }
@@ -187,7 +188,7 @@ fn configuration(dir: &Path, root: &Path, array: u32) -> String {
          SlurmctldPort={port}\n\
          AuthType=auth/munge\n\
          # A requeued task waits for as long as a credential is valid.\n\
-         AuthInfo=socket={dir}/munge/socket,cred_expire=3\n\
+         AuthInfo=socket={dir}/munge/socket,cred_expire=5\n\
          CredType=cred/munge\n\
          SlurmUser={user}\n\
          SlurmdUser={user}\n\
