@@ -1,10 +1,11 @@
-//! The project's own tasks: `cargo xtask demo|test|docs|lint-words|soak|fuzz|deny|bench`. See the module of each task.
+//! The project's own tasks: `cargo xtask demo|test|docs|lint-words|soak|fuzz|deny|bench|dist`. See the module of each task.
 #![expect(clippy::print_stdout, reason = "the tasks report their progress on stdout")]
 
 mod bench;
 mod cargo;
 mod demo;
 mod deny;
+mod dist;
 mod docs;
 mod fuzz;
 mod plugins;
@@ -56,6 +57,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Measure lorchestra against its parts, for docs/explanation/performance.md
     Bench(bench::Options),
+    /// Make a Debian package and an archive with an install script, in target/dist
+    Dist(dist::Options),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Task::Deny => deny::run(),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Dist(options) => dist::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

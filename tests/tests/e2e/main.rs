@@ -45,6 +45,7 @@ mod operator {
     mod config;
     mod doctor;
     mod history;
+    mod install;
     mod metrics;
     mod names;
     mod output;
