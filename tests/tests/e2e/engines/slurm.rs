@@ -72,6 +72,7 @@ impl Site {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a soak sets the number of windows")]
 fn windows() -> u32 {
     std::env::var("LORCHESTRA_TEST_WINDOWS").ok().and_then(|text| text.parse().ok()).unwrap_or(60)
 }

@@ -29,7 +29,7 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_s
 const SHARE: u32 = 10;
 /// Number of looks that must miss a window before it counts as ended: the claim may become visible later than the end.
 const MISSED: u32 = 2;
-/// How often a window is submitted again that ended for a temporary reason.
+/// Maximum number of times that a window is submitted again after a temporary failure.
 const RESUBMISSIONS: u32 = 3;
 /// How long the engine may fail to answer before this process gives up. The windows run on.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -52,7 +52,7 @@ enum Verdict {
         message: String,
         is_temporary: bool,
     },
-    /// It left the engine, and nothing tells why.
+    /// It left the engine without a result.
     Lost,
 }
 
