@@ -2,5 +2,7 @@
 //! without touching the system.
 
 pub mod corpora;
+mod debian;
 pub mod dovecot;
+pub mod slurm;
 pub mod venv;

@@ -37,6 +37,10 @@ mod delivery {
     mod streams;
 }
 
+mod engines {
+    mod slurm;
+}
+
 mod operator {
     mod config;
     mod doctor;
