@@ -136,6 +136,17 @@ const MODEL: Venv = Venv {
     layout: 1,
     minor: 11,
 };
+/// Not a package to import: messages that mail parsers are tested with.
+const CORPORA: Venv = Venv {
+    name: "corpora-venv",
+    purpose: "the messages of other mail parsers' tests",
+    // The versions are those of `corpora`.
+    pins: &[],
+    is_installed: false,
+    finish: crate::corpora::fetch,
+    layout: 1,
+    minor: 11,
+};
 /// The files to extract from it.
 const MODEL_FILES: [&str; 2] =
     ["wordllama/weights/l2_supercat_256.safetensors", "wordllama/tokenizers/l2_supercat_tokenizer_config.json"];
@@ -251,6 +262,11 @@ pub fn ensure_model(target: &Path) -> Result<PathBuf, String> {
     Ok(made(target, &MODEL)?.join("wordllama"))
 }
 
+/// The venv of `corpora`.
+pub(crate) fn ensure_corpora(target: &Path) -> Result<PathBuf, String> {
+    made(target, &CORPORA)
+}
+
 fn made(target: &Path, wanted: &Venv) -> Result<PathBuf, String> {
     let venv = target.join(wanted.name);
     let failed = |what: &Path, error: std::io::Error| format!("{}: {error}", what.display());
@@ -284,7 +300,7 @@ fn build(python: &str, venv: &Path, wanted: &Venv) -> Result<(), String> {
     (wanted.finish)(venv)
 }
 
-fn pip(python: &Path, task: &str) -> Command {
+pub(crate) fn pip(python: &Path, task: &str) -> Command {
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", task, "--quiet", "--disable-pip-version-check", "--no-input"]);
     pip
@@ -344,7 +360,7 @@ fn python(purpose: &str, minor: u32) -> Result<String, String> {
 }
 
 /// Standard output of a command that succeeds.
-fn run(command: &mut Command) -> Result<String, String> {
+pub(crate) fn run(command: &mut Command) -> Result<String, String> {
     // Variables that a shell sets for another Python do not apply to this one.
     command.env_remove("PYTHONPATH").env_remove("PYTHONHOME").env("PYTHONNOUSERSITE", "1");
     let command_line = format!("{command:?}");
