@@ -236,7 +236,7 @@ fn scheduled(
     })
     .map_err(|error| super::run_job::bad_parameters(package, &job, &error))?;
     let rest: Vec<String> = wanted.rest.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let command = ["run-job", "-q", package, job_name].map(str::to_owned);
+    let command = ["run-job", "-q", "--requested-by", "schedule", package, job_name].map(str::to_owned);
     let portable_args: Vec<String> = command.into_iter().chain(rest).collect();
     let delivery = parsed.own.delivery_timeout.unwrap_or(settings.delivery_timeout);
     Ok(Scheduled {

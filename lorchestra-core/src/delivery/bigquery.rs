@@ -392,14 +392,16 @@ impl Destination for BigQuery {
 
     fn route(&self) -> String {
         let BigQueryConfig { project, dataset, table, .. } = &self.config;
-        let writes = self.storage_endpoint.as_ref().filter(|_| self.uses_streams()).map(Endpoint::url);
+        // As configured: the universe is known only once the credentials are read.
+        let (rest, storage) = (self.config.endpoint.as_deref(), self.config.storage_endpoint.clone());
+        let writes = storage.filter(|_| self.uses_streams());
         let credentials = self.config.credentials.file.as_deref().map(Path::display);
-        let mut route = format!("{} {}.{dataset}.{table}", self.endpoint.url(), project.as_deref().unwrap_or("?"));
+        let mut route = format!("{} {}.{dataset}.{table}", rest.unwrap_or(REST), project.as_deref().unwrap_or("?"));
         // The identity and the route of requests affect the answers too.
         // The proxy without its password.
         let proxy = self.config.proxy.as_deref().and_then(|proxy| proxy.rsplit('@').next()).map(str::to_owned);
         let exempt = self.config.no_proxy.clone();
-        for part in [writes.map(str::to_owned), credentials.map(|file| file.to_string()), proxy, exempt].into_iter().flatten() {
+        for part in [writes, credentials.map(|file| file.to_string()), proxy, exempt].into_iter().flatten() {
             route.push(' ');
             route.push_str(&part);
         }

@@ -37,6 +37,10 @@ mod delivery {
     mod streams;
 }
 
+mod engines {
+    mod slurm;
+}
+
 mod operator {
     mod config;
     mod doctor;
@@ -56,6 +60,7 @@ mod operator {
 
 mod packages {
     mod canonizer;
+    mod corpora;
     mod documents;
     mod guide;
     mod imap;

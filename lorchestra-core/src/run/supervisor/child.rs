@@ -217,7 +217,7 @@ impl Worker {
             if let Ok(pidfd) = rustix::process::pidfd_open(orphans[0], PidfdFlags::empty()) {
                 let _ = rustix::event::poll(
                     &mut [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)],
-                    Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000_000 }),
+                    Some(&crate::host::clock::timespec(Duration::from_millis(50))),
                 );
             }
             let reaped =

@@ -7,11 +7,11 @@
 //! worker. As SIGKILL it killed the watchdog before the group was dead, and processes started by the job survived. As SIGTERM it let a job
 //! that polls `is_cancelled` end normally just before the kill, and a run without a supervisor was `completed` (both measured).
 
+use crate::host::clock::timespec;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
-use rustix::time::Timespec;
 use std::ffi::{CStr, CString};
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 /// Interval between checks of the parent if the socket was taken away: within a second of its death the group is gone.
 const ONCE: Duration = Duration::from_millis(200);
 /// Interval between checks of the parent while the socket is silent.
-const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+const LOOK: Duration = Duration::from_secs(1);
 /// How long to wait, after the grace period, for a supervisor that is stopped again and again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -46,7 +46,7 @@ pub(super) fn start(control: &UnixStream, deadline: Option<Deadline>) -> std::io
         let _ = ready.send(());
         let mut byte = [0];
         loop {
-            match poll(&mut [PollFd::new(&control, PollFlags::IN)], Some(&LOOK)) {
+            match poll(&mut [PollFd::new(&control, PollFlags::IN)], Some(&timespec(LOOK))) {
                 // Readable, at its end, or no longer a descriptor: reading shows which.
                 Ok(1..) => {}
                 // The descriptor's number may belong to another file by now, so this proves nothing.
@@ -133,7 +133,7 @@ fn is_stopped(stat: &CStr) -> bool {
 
 /// Whether the control socket is already at its end.
 pub(super) fn supervisor_is_gone(control: &UnixStream) -> std::io::Result<bool> {
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let now = timespec(Duration::ZERO);
     let mut fds = [PollFd::new(control, PollFlags::IN | PollFlags::RDHUP)];
     poll(&mut fds, Some(&now))?;
     Ok(fds[0].revents().intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR))

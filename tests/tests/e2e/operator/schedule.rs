@@ -121,7 +121,7 @@ fn a_cloud_run_job_requires_delivery_and_one_task() {
         "apiVersion: run.googleapis.com/v1\nkind: Job\n",
         "      parallelism: 1\n      taskCount: 1\n      template:\n        spec:\n",
         "          maxRetries: 0\n          timeoutSeconds: \"7240\"\n",
-        r#"args: ["run-job","--require-delivery","-q","ingester","extract_gmail","--timeout","2h""#,
+        r#"args: ["run-job","--require-delivery","-q","--requested-by","schedule","ingester","extract_gmail","--timeout","2h""#,
     ] {
         assert!(yaml.contains(line), "{line}: {yaml}");
     }

@@ -23,6 +23,12 @@ use std::path::Path;
 pub(super) fn source(file: &Path, form: Form, json: &Value) -> Result<AccessTokenCredentials, DeliveryError> {
     // Fails if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    if json.pointer("/credential_source/certificate").is_some() {
+        return Err(DeliveryError::Unauthenticated(format!(
+            "{}: its source is a client certificate, which is not supported: use a file, a URL, a program, AWS or Azure",
+            shown(file)
+        )));
+    }
     let json = json.clone();
     let built = match form {
         Form::ExternalAccount => external_account::Builder::new(json).with_scopes([SCOPE]).build_access_token_credentials(),

@@ -215,5 +215,8 @@ fn refusals_are_explained_without_secrets() {
     assert!(definite && text.contains("No such file"), "{text}");
 
     let (definite, text) = reported(&server, &external(&server, &json!({"certificate": {}})));
+    assert!(definite && text.contains("client certificate, which is not supported"), "{text}");
+
+    let (definite, text) = reported(&server, &external(&server, &json!({"another": {}})));
     assert!(definite && text.contains("not complete"), "{text}");
 }
