@@ -1,10 +1,11 @@
-//! The project's own tasks: `cargo xtask demo|test|docs|lint-words|soak|fuzz|deny|bench`. See the module of each task.
+//! The project's own tasks: `cargo xtask demo|test|docs|lint-words|soak|fuzz|deny|bench|dist`. See the module of each task.
 #![expect(clippy::print_stdout, reason = "the tasks report their progress on stdout")]
 
 mod bench;
 mod cargo;
 mod demo;
 mod deny;
+mod dist;
 mod docs;
 mod fuzz;
 mod plugins;
@@ -46,9 +47,15 @@ enum Task {
     /// Kill workers, supervisors and deliveries at random moments and swap libraries, many times; block the store for minutes; check the
     /// events and what ran
     Soak {
+        /// Instead: run a group of many windows on Temporal, with workers, nodes and server killed and frozen
+        #[arg(value_parser = ["temporal"])]
+        engine: Option<String>,
         /// Number of rounds
         #[arg(long, default_value_t = 200, value_name = "N")]
         rounds: u32,
+        /// Number of windows on an engine
+        #[arg(long, default_value_t = 2000, value_name = "N")]
+        windows: u32,
     },
     /// Check advisories, licences and sources of dependencies with deny.toml; needs cargo-deny and the network
     Deny,
@@ -56,6 +63,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Measure lorchestra against its parts, for docs/explanation/performance.md
     Bench(bench::Options),
+    /// Make a Debian package and an archive with an install script, in target/dist
+    Dist(dist::Options),
 }
 
 fn main() -> ExitCode {
@@ -64,10 +73,12 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Docs(options) => docs::run(&options),
         Task::LintWords => words::run(),
-        Task::Soak { rounds } => test::soak(rounds),
+        Task::Soak { engine: Some(_), windows, .. } => test::soak_temporal(windows),
+        Task::Soak { engine: None, rounds, .. } => test::soak(rounds),
         Task::Deny => deny::run(),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Dist(options) => dist::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,7 @@
 //! Health of each job and account: last success, failures since then and usual duration. Read-only. Uses the index of
 //! [`super::history`], so that its cost grows with the number of jobs and accounts, not with the number of runs.
 
-use super::history::{RunKey, RunQuery};
+use super::history::{RunKey, RunQuery, RunTimes};
 use super::{Run, RunState, Store, StoreError};
 use crate::outcome::Cause;
 use rusqlite::params;
@@ -72,17 +72,19 @@ impl Store {
     fn health_of(&self, keys: &[RunKey]) -> Result<JobHealth, StoreError> {
         let all = RunQuery::default();
         let of = |state: RunState| keys.iter().filter(move |key| key.state == state);
-        let newest = |keys: &mut dyn Iterator<Item = &RunKey>, query: &RunQuery| -> Result<Option<(i64, i64)>, StoreError> {
+        let newest = |keys: &mut dyn Iterator<Item = &RunKey>, query: &RunQuery| -> Result<Option<RunTimes>, StoreError> {
             let mut newest = None;
             for key in keys {
                 newest = newest.max(self.newest(key, query, 1)?.pop());
             }
             Ok(newest)
         };
-        let success = newest(&mut of(RunState::Completed), &all)?;
-        let last = newest(&mut keys.iter().filter(|key| key.state != RunState::Running), &all)?;
+        let completed = of(RunState::Completed).next().map_or(Ok(Vec::new()), |key| self.newest(key, &all, USUAL))?;
+        let success = completed.first().copied();
+        let last = newest(&mut keys.iter().filter(|key| !matches!(key.state, RunState::Running | RunState::Completed)), &all)?
+            .max(success);
         let running = newest(&mut of(RunState::Running), &all)?;
-        let after = RunQuery { since: success.map(|(started, _)| started.saturating_add(1)), ..RunQuery::default() };
+        let after = RunQuery { since: success.map(|run| run.started_at.saturating_add(1)), ..RunQuery::default() };
         let failed = || {
             keys.iter().filter(|key| {
                 key.state == RunState::Failed || key.state == RunState::Refused && key.cause != Cause::Overlap.as_str()
@@ -93,31 +95,21 @@ impl Store {
         for key in failed() {
             failures += self.count_since(key, after.since.unwrap_or(i64::MIN))?;
         }
-        let run = |found: Option<(i64, i64)>| found.map_or(Ok(None), |(_, n)| Ok(self.select("WHERE n = ?1", [n])?.pop()));
+        let run = |found: Option<RunTimes>| found.map_or(Ok(None), |run| Ok(self.select("WHERE n = ?1", [run.n])?.pop()));
+        let last_success = run(success)?;
         let key = keys.first();
         let text = |of: fn(&RunKey) -> &String| key.map(of).cloned().unwrap_or_default();
         Ok(JobHealth {
             package: text(|key| &key.package),
             job: text(|key| &key.job),
             account: Some(text(|key| &key.account)).filter(|account| !account.is_empty()),
-            last_success: run(success)?,
-            last: run(last)?,
+            last: if last == success { last_success.clone() } else { run(last)? },
+            last_success,
             running: run(running)?,
             failure: run(failure)?,
             failures: failures.min(MAX_FAILURES),
-            usual: self.usual(of(RunState::Completed).next())?,
+            usual: median(&completed),
         })
-    }
-
-    fn usual(&self, completed: Option<&RunKey>) -> Result<Option<Duration>, StoreError> {
-        let Some(key) = completed else { return Ok(None) };
-        let newest = self.newest(key, &RunQuery::default(), USUAL)?;
-        let mut took = self.read("reading durations", |db| {
-            let mut statement = db.prepare_cached("SELECT ended_at - started_at FROM runs WHERE n = ?1")?;
-            newest.iter().map(|(_, n)| statement.query_row([n], |row| row.get(0))).collect::<Result<Vec<i64>, _>>()
-        })?;
-        took.sort_unstable();
-        Ok(took.get(took.len() / 2).map(|micros| Duration::from_micros(u64::try_from(*micros).unwrap_or(0))))
     }
 
     /// Counts the runs of a key that started at or after a time, up to [`MAX_FAILURES`].
@@ -133,4 +125,11 @@ impl Store {
             statement.query_row(values, |row| Ok(row.get::<_, i64>(0)?.unsigned_abs()))
         })
     }
+}
+
+/// Returns the median duration of runs.
+fn median(runs: &[RunTimes]) -> Option<Duration> {
+    let mut took: Vec<i64> = runs.iter().filter_map(|run| Some(run.ended_at? - run.started_at)).collect();
+    took.sort_unstable();
+    took.get(took.len() / 2).map(|micros| Duration::from_micros(u64::try_from(*micros).unwrap_or(0)))
 }

@@ -60,6 +60,16 @@ pub struct RunKey {
     pub cause: String,
 }
 
+/// The times of a run, ordered by start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RunTimes {
+    pub(super) started_at: i64,
+    /// Its number in the store.
+    pub(super) n: i64,
+    /// `None` if it is running.
+    pub(super) ended_at: Option<i64>,
+}
+
 impl RunQuery {
     fn admits(&self, key: &RunKey) -> bool {
         self.package.as_ref().is_none_or(|package| *package == key.package)
@@ -118,8 +128,8 @@ impl Store {
         newest.sort_unstable_by(|a, b| b.cmp(a));
         newest.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         let mut runs = Vec::with_capacity(newest.len());
-        for (_, n) in newest {
-            runs.extend(self.select("WHERE n = ?1", [n])?);
+        for times in newest {
+            runs.extend(self.select("WHERE n = ?1", [times.n])?);
         }
         Ok(runs)
     }
@@ -180,20 +190,22 @@ impl Store {
         })
     }
 
-    /// Returns start and number of the newest runs of a key within the times of a query, newest first.
-    pub(super) fn newest(&self, key: &RunKey, query: &RunQuery, limit: u64) -> Result<Vec<(i64, i64)>, StoreError> {
+    /// Returns the times of the newest runs of a key within the times of a query, newest first. Reads only the index.
+    pub(super) fn newest(&self, key: &RunKey, query: &RunQuery, limit: u64) -> Result<Vec<RunTimes>, StoreError> {
         let RunKey { package, job, account, state, cause } = key;
         let (since, until) = (query.since.unwrap_or(i64::MIN), query.until.unwrap_or(i64::MAX));
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.read("reading runs", |db| {
             let mut statement = db.prepare_cached(
-                "SELECT started_at, n FROM runs
+                "SELECT started_at, n, ended_at FROM runs
                  WHERE package = ?1 AND job = ?2 AND account_key = ?3 AND state = ?4 AND cause_key = ?5
                     AND started_at >= ?6 AND started_at < ?7
                  ORDER BY started_at DESC, n DESC LIMIT ?8",
             )?;
             let values = params![package, job, account, state.as_str(), cause, since, until, limit];
-            statement.query_map(values, |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+            statement
+                .query_map(values, |row| Ok(RunTimes { started_at: row.get(0)?, n: row.get(1)?, ended_at: row.get(2)? }))?
+                .collect()
         })
     }
 }

@@ -89,8 +89,9 @@ impl Store {
         self.write("recording the refused run", |tx| {
             tx.execute(
                 "INSERT INTO runs (run_id, package, job, account, state, cause, message, started_at, ended_at, spec, since, until,
-                    plugin_path, plugin_version, plugin_sha256, location, host, supervisor_pid, supervisor_start, boot_id)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10, ?11, '', '', '', '', ?12, ?13, ?14, ?15)",
+                    plugin_path, plugin_version, plugin_sha256, location, host, supervisor_pid, supervisor_start, boot_id,
+                    account_key, cause_key)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10, ?11, '', '', '', '', ?12, ?13, ?14, ?15, coalesce(?4, ''), ?6)",
                 params![
                     run_id,
                     package,

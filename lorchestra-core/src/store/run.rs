@@ -327,7 +327,7 @@ impl Store {
     pub(super) fn select(&self, clause: &str, values: impl rusqlite::Params) -> Result<Vec<Run>, StoreError> {
         self.read("reading runs", |db| {
             let sql = format!("SELECT *, (SELECT count(*) FROM attempts WHERE run = runs.n) AS attempts FROM runs {clause}");
-            let mut statement = db.prepare(&sql)?;
+            let mut statement = db.prepare_cached(&sql)?;
             statement.query_map(values, run)?.collect()
         })
     }
@@ -338,8 +338,8 @@ fn insert_run(tx: &Transaction<'_>, run: &NewRun, state: RunState) -> rusqlite::
     let micros = |at: Option<DateTime<Utc>>| at.map(|at| at.timestamp_micros());
     tx.execute(
         "INSERT INTO runs (run_id, package, job, account, state, started_at, spec, since, until, plugin_path, plugin_version,
-            plugin_sha256, location, host, supervisor_pid, supervisor_start, boot_id, keeps_bookmark)
-         VALUES (?1, ?2, ?3, ?4, ?17, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?18)",
+            plugin_sha256, location, host, supervisor_pid, supervisor_start, boot_id, keeps_bookmark, account_key)
+         VALUES (?1, ?2, ?3, ?4, ?17, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?18, coalesce(?4, ''))",
         params![
             run.run_id,
             spec.package,
@@ -396,8 +396,10 @@ fn end_one(tx: &Transaction<'_>, run_id: &str, end: &RunEnd) -> rusqlite::Result
     let cause = failure.map(|failure| failure.cause.as_str());
     let message = failure.map(|failure| &failure.message);
     let job_result = failure.and_then(|failure| failure.job_result.as_ref());
-    tx.prepare_cached("UPDATE runs SET state = ?2, cause = ?3, message = ?4, job_result = ?5, ended_at = ?6 WHERE n = ?1")?
-        .execute(params![n, state.as_str(), cause, message, job_result, ended_at])?;
+    tx.prepare_cached(
+        "UPDATE runs SET state = ?2, cause = ?3, cause_key = coalesce(?3, ''), message = ?4, job_result = ?5, ended_at = ?6 WHERE n = ?1",
+    )?
+    .execute(params![n, state.as_str(), cause, message, job_result, ended_at])?;
     // An attempt that has already ended keeps its own end: the run was stopped, or its supervisor died, before the next attempt.
     tx.prepare_cached(
         "UPDATE attempts SET ended_at = ?3, cause = ?4, message = ?5 WHERE run = ?1 AND attempt = ?2 AND ended_at IS NULL",

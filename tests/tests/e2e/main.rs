@@ -37,10 +37,15 @@ mod delivery {
     mod streams;
 }
 
+mod engines {
+    mod slurm;
+}
+
 mod operator {
     mod config;
     mod doctor;
     mod history;
+    mod install;
     mod metrics;
     mod names;
     mod output;
@@ -55,6 +60,7 @@ mod operator {
 
 mod packages {
     mod canonizer;
+    mod corpora;
     mod documents;
     mod guide;
     mod imap;

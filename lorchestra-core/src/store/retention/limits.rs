@@ -19,7 +19,7 @@ impl Store {
         let query = RunQuery { state: Some(RunState::Completed), ..RunQuery::default() };
         let mut protected = Protected::default();
         for key in self.keys(&query)? {
-            protected.0.extend(self.newest(&key, &query, 1)?.into_iter().map(|(_, n)| n));
+            protected.0.extend(self.newest(&key, &query, 1)?.into_iter().map(|run| run.n));
         }
         Ok(protected)
     }

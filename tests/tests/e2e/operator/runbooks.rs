@@ -111,7 +111,7 @@ fn normalized(text: &str) -> String {
         (r"\b(\d+m)?\d+(\.\d+)?[smhd]\b", "DURATION"),
         (r"\b\d+(\.\d+)? (B|[KMGT]iB|bytes)\b", "SIZE"),
         (r"\b\d+ jobs\b", "N jobs"),
-        (r"\b\d{6,}\b", "N"),
+        (r"\b\d{5,}\b", "N"),
         (r"\bpid \d+", "pid PID"),
         (r"127\.0\.0\.1:\d+", "ADDRESS"),
         (r" +", " "),
@@ -253,6 +253,20 @@ fn nothing_arrives_in_bigquery() {
     run.exits(0);
     follow("nothing-arrives-in-bigquery", &machine);
     assert_eq!(fake.row_count(&table), 6, "three events of the job, its start and its end, and that of events setup");
+}
+
+/// A million with `LORCHESTRA_TEST_BACKLOG=1000000`, as on the page.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a variable of the tests, not of lorchestra")]
+fn backlog_of_a_million_events() {
+    let count = std::env::var("LORCHESTRA_TEST_BACKLOG").unwrap_or_else(|_| "20000".to_owned());
+    let Site { sandbox, fake, table } = Site::new(Write::Storage);
+    let machine = Machine::with(sandbox, Box::new(()));
+    fake.go_down();
+    machine.run(&["run-job", "-q", "--delivery-timeout", "0s", "misbehave", "numbered", "--count", &count], 0);
+    fake.come_up();
+    follow("backlog-of-a-million-events", &machine);
+    assert_eq!(fake.row_count(&table), count.parse::<u64>().unwrap() + 4, "also the starts and ends of two runs");
 }
 
 #[test]
