@@ -27,6 +27,7 @@ pub mod history;
 pub mod jsonl;
 pub mod pages;
 pub mod processes;
+pub mod receiver;
 pub mod running;
 pub mod sandbox;
 pub mod schema;

@@ -1,5 +1,6 @@
 //! What tests and benches need and cargo does not provide. Each part is created once below cargo's target directory, in pinned versions,
 //! without touching the system.
 
+pub mod chromium;
 pub mod dovecot;
 pub mod venv;

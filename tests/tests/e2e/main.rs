@@ -32,12 +32,14 @@ mod delivery {
     mod credentials;
     mod faults;
     mod jsonl;
+    mod openlineage;
     mod second_emulator;
     mod sending;
     mod streams;
 }
 
 mod operator {
+    mod browser;
     mod config;
     mod doctor;
     mod history;
@@ -49,6 +51,7 @@ mod operator {
     mod runbooks;
     mod schedule;
     mod schemas;
+    mod screen;
     mod shell;
     mod status;
     mod watch;
@@ -91,6 +94,7 @@ mod run {
     mod spec;
     mod stopping;
     mod streams;
+    mod telemetry;
     mod tracing;
     mod windows;
 }
