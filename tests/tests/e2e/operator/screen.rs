@@ -7,6 +7,7 @@ use lorchestra_tests::terminal::Terminal;
 use lorchestra_tests::{Fixture, Running, Sandbox, eventually};
 use regex_lite::Regex;
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Commands that only read, and whether their tables fit the terminal.
@@ -81,6 +82,9 @@ fn reading_needs_neither_the_network_nor_a_writable_state() {
     }
 }
 
+/// What follows the output on a terminal.
+const END: &str = "end of the output";
+
 /// The output on a terminal of this width.
 fn shown(sandbox: &Sandbox, columns: u16, environment: &[(&str, &str)], args: &[&str]) -> String {
     let terminal = Terminal::with_columns(columns);
@@ -88,16 +92,10 @@ fn shown(sandbox: &Sandbox, columns: u16, environment: &[(&str, &str)], args: &[
     command.env("TERM", "xterm").envs(environment.iter().copied());
     command.stdin(std::process::Stdio::null()).stdout(terminal.stdio()).stderr(terminal.stdio());
     command.status().unwrap();
-    drop(command);
-    let mut last = None;
-    // The kernel passes it on a little later.
-    eventually("all of the output", || {
-        let now = terminal.shown();
-        let is_done = !now.is_empty() && last.as_ref() == Some(&now);
-        last = Some(now);
-        is_done
-    });
-    last.unwrap_or_default().replace("\r\n", "\n")
+    // The kernel passes it on a little later, in order.
+    assert!(Command::new("echo").arg(END).stdout(terminal.stdio()).status().unwrap().success());
+    eventually("all of the output", || terminal.shown().contains(END));
+    terminal.shown().replace("\r\n", "\n").split(END).next().unwrap_or_default().to_owned()
 }
 
 #[test]
