@@ -177,6 +177,14 @@ impl Observer for TerminalObserver<'_> {
                     self.outcome(&name, &run.run_id, terminal, false);
                 }
             }
+            RunEvent::Claimed { spec, holder } => {
+                if !self.quiet && !self.json {
+                    let (name, run) = (format!("{}/{}", spec.package, spec.job), short_id(holder));
+                    self.printer
+                        .borrow_mut()
+                        .line(format_args!("- {name}: run {run} has completed this window; nothing was started"));
+                }
+            }
             RunEvent::Ended { run_id, spec, terminal, output } => self.ended(run_id, spec, terminal, output),
             RunEvent::Delivered { to, report, pending, required } => {
                 undelivered::after_run(to, report, *pending, [*required, self.quiet], &mut self.printer.borrow_mut());
@@ -229,6 +237,10 @@ impl Observer for JsonObserver<'_> {
                 let ended = outcome(run_id, [&spec.package, &spec.job], state, terminal.failure.as_ref());
                 let (attempts, duration_ms, result) = (terminal.attempt, terminal.duration_ms, terminal.result.clone());
                 self.printer.borrow_mut().json(&RunOutcome { attempts, duration_ms, result, ..ended });
+            }
+            RunEvent::Claimed { spec, holder } => {
+                let claimed = outcome(holder, [&spec.package, &spec.job], "completed", None);
+                self.printer.borrow_mut().json(&claimed);
             }
             RunEvent::Found { run, terminal } => {
                 let failure = terminal.and_then(|terminal| terminal.failure.as_ref());

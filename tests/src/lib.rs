@@ -11,6 +11,7 @@
 //! - [`processes`]: information about processes.
 //! - [`schema`]: results of packages against their JSON Schema.
 //! - [`slack`]: the Web API of Slack, with faults on demand.
+//! - [`slurm`]: a real cluster of three nodes on this host.
 //! - [`small_disk`]: disks that can be full or read-only.
 //! - [`lorchestra_test_setup`]: packages from PyPI: the emulator, a Singer tap, a Singer target, an embedding model.
 //!
@@ -26,12 +27,14 @@ pub mod flaky_proxy;
 pub mod history;
 pub mod jsonl;
 pub mod pages;
+pub mod parquet;
 pub mod processes;
 pub mod receiver;
 pub mod running;
 pub mod sandbox;
 pub mod schema;
 pub mod slack;
+pub mod slurm;
 pub mod small_disk;
 pub mod terminal;
 

@@ -2,6 +2,7 @@
 //! stored group with the terminal attached, `show` lists groups.
 
 pub(super) mod drive;
+pub(super) mod engine;
 mod plan;
 mod show;
 
@@ -14,6 +15,7 @@ use crate::settings::Settings;
 use crate::values;
 use clap::{Args, Subcommand};
 use drive::DriveFlags;
+use engine::EngineFlags;
 use lorchestra_core::group::plan_file;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
@@ -80,6 +82,9 @@ pub(crate) enum BackfillAction {
         /// Start no more windows after this many have failed [default: as before]
         #[arg(long, value_name = "N", value_parser = crate::values::number::<u32>(1..))]
         max_failures: Option<u32>,
+        /// With an engine: submit the windows and do not wait for them
+        #[arg(long)]
+        detach: bool,
         #[command(flatten)]
         drive: DriveFlags,
     },
@@ -158,6 +163,8 @@ pub(crate) struct BackfillFlags {
     pub(crate) param: Vec<String>,
     #[command(flatten)]
     pub(crate) drive: DriveFlags,
+    #[command(flatten)]
+    pub(crate) engine: EngineFlags,
     /// Write the windows as a plan file for `run-window`, and start nothing
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     pub(crate) plan: Option<std::path::PathBuf>,
@@ -174,7 +181,7 @@ pub(super) fn run(
 ) -> Result<Code, CommandError> {
     match &command.action {
         None => start(command, settings, notices, printer),
-        Some(BackfillAction::Resume { group, only, jobs, max_failures, drive }) => {
+        Some(BackfillAction::Resume { group, only, jobs, max_failures, detach, drive }) => {
             let mut group = named(settings, notices, printer, group)?;
             group.settings.parallel = jobs.unwrap_or(group.settings.parallel);
             group.settings.max_failures = max_failures.or(group.settings.max_failures);
@@ -184,21 +191,21 @@ pub(super) fn run(
                 None => (Retry::Failed, true),
             };
             let plan = drive::Resume { retry, pending, is_new: false };
-            drive::drive(&group, plan, drive, settings, (notices, printer))
+            run_group(&group, plan, (drive, *detach), settings, (notices, printer))
         }
         Some(BackfillAction::List { limit, json }) => {
             let history = history(settings, notices, printer)?;
             show::list(history.as_ref(), *limit, *json, printer)
         }
         Some(BackfillAction::Show { group, json }) => {
-            let (state, store) = known(settings, notices, printer)?;
+            let (state, mut store) = known(settings, notices, printer)?;
             let group = find(&store, group)?;
-            show::show((&state, &store), &group, *json, printer)
+            show::show((&state, &mut store), &group, (settings, *json), printer)
         }
         Some(BackfillAction::Cancel { group }) => {
             let (state, mut store) = known(settings, notices, printer)?;
             let group = find(&store, group)?;
-            show::cancel((&state, &mut store), &group, printer)
+            show::cancel((&state, &mut store), &group, settings, printer)
         }
     }
 }
@@ -230,7 +237,15 @@ fn start(
         printer.note(format_args!("{}: {} windows (group {id})", path.display(), planned.len()));
         return Ok(Code::Success);
     }
-    let parallel = flags.jobs.unwrap_or_else(processors);
+    let engine = flags.engine.resolve(settings, window_flags(&flags, settings))?;
+    if engine.is_some() && flags.order == "newest" {
+        return Err(CommandError::new(
+            Code::Usage,
+            "--order newest needs --engine local: an engine starts windows in its own order",
+        )
+        .hint("omit --order"));
+    }
+    let parallel = flags.jobs.unwrap_or_else(|| if engine.is_some() { engine::PARALLEL } else { processors() });
     let group = NewGroup {
         group_id: members[0].spec.group.clone().unwrap_or_default(),
         kind: KIND.into(),
@@ -242,6 +257,7 @@ fn start(
             max_failures: flags.max_failures,
             keep_going: true,
             moves_bookmark: flags.move_bookmark.then_some(range),
+            engine,
         },
         members: members.iter().map(plan::BackfillMember::stored).collect(),
     };
@@ -251,7 +267,37 @@ fn start(
     let group = find(&store, &group.group_id)?;
     drop((store, library));
     let plan = drive::Resume { retry: Retry::Nothing, pending: true, is_new: true };
-    drive::drive(&group, plan, &flags.drive, settings, (notices, printer))
+    run_group(&group, plan, (&flags.drive, flags.engine.detach), settings, (notices, printer))
+}
+
+/// Runs a stored group where it belongs.
+fn run_group(
+    group: &Group,
+    plan: drive::Resume,
+    (flags, detach): (&DriveFlags, bool),
+    settings: &Settings,
+    (notices, printer): (&mut Notices<'_>, &mut Printer),
+) -> Result<Code, CommandError> {
+    match &group.settings.engine {
+        Some(engine) => engine::drive((group, engine), plan, (flags, detach), settings, (notices, printer)),
+        None => drive::drive(group, plan, flags, settings, (notices, printer)),
+    }
+}
+
+/// Returns the flags that `run-window` gets on each node.
+fn window_flags(flags: &BackfillFlags, settings: &Settings) -> Vec<String> {
+    let mut words = Vec::new();
+    // Without a destination, the events stay in the stores of the nodes.
+    if settings.destinations.is_empty() {
+        words.push("--no-require-delivery".to_owned());
+    }
+    if let Some(timeout) = flags.drive.delivery_timeout {
+        words.push(format!("--delivery-timeout={}", lorchestra_core::plan::duration::show(timeout)));
+    }
+    if flags.drive.locked {
+        words.push("--locked".to_owned());
+    }
+    words
 }
 
 pub(super) fn processors() -> u32 {

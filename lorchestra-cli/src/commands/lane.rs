@@ -84,6 +84,8 @@ impl Runner<'_> {
                     LaneReport { signal: Some(signal), ..state(run_id, MemberState::Pending) }
                 }
                 LaunchError::Run(error @ RunError::NotRecorded { .. }) => return Err(error.into()),
+                // The run has begun, and is open: only the end of this process lets recovery close it.
+                error if has_begun(lane, &run_id) => return Err(error.into()),
                 error => self.refused(lane, (run_id, &asked), &error.into(), &mut notices),
             },
             Err(LaunchOrCommand::Command(failure)) => self.refused(lane, (run_id, &asked), &failure, &mut notices),
@@ -126,6 +128,11 @@ impl Runner<'_> {
         let message = failure.hints.iter().take(1).fold(failure.message.clone(), |text, hint| format!("{text}; {hint}"));
         LaneReport { cause: refusal.map(|refusal| refusal.cause), message: Some(message), ..state(run_id, MemberState::Refused) }
     }
+}
+
+/// Whether the store has the run, or cannot be asked.
+fn has_begun(lane: &Lane<'_>, run_id: &str) -> bool {
+    !matches!(Store::open(lane.state()).and_then(|store| store.run(run_id)), Ok(None))
 }
 
 enum LaunchOrCommand {

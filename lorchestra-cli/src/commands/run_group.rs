@@ -135,6 +135,7 @@ pub(super) fn run(
         max_failures: None,
         keep_going: file.keep_going || command.keep_going,
         moves_bookmark: None,
+        engine: None,
     };
     let group = NewGroup { group_id, kind: KIND.into(), name, created_at: now_micros(), settings: settings_of, members };
     let state = StateDir::open(&settings.state_dir)?;

@@ -27,7 +27,7 @@ use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::packages::lockfile::Lockfile;
 use lorchestra_core::plan::{self, Context, PlanRequest, RunPolicy, RunSpec};
-use lorchestra_core::run::event::Observers;
+use lorchestra_core::run::event::{Observer, Observers, RunEvent};
 use lorchestra_core::run::launch::{self, Delivery, Host, Launch, Launched, launch};
 use lorchestra_core::run::supervisor::RunResult;
 use lorchestra_core::secrets::Secrets;
@@ -123,7 +123,7 @@ pub(super) fn run_spec(
     context: (u8, &Settings),
     signals: &mut Option<Signals>,
     (notices, printer): (&mut Notices<'_>, &mut Printer),
-) -> Code {
+) -> SpecEnd {
     let (verbose, settings) = context;
     let mut asked = Asked::default();
     asked.own(own);
@@ -132,11 +132,21 @@ pub(super) fn run_spec(
         Ok(planned) => session.start(planned, signals),
         Err(code) => Ok(code),
     });
-    result.unwrap_or_else(|failure| {
-        session.printer.failure(&failure);
-        session.refuse(&failure, signals);
-        failure.code
-    })
+    match result {
+        Ok(code) => SpecEnd { code, message: None },
+        Err(failure) => {
+            session.printer.failure(&failure);
+            session.refuse(&failure, signals);
+            SpecEnd { code: failure.code, message: Some(failure.message) }
+        }
+    }
+}
+
+/// The end of [`run_spec`].
+pub(super) struct SpecEnd {
+    pub(super) code: Code,
+    /// Why no run started, or its end was not recorded.
+    pub(super) message: Option<String>,
 }
 
 impl Invocation<'_, '_> {
@@ -160,7 +170,10 @@ impl Invocation<'_, '_> {
         if own.dry_run {
             return dry_run(spec, &library, lock.as_ref(), own.json, self.printer);
         }
-        second_store(settings, self.printer);
+        // An engine gives each node a store of its own, and asks for quiet.
+        if !own.quiet {
+            second_store(settings, self.printer);
+        }
         if own.require_delivery {
             delivery::check(settings, own.delivery_timeout.unwrap_or(settings.delivery_timeout))?;
         }
@@ -182,6 +195,19 @@ impl Invocation<'_, '_> {
         let Some(run_id) = own.run_id.filter(|_| !own.dry_run) else { return Ok(None) };
         let found = self.observed(own, signals, |host, signals, observer| launch::find(run_id, key, host, signals, observer))?;
         Ok(found.as_ref().map(code))
+    }
+
+    /// Returns the exit code if another run has the claim of the window: it is complete, so running it again would be for nothing.
+    fn claimed(&mut self, spec: &RunSpec, own: &OwnFlags, signals: &mut Option<Signals>) -> Result<Option<Code>, CommandError> {
+        let (Some(claim), Some(run_id)) = (&spec.claim, own.run_id.filter(|_| !own.dry_run)) else { return Ok(None) };
+        let found = self.observed(own, signals, |host, signals, observer| {
+            let found = launch::find_claimed(Path::new(claim), run_id, host, signals, observer)?;
+            if let Some((holder, _)) = &found {
+                observer.observe(&RunEvent::Claimed { spec, holder });
+            }
+            Ok(found)
+        })?;
+        Ok(found.map(|(_, undelivered)| if undelivered { Code::Undelivered } else { Code::Success }))
     }
 
     /// Does `work` on this host, with signals handled and observers attached.
@@ -287,6 +313,9 @@ impl Invocation<'_, '_> {
         self.asked.spec(&spec);
         let key = Key { package: &spec.package, job: &spec.job, account: spec.account.as_deref() };
         if let Some(code) = self.ended(own, key, signals)? {
+            return Ok(Err(code));
+        }
+        if let Some(code) = self.claimed(&spec, own, signals)? {
             return Ok(Err(code));
         }
         let catalog = Catalog::scan(&settings.plugin_dirs);

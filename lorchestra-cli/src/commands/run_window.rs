@@ -3,7 +3,7 @@
 //! The id of the run is a function of the plan's group, the index and the engine's attempt, so an attempt that is repeated on the same node finds
 //! its run. With `--claims`, of several runs of one member exactly one counts (`lorchestra_core::run::claim`).
 
-use super::run_job;
+use super::run_job::{self, SpecEnd};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::flags::OwnFlags;
@@ -12,11 +12,15 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::values;
 use clap::Args;
-use lorchestra_core::group::plan_file::{PlanFile, PlanFileError, PlannedMember};
+use lorchestra_core::group::plan_file::{self, PlanFileError, PlannedMember};
+use lorchestra_core::host::state::StateDir;
+use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::RequestedBy;
+use lorchestra_core::store::Store;
 use lorchestra_core::store::group::member_run_id;
 use lorchestra_core::text::chain;
-use std::path::PathBuf;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -41,6 +45,9 @@ pub(crate) struct RunWindow {
     /// Directory that all nodes share: of several runs of a member, the first to complete takes the claim there, and only it counts
     #[arg(long, value_name = "DIR")]
     pub(crate) claims: Option<PathBuf>,
+    /// Directory where the result of a window that is not complete is left for the command that watches the group
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(crate) results: Option<PathBuf>,
     /// Name of the engine, recorded as the requester
     #[arg(long, value_name = "NAME", default_value = "plan")]
     pub(crate) engine: String,
@@ -73,8 +80,7 @@ pub(super) fn run(
         return Err(CommandError::new(Code::Usage, "--claims needs --attempt, which must differ for each start of a member")
             .hint("pass the attempt of the engine: --attempt \"$SLURM_RESTART_COUNT\", or the name of the pod or host"));
     }
-    let plan = PlanFile::read(&command.plan)?;
-    let PlannedMember { mut spec, .. } = plan.member(command.index)?;
+    let (group, PlannedMember { mut spec, .. }) = plan_file::read_member(&command.plan, command.index)?;
     let place = u32::try_from(command.index).map_err(|_| CommandError::new(Code::Usage, "the index is too large"))?;
     let engine: Result<RequestedBy, String> = format!("engine:{}", command.engine).parse();
     spec.requested_by = engine.map_err(|why| CommandError::new(Code::Usage, format!("--engine {:?}: {why}", command.engine)))?;
@@ -82,12 +88,12 @@ pub(super) fn run(
     spec.directory = None;
     if let Some(claims) = &command.claims {
         let claims = std::path::absolute(claims).unwrap_or_else(|_| claims.clone());
-        let claim = claims.join(&plan.group).join(place.to_string());
+        let claim = claims.join(&group).join(place.to_string());
         let text = claim.into_os_string().into_string();
         spec.claim = Some(text.map_err(|_| CommandError::new(Code::Usage, "the path of --claims is not UTF-8"))?);
     }
     let own = OwnFlags {
-        run_id: Some(member_run_id(&plan.group, place, command.attempt.as_deref().unwrap_or("1"))),
+        run_id: Some(member_run_id(&group, place, command.attempt.as_deref().unwrap_or("1"))),
         require_delivery: !command.no_require_delivery,
         delivery_timeout: command.delivery_timeout,
         locked: command.locked,
@@ -95,7 +101,51 @@ pub(super) fn run(
         quiet: command.quiet,
         ..OwnFlags::default()
     };
-    Ok(run_job::run_spec(spec, &own, (verbose, settings), &mut None, (notices, printer)))
+    let end = run_job::run_spec(spec, &own, (verbose, settings), &mut None, (notices, printer));
+    if let Some(dir) = command.results.as_ref().filter(|_| end.code != Code::Success) {
+        write_result(dir, command, &own, &end, settings);
+    }
+    Ok(end.code)
+}
+
+/// Leaves the result of a window that is not complete for the command that watches the group. Without it, that command knows only that the
+/// window has ended.
+fn write_result(dir: &Path, command: &RunWindow, own: &OwnFlags, end: &SpecEnd, settings: &Settings) {
+    let run_id = own.run_id.map(|id| id.to_string()).unwrap_or_default();
+    let state = StateDir::existing(&settings.state_dir).ok().flatten();
+    let run = state.and_then(|state| Store::open(&state).ok()?.run(&run_id).ok().flatten());
+    let result = WindowResult {
+        schema: WindowResult::SCHEMA.into(),
+        index: command.index,
+        run_id,
+        exit_code: end.code.number(),
+        cause: run.as_ref().and_then(|run| run.cause),
+        message: run.and_then(|run| run.message).or_else(|| end.message.clone()),
+    };
+    let name = format!("{}.{}", command.index, command.attempt.as_deref().unwrap_or("1").replace('/', "_"));
+    let written = (|| {
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        serde_json::to_writer(&mut file, &result)?;
+        file.persist(dir.join(name)).map_err(|error| error.error)
+    })();
+    if let Err(error) = written {
+        tracing::warn!("the result is not in {}: {error}", dir.display());
+    }
+}
+
+/// The result of a window that is not complete (schema `lorchestra.window-result/1`).
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct WindowResult {
+    pub(super) schema: String,
+    pub(super) index: usize,
+    pub(super) run_id: String,
+    pub(super) exit_code: u8,
+    pub(super) cause: Option<Cause>,
+    pub(super) message: Option<String>,
+}
+
+impl WindowResult {
+    pub(super) const SCHEMA: &str = "lorchestra.window-result/1";
 }
 
 impl From<PlanFileError> for CommandError {
@@ -103,7 +153,7 @@ impl From<PlanFileError> for CommandError {
         let message = chain(&error);
         match error {
             PlanFileError::Io { path, source } => Self::refused(Code::Usage, &message, &path, &source),
-            PlanFileError::Checksum { .. } => {
+            PlanFileError::Checksum { .. } | PlanFileError::Member { .. } => {
                 Self::new(Code::Usage, message).hint("copy the file again, or write it again: backfill … --plan FILE")
             }
             PlanFileError::Format { .. } | PlanFileError::Spec { .. } => {

@@ -53,12 +53,14 @@ pub(crate) struct GroupObject {
     pub(crate) pending: u64,
     /// Maximum number of members that run at once.
     pub(crate) parallel: u32,
+    #[schemars(extend("enum" = ["local", "slurm", "temporal"]))]
+    pub(crate) engine: String,
     /// After how many failures no more members are started; null for no limit.
     pub(crate) max_failures: Option<u32>,
 }
 
 impl GroupObject {
-    /// `is_driven`: whether a command runs the group now.
+    /// `is_driven`: whether a command runs the group now, or an engine.
     pub(crate) fn of(group: &Group, counts: GroupCounts, is_driven: bool) -> Self {
         Self {
             group_id: group.group_id.clone(),
@@ -80,6 +82,7 @@ impl GroupObject {
             running: counts.of(MemberState::Running),
             pending: counts.of(MemberState::Pending),
             parallel: group.settings.parallel,
+            engine: group.settings.engine.as_ref().map_or_else(|| "local".to_owned(), |engine| engine.name.clone()),
             max_failures: group.settings.max_failures,
         }
     }

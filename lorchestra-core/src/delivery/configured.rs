@@ -87,6 +87,16 @@ impl<'a> Deliveries<'a> {
         Ok(Self { to, lives })
     }
 
+    /// The destinations.
+    pub fn to(&self) -> &'a [DestinationConfig] {
+        self.to
+    }
+
+    /// Asks all threads to deliver what is pending now, and returns at once.
+    pub fn deliver_now(&self, request: &FlushRequest) {
+        self.lives.iter().for_each(|live| live.deliver_now(request.clone()));
+    }
+
     /// Ends all threads and returns the report of each.
     pub fn finish(self, request: &FlushRequest, signals: Option<&mut Signals>) -> Vec<(&'a DestinationConfig, Report)> {
         self.to.iter().zip(Live::finish(self.lives, request, signals)).collect()

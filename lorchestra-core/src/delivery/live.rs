@@ -49,6 +49,15 @@ pub struct FlushRequest {
     pub resend: Resend,
 }
 
+/// What a delivery thread is asked to do.
+#[derive(Debug)]
+enum Ask {
+    /// Deliver what is pending without waiting for more, and continue afterwards.
+    AtOnce(FlushRequest),
+    /// Deliver the rest, and end.
+    Finish(FlushRequest),
+}
+
 /// What to resend on request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Resend {
@@ -91,7 +100,7 @@ pub struct Report {
 /// The running thread.
 #[derive(Debug)]
 pub struct Live {
-    requests: UnboundedSender<FlushRequest>,
+    requests: UnboundedSender<Ask>,
     done: OwnedFd,
     thread: JoinHandle<Report>,
 }
@@ -114,6 +123,12 @@ impl Live {
             runtime.block_on(live(&state, name, make, receiver))
         })?;
         Ok(Self { requests, done, thread })
+    }
+
+    /// Asks the thread to deliver what is pending now, and returns at once. With [`FlushRequest::insist`], it keeps trying until the time
+    /// limit.
+    pub fn deliver_now(&self, request: FlushRequest) {
+        let _ = self.requests.send(Ask::AtOnce(request));
     }
 
     /// Delivers the rest to each destination in parallel, and ends the threads. Returns a report for each, in order. A signal that stops
@@ -150,14 +165,14 @@ impl Live {
     }
 
     fn ask(self, request: &FlushRequest) -> FinishingThread {
-        let _ = self.requests.send(request.clone());
+        let _ = self.requests.send(Ask::Finish(request.clone()));
         FinishingThread { requests: Some(self.requests), done: self.done, thread: self.thread, ended: false }
     }
 }
 
 /// A thread that was asked to finish.
 struct FinishingThread {
-    requests: Option<UnboundedSender<FlushRequest>>,
+    requests: Option<UnboundedSender<Ask>>,
     done: OwnedFd,
     thread: JoinHandle<Report>,
     ended: bool,
@@ -201,7 +216,7 @@ async fn live<D: Destination, F: FnOnce() -> Result<D, DeliveryError>>(
     state: &StateDir,
     name: &str,
     make: F,
-    mut requests: UnboundedReceiver<FlushRequest>,
+    mut requests: UnboundedReceiver<Ask>,
 ) -> Report {
     let store = match Store::open(state).and_then(|store| Outbox::open(store, name)) {
         Ok(store) => store,
@@ -234,13 +249,32 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
         Self { lock_path, store, make, session, unusable, blocked_until, asking: false, opened: false, progress }
     }
 
-    /// Delivers events as they accumulate, until there is a request. Errors here are retried at the end.
-    async fn during_run(&mut self, requests: &mut UnboundedReceiver<FlushRequest>) -> Option<FlushRequest> {
+    /// Delivers events as they accumulate, until there is a request to finish. Errors here are retried at the end.
+    async fn during_run(&mut self, requests: &mut UnboundedReceiver<Ask>) -> Option<FlushRequest> {
         let mut since = None;
         let mut lock = None;
+        let mut at_once: Option<FlushRequest> = None;
         loop {
-            if let Ok(request) = tokio::time::timeout(LOOK, requests.recv()).await {
-                return request;
+            let asked = match at_once.take() {
+                Some(request) => {
+                    (since, lock) = (None, None);
+                    tokio::select! {
+                        biased;
+                        asked = requests.recv() => Some(asked),
+                        // The caller sees in the store what is still missing.
+                        _ = self.drain(&request) => None,
+                    }
+                }
+                None => tokio::time::timeout(LOOK, requests.recv()).await.ok(),
+            };
+            match asked {
+                Some(Some(Ask::AtOnce(request))) => {
+                    at_once = Some(request);
+                    continue;
+                }
+                Some(Some(Ask::Finish(request))) => return Some(request),
+                Some(None) => return None,
+                None => {}
             }
             if !matches!(self.store.has_pending(None), Ok(true)) {
                 since = None;
@@ -264,7 +298,14 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
             }
             let stopped = tokio::select! {
                 biased;
-                request = requests.recv() => return request,
+                asked = requests.recv() => match asked {
+                    Some(Ask::AtOnce(request)) => {
+                        at_once = Some(request);
+                        continue;
+                    }
+                    Some(Ask::Finish(request)) => return Some(request),
+                    None => return None,
+                },
                 stopped = self.deliver(false, Resend::default()) => stopped,
             };
             match stopped {

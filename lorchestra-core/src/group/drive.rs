@@ -283,7 +283,13 @@ impl Driver<'_> {
                 }
                 // Stopped before the run was recorded: it is still to be run.
                 if state == MemberState::Pending {
-                    self.stop(StopReason::Signal(signal.unwrap_or(15)), progress);
+                    tracing::info!(run_id = member.run_id, ?signal, "a signal reached a supervisor between two runs");
+                    if self.store.is_cancelled(self.group.n)? {
+                        self.stop(StopReason::Cancelled, progress);
+                    } else if progress.stopped.is_none() {
+                        // Meant for the run before (`runs stop`), and too late for it. It stops neither this member nor the group.
+                        progress.waiting.push_front(member);
+                    }
                     return Ok(());
                 }
                 if state == MemberState::Refused {

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! {"schema":"lorchestra.plan/1","group":"019…","name":"pkg/job","members":365,"libraries":[{"package":…,"version":…,"sha256":…}],"sha256":"…"}
-//! {"label":"2024-01-01..2024-01-02 anna","spec":{…}}
+//! {"label":"2024-01-01..2024-01-02 anna","spec":{…},"check":"…"}
 //! …
 //! ```
 //!
-//! `sha256` in the first line is that of all the following lines: a file that is cut, still being copied, or edited is refused as a whole. The
-//! specs name the sha256 of their library, so that every node runs the same bytes.
+//! `sha256` in the first line is that of all the following lines: a file that is cut, still being copied, or edited is refused as a whole by
+//! [`PlanFile::read`]. A node reads one member only ([`read_member`]) and must not pay for the other 18,249: `check` is the sum of group,
+//! index, label and spec. The specs name the sha256 of their library, so that every node runs the same bytes.
 
 use crate::host::locks::hex;
 use crate::plan::{RunSpec, SpecError};
@@ -15,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 /// The value of `schema`.
@@ -61,7 +63,8 @@ struct Header {
 #[derive(Debug, Serialize)]
 struct LineOut<'a> {
     label: &'a str,
-    spec: &'a RunSpec,
+    spec: &'a RawValue,
+    check: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -69,6 +72,12 @@ struct LineIn<'a> {
     label: String,
     #[serde(borrow)]
     spec: &'a RawValue,
+    check: String,
+}
+
+/// Returns the sum of one member.
+fn check(group: &str, index: usize, label: &str, spec: &str) -> String {
+    hex(&Sha256::digest(format!("{group} {index} {label}\n{spec}")))
 }
 
 /// Why a plan cannot be used.
@@ -100,6 +109,14 @@ pub enum PlanFileError {
         /// The sum in its first line.
         written: String,
     },
+    /// A member is not as it was written.
+    #[error("member {index} of {path} was changed, or the file is incomplete", path = path.display())]
+    Member {
+        /// The file.
+        path: PathBuf,
+        /// The index.
+        index: usize,
+    },
     /// There is no member with this index.
     #[error("the plan has {members} members, so there is no index {index}")]
     Index {
@@ -126,8 +143,10 @@ pub fn write(path: &Path, group: &str, name: &str, members: &[PlannedMember]) ->
     let io = |source| PlanFileError::Io { path: path.to_owned(), source };
     let mut lines = Vec::new();
     let mut libraries = BTreeSet::new();
-    for PlannedMember { label, spec } in members {
-        serde_json::to_writer(&mut lines, &LineOut { label, spec }).map_err(|error| io(error.into()))?;
+    for (index, PlannedMember { label, spec }) in members.iter().enumerate() {
+        let text = RawValue::from_string(spec.to_json()).map_err(|error| io(error.into()))?;
+        let line = LineOut { label, spec: &text, check: check(group, index, label, text.get()) };
+        serde_json::to_writer(&mut lines, &line).map_err(|error| io(error.into()))?;
         lines.push(b'\n');
         let RunSpec { package, version, sha256, .. } = spec;
         libraries.insert(PlanLibrary { package: package.clone(), version: version.clone(), sha256: sha256.clone() });
@@ -148,6 +167,46 @@ pub fn write(path: &Path, group: &str, name: &str, members: &[PlannedMember]) ->
     Ok(())
 }
 
+/// Reads one member of a plan, with the id of the group and what it runs. The cost hardly depends on the number of members.
+///
+/// # Errors
+/// If there is no such member, or it is not as it was written.
+pub fn read_member(path: &Path, index: usize) -> Result<(String, PlannedMember), PlanFileError> {
+    let io = |source| PlanFileError::Io { path: path.to_owned(), source };
+    let wrong = |reason: String| PlanFileError::Format { path: path.to_owned(), reason };
+    let mut file = BufReader::with_capacity(256 << 10, File::open(path).map_err(io)?);
+    let mut line = String::new();
+    file.read_line(&mut line).map_err(io)?;
+    if !line.ends_with('\n') {
+        return Err(wrong("it has no lines".into()));
+    }
+    let header = header(path, line.as_bytes())?;
+    if index >= header.members {
+        return Err(PlanFileError::Index { index, members: header.members });
+    }
+    for _ in 0..index {
+        file.skip_until(b'\n').map_err(io)?;
+    }
+    line.clear();
+    file.read_line(&mut line).map_err(io)?;
+    let changed = || PlanFileError::Member { path: path.to_owned(), index };
+    let LineIn { label, spec, check: written } = serde_json::from_str(&line).map_err(|_| changed())?;
+    if check(&header.group, index, &label, spec.get()) != written {
+        return Err(changed());
+    }
+    let spec = RunSpec::from_json(spec.get().as_bytes()).map_err(|source| PlanFileError::Spec { index, source })?;
+    Ok((header.group, PlannedMember { label, spec }))
+}
+
+fn header(path: &Path, line: &[u8]) -> Result<Header, PlanFileError> {
+    let wrong = |reason: String| PlanFileError::Format { path: path.to_owned(), reason };
+    let header: Header = serde_json::from_slice(line).map_err(|error| wrong(error.to_string()))?;
+    if header.schema != SCHEMA {
+        return Err(wrong(format!("its schema is {}", crate::text::quote(&header.schema))));
+    }
+    Ok(header)
+}
+
 impl PlanFile {
     /// Reads a plan and checks its sum.
     ///
@@ -158,10 +217,7 @@ impl PlanFile {
         let text = std::fs::read(path).map_err(|source| PlanFileError::Io { path: path.to_owned(), source })?;
         let end = text.iter().position(|byte| *byte == b'\n').ok_or_else(|| wrong("it has no lines".into()))?;
         let (first, lines) = (&text[..end], &text[end + 1..]);
-        let header: Header = serde_json::from_slice(first).map_err(|error| wrong(error.to_string()))?;
-        if header.schema != SCHEMA {
-            return Err(wrong(format!("its schema is {}", crate::text::quote(&header.schema))));
-        }
+        let header = header(path, first)?;
         let found = hex(&Sha256::digest(lines));
         if found != header.sha256 {
             return Err(PlanFileError::Checksum { path: path.to_owned(), found, written: header.sha256 });
@@ -192,7 +248,7 @@ impl PlanFile {
         let members = self.members.len();
         let line = self.members.get(index).ok_or(PlanFileError::Index { index, members })?;
         let invalid = |error: serde_json::Error| PlanFileError::Spec { index, source: SpecError::Json(error.to_string()) };
-        let LineIn { label, spec } = serde_json::from_str(line).map_err(invalid)?;
+        let LineIn { label, spec, .. } = serde_json::from_str(line).map_err(invalid)?;
         let spec = RunSpec::from_json(spec.get().as_bytes()).map_err(|source| PlanFileError::Spec { index, source })?;
         Ok(PlannedMember { label, spec })
     }
@@ -219,6 +275,11 @@ mod tests {
             assert_eq!(plan.member(index).unwrap(), *member);
         }
         assert!(matches!(plan.member(3), Err(PlanFileError::Index { index: 3, members: 3 })));
+        let one = |index| read_member(&path, index);
+        for (index, member) in members.iter().enumerate() {
+            assert_eq!(one(index).unwrap(), ("group".to_owned(), member.clone()));
+        }
+        assert!(matches!(one(3), Err(PlanFileError::Index { index: 3, members: 3 })));
         let whole = std::fs::read(&path).unwrap();
         let first = whole.iter().position(|byte| *byte == b'\n').unwrap();
         for cut in 0..whole.len() {
@@ -230,6 +291,11 @@ mod tests {
             changed[at] ^= 1;
             std::fs::write(&path, &changed).unwrap();
             assert!(matches!(PlanFile::read(&path), Err(PlanFileError::Checksum { .. })), "byte {at}");
+            // The member that was changed is refused, the others are not.
+            let intact = (0..3).filter(|index| one(*index).is_ok_and(|(_, member)| member == members[*index])).count();
+            let read = (0..3).filter(|index| one(*index).is_ok()).count();
+            assert_eq!((read, intact), (read, read), "byte {at}");
+            assert!(read < 3, "byte {at}");
         }
     }
 }

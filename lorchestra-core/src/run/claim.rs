@@ -178,8 +178,21 @@ pub(crate) fn commit(claim: &Path, run: Claimant<'_>) -> io::Result<ClaimVerdict
     }
 }
 
+/// Returns the id of the run that has a claim; `None` if no one has it.
+///
+/// # Errors
+/// If the claim cannot be read.
+pub fn holder(claim: &Path) -> io::Result<Option<String>> {
+    record(claim).map(|record| record.map(|record| record.run_id))
+}
+
 /// Reads a claim; `None` if no one has it.
 pub(crate) fn read(claim: &Path, run: Claimant<'_>) -> io::Result<Option<ClaimVerdict>> {
+    let Some(record) = record(claim)? else { return Ok(None) };
+    Ok(Some(if record.token == run.token { ClaimVerdict::Won } else { ClaimVerdict::Lost { to: record.run_id } }))
+}
+
+fn record(claim: &Path) -> io::Result<Option<ClaimRecord>> {
     let text = match fs::read(claim) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -189,7 +202,7 @@ pub(crate) fn read(claim: &Path, run: Claimant<'_>) -> io::Result<Option<ClaimVe
     if record.schema != SCHEMA {
         return Err(io::Error::new(ErrorKind::InvalidData, format!("it is not a {SCHEMA}")));
     }
-    Ok(Some(if record.token == run.token { ClaimVerdict::Won } else { ClaimVerdict::Lost { to: record.run_id } }))
+    Ok(Some(record))
 }
 
 #[cfg(test)]

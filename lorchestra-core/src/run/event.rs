@@ -1,7 +1,7 @@
 //! The one stream of typed events about a run, for all observers: terminal, JSON, progress bar, failure hook, diagnostics.
 //!
 //! [`super::launch`] sends them from the thread that called it: `Recovered` (if there was anything to close, and again right before the run
-//! if a run of its own job was closed), `Waiting`, then either `Skipped`, `Found`, `Refused`, or `Started` with its `AttemptFailed`s and `Ended`; then
+//! if a run of its own job was closed), `Waiting`, then either `Skipped`, `Found`, `Claimed`, `Refused`, or `Started` with its `AttemptFailed`s and `Ended`; then
 //! a `Delivered` for each destination and `Pruned`. Progress is not in the stream ([`super::supervisor::progress`]): observers read it when
 //! they need it. Observers receive values and change nothing: neither their actions nor their failures affect the run. (These are not the
 //! job's own events, which go to the store.)
@@ -57,6 +57,13 @@ pub enum RunEvent<'a> {
         run: &'a Run,
         /// Its terminal event, unless retention has removed it.
         terminal: Option<&'a Terminal>,
+    },
+    /// Another run has the claim of the window; nothing was started.
+    Claimed {
+        /// The spec that would have run.
+        spec: &'a RunSpec,
+        /// The id of the other run.
+        holder: &'a str,
     },
     /// The run has ended, and its end is recorded.
     Ended {

@@ -4,6 +4,7 @@
 //! finishes delivery, and applies retention. It reports each step as a [`RunEvent`] to one observer and prints nothing itself. Any source
 //! of specs can call it (a command line, a file, an engine); it reads no settings.
 
+use super::claim;
 use super::error::RunError;
 use super::event::{Observer, RunEvent};
 use super::recovery::{self, RecoveryError};
@@ -153,6 +154,35 @@ pub fn find(
     Ok(Some(closing.finish(result, store, signals, observer)))
 }
 
+/// Looks for another run that has the claim of a window, so that nothing needs to run. If that run is in this store, waits for the delivery
+/// of its events: its supervisor may have died after it took the claim. Returns the id of the run, and whether a required delivery failed;
+/// `None` if no other run has the claim, or the claim cannot be read.
+///
+/// # Errors
+/// If the state cannot be read.
+pub fn find_claimed(
+    claim: &Path,
+    run_id: Uuid,
+    host: &Host<'_>,
+    signals: &mut Signals,
+    observer: &mut dyn Observer,
+) -> Result<Option<(String, bool)>, LaunchError> {
+    let Ok(Some(holder)) = claim::holder(claim) else { return Ok(None) };
+    if holder == run_id.to_string() {
+        return Ok(None);
+    }
+    let mut undelivered = false;
+    if let Some(state) = StateDir::existing(host.state_dir)?.filter(|state| state.store().exists()) {
+        recover(&state, observer)?;
+        let mut store = Store::open(&state).map_err(RunError::Store)?;
+        if store.run(&holder).map_err(RunError::Store)?.is_some() {
+            let closing = Closing::begin(host, state)?;
+            undelivered = closing.finish_after(Some(&holder), &mut store, signals, observer);
+        }
+    }
+    Ok(Some((holder, undelivered)))
+}
+
 /// Launches a run and waits for its end.
 ///
 /// # Errors
@@ -170,7 +200,7 @@ pub fn launch(
     let state = StateDir::open(host.state_dir)?;
     recover(&state, observer)?;
     let closing = Closing::begin(host, state)?;
-    let deliver_first = host.delivery.required.then_some((host.delivery.to, host.delivery.timeout));
+    let deliver_first = host.delivery.required.then_some((&closing.deliveries, host.delivery.timeout));
     let env = RunEnv { state: &closing.state, worker: host.worker, secrets, deliver_first };
     let may_exist = run_id.is_some();
     let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();

@@ -29,7 +29,7 @@ use super::error::RunError;
 use super::event::{AttemptFailed, Observer, RunEvent};
 use super::intake::IntakeError;
 use super::{claim, decision, intake, recovery, traces};
-use crate::delivery::DestinationConfig;
+use crate::delivery::{Deliveries, DestinationConfig, FlushRequest, Resend};
 use crate::host::backoff::Backoff;
 use crate::host::clock::now_micros;
 use crate::host::locks::FileLock;
@@ -50,8 +50,8 @@ use run_files::RunFilesGuard;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Interval between looks at the delivery of a run that waits for it.
-const DELIVERED: Duration = Duration::from_millis(100);
+/// Intervals between looks at the delivery of a run that waits for it: the first, and the longest.
+const DELIVERED: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
 /// What workers on this host need, independent of the run.
 #[derive(Debug, Clone, Copy)]
@@ -81,8 +81,8 @@ pub struct RunEnv<'a> {
     pub worker: WorkerEnv<'a>,
     /// Values of the spec's secrets, as far as they were found.
     pub secrets: &'a Secrets,
-    /// The destinations that must have a run's events before it takes its claim, and how long to wait for them.
-    pub deliver_first: Option<(&'a [DestinationConfig], Duration)>,
+    /// The deliveries that must be complete before a run takes its claim, and how long to wait for them.
+    pub deliver_first: Option<(&'a Deliveries<'a>, Duration)>,
 }
 
 /// Returns the progress that the job of a running run has reported: done, and the total (0 if unknown).
@@ -355,19 +355,24 @@ impl Supervision<'_> {
 
     /// Waits until every destination has the run's events. Returns the run's outcome if that does not happen.
     fn wait_for_delivery(&mut self, store: &Store) -> Result<(), Outcome> {
-        let Some((to, timeout)) = self.env.deliver_first else { return Ok(()) };
+        let Some((deliveries, timeout)) = self.env.deliver_first else { return Ok(()) };
         let until = Instant::now() + timeout;
+        // Whatever was wrong with the destination before: this run has to know whether it has the events now.
+        let (run_id, resend) = (Some(self.run_id.clone()), Resend::default());
+        deliveries.deliver_now(&FlushRequest { timeout, insist: true, run_id, resend });
+        let mut pause = DELIVERED.0;
         loop {
             let is_missing = |to: &&DestinationConfig| {
                 !store.backlog(to.name(), Some(&self.run_id)).is_ok_and(|backlog| backlog == Backlog::default())
             };
-            let Some(missing) = to.iter().find(is_missing) else { return Ok(()) };
+            let Some(missing) = deliveries.to().iter().find(is_missing) else { return Ok(()) };
             if Instant::now() >= until {
                 return Err(claim::not_asked(&format!("{} did not have its events in time", missing.name())));
             }
-            if let Some(signal) = self.signals.wait(DELIVERED) {
+            if let Some(signal) = self.signals.wait(pause) {
                 return Err(claim::cancelled(signal));
             }
+            pause = (pause * 2).min(DELIVERED.1);
         }
     }
 

@@ -39,6 +39,23 @@ pub struct GroupSettings {
     pub keep_going: bool,
     /// The range of a backfill whose members' bookmarks move to its end when all of it is complete, in microseconds since 1970.
     pub moves_bookmark: Option<(i64, i64)>,
+    /// The engine that runs it; `None` for this host.
+    pub engine: Option<GroupEngine>,
+}
+
+/// The engine that runs a group, and what is needed to find its windows again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupEngine {
+    /// `slurm` or `temporal`.
+    pub name: String,
+    /// The directory that all nodes share, with plan, claims and results.
+    pub shared: String,
+    /// The parent of the state directory on each node.
+    pub node_state: String,
+    /// Flags of the engine's own command.
+    pub flags: Vec<String>,
+    /// Flags of `run-window`.
+    pub window_flags: Vec<String>,
 }
 
 /// A group that is about to be stored.
@@ -329,6 +346,28 @@ impl Store {
         })
     }
 
+    /// Records the states of members that an engine runs elsewhere, with the run that completed each. A member that has completed stays so.
+    pub fn settle_members(&mut self, group: i64, ended: &[(u32, MemberState, Option<String>)]) -> Result<(), StoreError> {
+        self.write("recording windows of an engine", |tx| {
+            let mut update = tx.prepare_cached(
+                "UPDATE members SET state = ?3, run_id = coalesce(?4, run_id)
+                 WHERE run_group = ?1 AND place = ?2 AND state <> 'completed'",
+            )?;
+            for (place, state, run_id) in ended {
+                update.execute(params![group, place, state.as_str(), run_id])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns the specs of a group's members with their labels, in order.
+    pub fn member_specs(&self, group: i64) -> Result<Vec<(String, String)>, StoreError> {
+        self.read("reading the members of a group", |db| {
+            let mut statement = db.prepare_cached("SELECT label, spec FROM members WHERE run_group = ?1 ORDER BY place")?;
+            statement.query_map([group], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+    }
+
     /// Moves the bookmark of each account of a backfill whose members are all complete, by the rule for one run over the whole range. Returns
     /// how many moved.
     pub fn move_group_bookmarks(&mut self, group: &Group, now: i64) -> Result<u64, StoreError> {
@@ -443,8 +482,14 @@ mod tests {
     use crate::outcome::{Cause, Failure};
 
     pub(crate) fn new_group(group_id: &str, members: usize) -> NewGroup {
-        let settings =
-            GroupSettings { parallel: 2, newest_first: false, max_failures: None, keep_going: true, moves_bookmark: None };
+        let settings = GroupSettings {
+            parallel: 2,
+            newest_first: false,
+            max_failures: None,
+            keep_going: true,
+            moves_bookmark: None,
+            engine: None,
+        };
         let member = |n: usize| NewMember { stage: 0, label: format!("window {n}"), spec: spec().to_json() };
         NewGroup {
             group_id: group_id.into(),

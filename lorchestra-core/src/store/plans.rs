@@ -209,6 +209,7 @@ fn groups(store: &mut Store) {
         max_failures: None,
         keep_going: true,
         moves_bookmark: Some((0, 9)),
+        engine: None,
     };
     let member = group::NewMember { stage: 0, label: "one".into(), spec: spec().to_json() };
     let new = group::NewGroup {

@@ -2,5 +2,8 @@
 //! without touching the system.
 
 pub mod chromium;
+pub mod corpora;
+mod debian;
 pub mod dovecot;
+pub mod slurm;
 pub mod venv;

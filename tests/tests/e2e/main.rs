@@ -38,6 +38,10 @@ mod delivery {
     mod streams;
 }
 
+mod engines {
+    mod slurm;
+}
+
 mod operator {
     mod browser;
     mod config;
@@ -59,6 +63,7 @@ mod operator {
 
 mod packages {
     mod canonizer;
+    mod corpora;
     mod documents;
     mod guide;
     mod imap;

@@ -4,7 +4,7 @@
 //! maintain, and if a marker is missed, the test itself sets the need up or names the command that builds it.
 
 use crate::{Result, cargo};
-use lorchestra_test_setup::{dovecot, venv};
+use lorchestra_test_setup::{corpora, dovecot, slurm, venv};
 use std::path::Path;
 
 /// Something that tests need, and how to get it.
@@ -34,12 +34,12 @@ impl Need {
 }
 
 /// From PyPI or Debian's archive. Setting them up mostly waits for the network.
-const DOWNLOADS: [Need; 7] = [
+const DOWNLOADS: [Need; 9] = [
     Need {
         name: "BigQuery emulator",
         download: "bqemulator and Google's client from PyPI, 660 MB",
         seconds: 60,
-        markers: &["emulator::"],
+        markers: &["emulator::", "parquet::read"],
         made: &["bqemulator-venv/lorchestra-stamp"],
         set_up: |target| venv::ensure(target).map(drop),
     },
@@ -76,6 +76,14 @@ const DOWNLOADS: [Need; 7] = [
         set_up: |target| venv::ensure_model(target).map(drop),
     },
     Need {
+        name: "messages of mail parsers' tests",
+        download: "mail-parser from PyPI, 25 MB with pip",
+        seconds: 10,
+        markers: &["corpora::"],
+        made: &["corpora-venv/lorchestra-stamp"],
+        set_up: |target| corpora::ensure(target).map(drop),
+    },
+    Need {
         name: "validators of formats",
         download: "kubernetes-validate, prometheus-client and openlineage-python from PyPI, 60 MB",
         seconds: 10,
@@ -90,6 +98,14 @@ const DOWNLOADS: [Need; 7] = [
         markers: &["dovecot::", "Dovecot::"],
         made: &["dovecot/lorchestra-stamp"],
         set_up: |target| dovecot::ensure(target).map(drop),
+    },
+    Need {
+        name: "Slurm",
+        download: "Debian's packages, unpacked only, 13 MB",
+        seconds: 5,
+        markers: &["slurm::", "Slurm::"],
+        made: &["slurm/lorchestra-stamp"],
+        set_up: |target| slurm::ensure(target).map(drop),
     },
 ];
 
@@ -155,6 +171,7 @@ mod tests {
     fn a_topic_has_the_needs_that_its_source_names() {
         assert_eq!(names(&["killed"]), <[&str; 0]>::default());
         assert_eq!(names(&["imap"]), ["Dovecot"]);
+        assert_eq!(names(&["slurm"]), ["Slurm"]);
         assert_eq!(names(&["web"]), ["plugin with an async runtime"]);
         assert_eq!(names(&["compatibility"]), ["plugins as authors ship them"]);
     }

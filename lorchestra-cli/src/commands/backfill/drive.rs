@@ -134,11 +134,11 @@ impl GroupWork<'_, '_> {
             if self.plan.pending { Vec::new() } else { store.members(group.n, MemberState::Pending, u64::MAX)? };
         if !self.plan.is_new {
             store.resume_group(group, self.plan.retry).map_err(CommandError::from)?;
-            self.pin(store)?;
+            pin_libraries(group, store, (self.settings, self.flags.quiet), &mut self.printer.borrow_mut())?;
         }
         let counts = store.group_counts(group.n)?;
         self.begin(counts, left_out.len());
-        let mut progress = Shown::new(group, counts, self.flags.quiet);
+        let mut progress = GroupView::new(group, counts, self.flags.quiet);
         let printer = self.printer;
         let mut report = |event: &GroupEvent<'_>| progress.event(event, printer);
         let command = LaneCommand { executable: "/proc/self/exe".into(), args: self.lane() };
@@ -173,29 +173,6 @@ impl GroupWork<'_, '_> {
         ));
     }
 
-    /// Lets members that have not completed use the libraries that are installed now: a new build is the usual reason to resume.
-    fn pin(&self, store: &mut Store) -> Result<(), CommandError> {
-        let mut packages: Vec<String> = Vec::new();
-        for member in store.members(self.group.n, MemberState::Pending, u64::MAX)? {
-            let text = store.member_spec(self.group.n, member.place)?.unwrap_or_default();
-            let Ok(spec) = RunSpec::from_json(text.as_bytes()) else { continue };
-            if packages.contains(&spec.package) {
-                continue;
-            }
-            let catalog = Catalog::scan(&self.settings.plugin_dirs);
-            let (package, manifest, job) = crate::commands::find_job(&catalog, &spec.package, &spec.job)?;
-            let library = launch::seal(&package.path, &spec.package, None)?;
-            let changed = store.pin_library(self.group.n, &spec.package, &manifest.version, library.sha256())?;
-            if changed > 0 && !self.flags.quiet {
-                let name = &spec.package;
-                self.printer.borrow_mut().note(format_args!("the library of {name} has changed: {changed} runs use the new one"));
-            }
-            spec.check(&job).map_err(|error| CommandError::from(launch::LaunchError::Spec(error)))?;
-            packages.push(spec.package);
-        }
-        Ok(())
-    }
-
     fn lane(&self) -> Vec<std::ffi::OsString> {
         let mut words = self.settings.global_flags.clone();
         words.push("lane".into());
@@ -206,8 +183,36 @@ impl GroupWork<'_, '_> {
     }
 }
 
+/// Lets members that have not completed use the libraries that are installed now: a new build is the usual reason to resume.
+pub(super) fn pin_libraries(
+    group: &Group,
+    store: &mut Store,
+    (settings, quiet): (&Settings, bool),
+    printer: &mut Printer,
+) -> Result<(), CommandError> {
+    let mut packages: Vec<String> = Vec::new();
+    for member in store.members(group.n, MemberState::Pending, u64::MAX)? {
+        let text = store.member_spec(group.n, member.place)?.unwrap_or_default();
+        let Ok(spec) = RunSpec::from_json(text.as_bytes()) else { continue };
+        if packages.contains(&spec.package) {
+            continue;
+        }
+        let catalog = Catalog::scan(&settings.plugin_dirs);
+        let (package, manifest, job) = crate::commands::find_job(&catalog, &spec.package, &spec.job)?;
+        let library = launch::seal(&package.path, &spec.package, None)?;
+        let changed = store.pin_library(group.n, &spec.package, &manifest.version, library.sha256())?;
+        if changed > 0 && !quiet {
+            let name = &spec.package;
+            printer.note(format_args!("the library of {name} has changed: {changed} runs use the new one"));
+        }
+        spec.check(&job).map_err(|error| CommandError::from(launch::LaunchError::Spec(error)))?;
+        packages.push(spec.package);
+    }
+    Ok(())
+}
+
 /// What is shown while a group runs.
-struct Shown {
+pub(super) struct GroupView {
     bar: Option<GroupBar>,
     quiet: bool,
     done: u64,
@@ -218,15 +223,15 @@ struct Shown {
     printed: Instant,
 }
 
-impl Shown {
-    fn new(group: &Group, counts: GroupCounts, quiet: bool) -> Self {
+impl GroupView {
+    pub(super) fn new(group: &Group, counts: GroupCounts, quiet: bool) -> Self {
         let (all, done) = (counts.all(), counts.of(MemberState::Completed) + counts.failed());
         let bar = (!quiet && Bar::is_seen()).then(|| GroupBar::start(group.name.clone(), done, all));
         let now = Instant::now();
         Self { bar, quiet, done, failed: 0, all, begun: (now, done), printed: now }
     }
 
-    fn event(&mut self, event: &GroupEvent<'_>, printer: &RefCell<&mut Printer>) {
+    pub(super) fn event(&mut self, event: &GroupEvent<'_>, printer: &RefCell<&mut Printer>) {
         match event {
             GroupEvent::Started { member } => tracing::info!(run_id = member.run_id, label = member.label, "member started"),
             GroupEvent::Ended { member, cause, message } => {
@@ -283,7 +288,7 @@ impl Shown {
         }
     }
 
-    fn finish(self, printer: &RefCell<&mut Printer>) {
+    pub(super) fn finish(self, printer: &RefCell<&mut Printer>) {
         if let Some(bar) = self.bar {
             bar.finish();
         }
@@ -294,7 +299,7 @@ impl Shown {
 }
 
 /// Prints the result and returns the exit code.
-fn summary(
+pub(super) fn summary(
     (group, driven, took, undelivered): (&Group, &Driven, Duration, bool),
     failed_names: &[String],
     flags: &DriveFlags,

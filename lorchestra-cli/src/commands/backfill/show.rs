@@ -1,9 +1,10 @@
 //! `backfill list`, `show`, `cancel`: what groups there are, which members have not completed, and an end to one that runs.
 
-use super::KIND;
+use super::{KIND, engine};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
+use crate::settings::Settings;
 use crate::show;
 use crate::wire::{GroupDetails, GroupLine, GroupObject, WindowObject};
 use lorchestra_core::group::drive::Driver;
@@ -15,7 +16,7 @@ use lorchestra_core::store::group::{Group, GroupCounts, Member, MemberState};
 use lorchestra_core::store::{Run, RunQuery, RunState, Store, short_id};
 use lorchestra_core::text::{self, escaped};
 use rustix::process::Signal;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// Number of members that `show` lists in each state.
@@ -65,7 +66,9 @@ pub(super) fn list(
 }
 
 fn object(state: &StateDir, group: &Group, counts: GroupCounts) -> Result<GroupObject, CommandError> {
-    Ok(GroupObject::of(group, counts, Driver::is_driven(state, &group.group_id)?))
+    // As far as the last command found out.
+    let on_engine = group.settings.engine.is_some() && counts.of(MemberState::Running) > 0;
+    Ok(GroupObject::of(group, counts, on_engine || Driver::is_driven(state, &group.group_id)?))
 }
 
 /// The runs of a group that explain its members.
@@ -98,11 +101,19 @@ impl<'a> Reasons<'a> {
 }
 
 pub(in crate::commands) fn show(
-    (state, store): (&StateDir, &Store),
+    (state, store): (&StateDir, &mut Store),
     group: &Group,
-    as_json: bool,
+    (settings, as_json): (&Settings, bool),
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
+    let mut messages = BTreeMap::new();
+    if let Some(engine) = &group.settings.engine {
+        match engine::refresh((group, engine), store, settings) {
+            Ok(found) => messages = found,
+            Err(failure) => printer.warning(format_args!("this is the state at the last command: {}", failure.message)),
+        }
+    }
+    let store = &*store;
     let counts = store.group_counts(group.n)?;
     let reasons = Reasons::of(store, group, counts)?;
     if as_json {
@@ -116,7 +127,7 @@ pub(in crate::commands) fn show(
                     state: of.as_str(),
                     attempt: member.attempt,
                     cause: run.as_ref().and_then(|run| run.cause),
-                    message: run.as_ref().and_then(|run| run.message.clone()),
+                    message: run.as_ref().and_then(|run| run.message.clone()).or_else(|| messages.remove(&member.place)),
                     run_id: run.map_or(member.run_id, |run| run.run_id),
                 });
             }
@@ -129,6 +140,9 @@ pub(in crate::commands) fn show(
     printer.line(format_args!("{} {} ({})", group.kind, short_id(&group.group_id), object(state, group, counts)?.state));
     printer.line(format_args!("  job: {}", escaped(&group.name)));
     printer.line(format_args!("  created: {}", show::time(group.created_at)));
+    if let Some(engine) = &group.settings.engine {
+        printer.line(format_args!("  engine: {} (shared directory {})", engine.name, escaped(&engine.shared)));
+    }
     let counted: Vec<String> = MemberState::ALL
         .into_iter()
         .filter(|of| counts.of(*of) > 0)
@@ -139,7 +153,8 @@ pub(in crate::commands) fn show(
         let members = store.members(group.n, of, LISTED)?;
         for member in &members {
             let run = reasons.run(group, member)?;
-            let why = run.as_ref().and_then(crate::commands::runs::why).unwrap_or_default();
+            let why = run.as_ref().and_then(crate::commands::runs::why).or_else(|| messages.remove(&member.place));
+            let why = why.unwrap_or_default();
             let id = run.map(|run| format!("run {}  ", short_id(&run.run_id))).unwrap_or_default();
             let line = format!("  {:<9}  {}  {id}{}", of.as_str(), member.label, text::one_line(&why));
             printer.line(escaped(line.trim_end()));
@@ -155,6 +170,7 @@ pub(in crate::commands) fn show(
 pub(super) fn cancel(
     (state, store): (&StateDir, &mut Store),
     group: &Group,
+    settings: &Settings,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
     let id = short_id(&group.group_id);
@@ -164,6 +180,10 @@ pub(super) fn cancel(
         return Ok(Code::Success);
     }
     store.cancel_group(group.n, now_micros())?;
+    if let Some(engine) = &group.settings.engine {
+        engine::cancel((group, engine), store, settings)?;
+        return cancelled(group, store, printer);
+    }
     let until = Instant::now() + STOPPING;
     let mut signalled = HashSet::new();
     let running = RunQuery { group: Some(group.group_id.clone()), state: Some(RunState::Running), ..RunQuery::default() };
@@ -191,6 +211,11 @@ pub(super) fn cancel(
         }
         std::thread::sleep(LOOK);
     }
+    cancelled(group, store, printer)
+}
+
+fn cancelled(group: &Group, store: &Store, printer: &mut Printer) -> Result<Code, CommandError> {
+    let id = short_id(&group.group_id);
     let counts = store.group_counts(group.n)?;
     let (completed, all) = (counts.of(MemberState::Completed), counts.all());
     printer.good(format_args!("group {id} is cancelled: {completed} of {all} windows have completed"));

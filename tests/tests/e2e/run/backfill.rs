@@ -309,3 +309,18 @@ fn flags_are_accepted_on_both_sides_of_the_job() {
     assert!(help.out().contains("--from <TIME>") && help.out().contains("--reached <TIME>"), "{}", help.shown());
     sandbox.lorchestra(&["backfill", "--help"]).exits(0);
 }
+
+/// One sentence, and nothing is stored.
+#[test]
+fn without_an_engine_it_says_what_to_install() {
+    let sandbox = sandbox();
+    let shared = sandbox.arg("shared");
+    for (engine, what) in [("slurm", "slurm-client"), ("temporal", "cargo install --path lorchestra-temporal")] {
+        let refused = backfill(&sandbox, &["--engine", engine, "--shared", &shared]).exits(78);
+        assert!(refused.err().contains(what) && refused.err().lines().count() == 1, "{}", refused.shown());
+        let refused = backfill(&sandbox, &["--engine", engine]).exits(2);
+        assert!(refused.err().contains("needs --shared DIR"), "{}", refused.shown());
+    }
+    backfill(&sandbox, &["--detach"]).exits(2);
+    assert!(!sandbox.state().join("lorchestra.db").exists());
+}

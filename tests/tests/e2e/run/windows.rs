@@ -40,21 +40,58 @@ fn of_two_copies_of_a_window_one_counts() {
     let shared = tempfile::tempdir().unwrap();
     let claims = shared.path().join("claims").display().to_string();
     let nodes = [node(), node()];
-    let file = plan(&nodes[0], shared.path(), 1, &[]);
-    nodes[0].lorchestra(&window(&file, "0", "1", &claims)).exits(0);
-    let second = nodes[1].lorchestra(&window(&file, "0", "2", &claims)).exits(0);
-    assert!(second.out().contains("superseded: run "), "{}", second.shown());
+    let go = shared.path().join("go").display().to_string();
+    let file = plan(&nodes[0], shared.path(), 1, &["--go", &go]);
+    let running: Vec<Running> =
+        [(&nodes[0], "1"), (&nodes[1], "2")].map(|(node, attempt)| node.start(&window(&file, "0", attempt, &claims))).into();
+    eventually("both run", || nodes.iter().all(|node| node.runs().iter().any(|run| run.state() == "running")));
+    std::fs::write(&go, "").unwrap();
+    let outputs: Vec<String> = running.into_iter().map(|running| running.wait().exits(0).out().to_owned()).collect();
+    assert_eq!(outputs.iter().filter(|out| out.contains("superseded: run ")).count(), 1, "{outputs:?}");
     assert_eq!(states(&nodes), BTreeMap::from([("completed".into(), 1), ("superseded".into(), 1)]));
+    let [winner, loser] = if nodes[0].run().state() == "completed" { [0, 1] } else { [1, 0] };
     // The same attempt on the same node finds its run, and reports what it reported.
-    for (node, attempt, state) in [(&nodes[0], "1", "completed"), (&nodes[1], "2", "superseded")] {
-        let again = node.lorchestra(&[&window(&file, "0", attempt, &claims)[..], &["--json"]].concat()).exits(0);
+    for (node, state) in [(winner, "completed"), (loser, "superseded")] {
+        let attempt = (node + 1).to_string();
+        let again = nodes[node].lorchestra(&[&window(&file, "0", &attempt, &claims)[..], &["--json"]].concat()).exits(0);
         assert_eq!(again.json("lorchestra.run-job/1")["state"], state);
+    }
+    // Another attempt does not run a window that is complete.
+    for node in &nodes {
+        let third = node.lorchestra(&window(&file, "0", "3", &claims)).exits(0);
+        assert!(third.out().contains("has completed this window; nothing was started"), "{}", third.shown());
+        let third = node.lorchestra(&[&window(&file, "0", "3", &claims)[..], &["--json"]].concat()).exits(0);
+        assert_eq!(third.json("lorchestra.run-job/1")["run_id"], nodes[winner].run().id());
         assert_eq!(node.runs().len(), 1);
     }
-    let events = nodes[1].events_of(nodes[1].run().id());
+    let events = nodes[loser].events_of(nodes[loser].run().id());
     assert_eq!(events.last().unwrap().event_type(), "job.superseded");
     assert_eq!(events[0].payload()["requested_by"], "engine:plan");
-    nodes[1].lorchestra(&["status"]).exits(0);
+    nodes[loser].lorchestra(&["status"]).exits(0);
+}
+
+/// The winner is killed after it took the claim and before its end was recorded: the next attempt on that node records and delivers it.
+#[test]
+fn a_winner_that_was_killed_is_closed_by_the_next_attempt_on_its_node() {
+    let shared = tempfile::tempdir().unwrap();
+    let node = node();
+    let claims = shared.path().join("claims").display().to_string();
+    let file = plan(&node, shared.path(), 1, &["--then", "wait"]);
+    let running = node.start(&window(&file, "0", "1", &claims));
+    eventually("it runs", || node.runs().iter().any(|run| run.state() == "running"));
+    let run = node.runs().remove(0);
+    running.signal(Signal::KILL);
+    running.wait();
+    // As its supervisor would have done after the job has succeeded.
+    let group = std::fs::read_to_string(&file).unwrap();
+    let group = serde_json::from_str::<Value>(group.lines().next().unwrap()).unwrap()["group"].as_str().unwrap().to_owned();
+    let token = node.events_of(run.id())[0].0["event_id"].as_str().unwrap().to_owned();
+    let dir = Path::new(&claims).join(group);
+    std::fs::create_dir_all(&dir).unwrap();
+    let record = json!({ "schema": "lorchestra.claim/1", "run_id": run.id(), "token": token, "host": "h" });
+    std::fs::write(dir.join("0"), record.to_string()).unwrap();
+    node.lorchestra(&window(&file, "0", "2", &claims)).exits(0);
+    assert_eq!(node.runs().len(), 1, "nothing was run again");
 }
 
 /// Two nodes run every window at once, and are killed again and again, as are their workers; each starts again with another attempt.
@@ -148,14 +185,16 @@ fn a_plan_that_was_changed_is_refused() {
     let ended = node.lorchestra(&without_attempt).exits(2);
     assert!(ended.err().contains("--claims needs --attempt"), "{}", ended.shown());
     for (changed, message) in [
-        (text.replace("2024-01-02", "2024-01-05"), "incomplete or was changed"),
-        (text[..text.len() - 10].to_owned(), "incomplete or was changed"),
+        (text.replace("2024-01-02", "2024-01-05"), "was changed, or the file is incomplete"),
+        (text[..200].to_owned(), "not a plan file"),
         (text.replace("lorchestra.plan/1", "lorchestra.plan/9"), "lorchestra.plan/9"),
         (String::new(), "not a plan file"),
     ] {
         std::fs::write(&file, changed).unwrap();
         run(2, "0", message);
     }
+    std::fs::write(&file, &text[..text.len() - 10]).unwrap();
+    run(2, "2", "was changed, or the file is incomplete");
     std::fs::remove_file(&file).unwrap();
     run(2, "0", "plan.jsonl");
     // Without a destination, the events would stay on this node.

@@ -1,0 +1,146 @@
+//! `backfill --engine slurm` on a real cluster of three nodes, each with its own store: every window effective once, whatever is killed or
+//! frozen. `LORCHESTRA_TEST_WINDOWS=18250` for a soak.
+
+use lorchestra_tests::slurm::{NODES, Slurm};
+use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// A sandbox whose commands find the cluster.
+struct Site {
+    sandbox: Sandbox,
+    cluster: Slurm,
+}
+
+impl Site {
+    fn new(array: u32) -> Self {
+        Self { sandbox: Sandbox::with(&[Fixture::Misbehave]), cluster: Slurm::start(array) }
+    }
+
+    fn start(&self, args: &[&str]) -> Running {
+        let mut command = self.sandbox.command(args);
+        command.envs(self.cluster.environment());
+        Running::start(command)
+    }
+
+    fn backfill(&self, windows: u32, flags: &[&str]) -> Running {
+        let (shared, nodes) = (self.sandbox.arg("shared"), self.sandbox.arg("nodes"));
+        let from = "2020-01-01";
+        let to = chrono::DateTime::from_timestamp(1_577_836_800 + i64::from(windows) * 3600, 0).unwrap();
+        let to = to.format("%FT%TZ").to_string();
+        let what = ["backfill", "misbehave", "windowed", "--from", from, "--to", &to, "--every", "1h"];
+        let engine = ["--engine", "slurm", "--shared", &shared, "--node-state", &nodes];
+        self.start(&[&what[..], &engine, flags].concat())
+    }
+
+    /// The runs of a node, oldest first.
+    fn runs(&self, node: usize) -> Vec<Value> {
+        let state = self.sandbox.arg(&format!("nodes/n{node}"));
+        let args = ["runs", "list", "--json", "--limit", "1000000"];
+        self.sandbox.lorchestra_with(&[("XDG_STATE_HOME", &state)], &args).exits(0).json_lines("lorchestra.run/1")
+    }
+
+    fn running(&self, node: usize) -> Vec<Value> {
+        self.runs(node).into_iter().filter(|run| run["state"] == "running").collect()
+    }
+
+    fn group(&self) -> Value {
+        let shown = self.start(&["backfill", "show", "last", "--json"]).wait().exits(0);
+        shown.json("lorchestra.group-show/1")
+    }
+
+    /// Signals the supervisors of a node's runs.
+    fn signal(&self, runs: &[Value], signal: Signal) {
+        for run in runs {
+            processes::signal(u32::try_from(run["supervisor_pid"].as_u64().unwrap()).unwrap(), signal);
+        }
+    }
+
+    /// The number of runs by state, and of completed runs by window.
+    fn summary(&self) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
+        let (mut states, mut completed) = (BTreeMap::new(), BTreeMap::new());
+        for run in (0..NODES).flat_map(|node| self.runs(node)) {
+            let text = |key: &str| run[key].as_str().unwrap().to_owned();
+            *states.entry(text("state")).or_insert(0) += 1;
+            if run["state"] == "completed" {
+                *completed.entry(text("since")).or_insert(0) += 1;
+            }
+        }
+        (states, completed)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a soak sets the number of windows")]
+fn windows() -> u32 {
+    std::env::var("LORCHESTRA_TEST_WINDOWS").ok().and_then(|text| text.parse().ok()).unwrap_or(60)
+}
+
+/// One node is frozen with its windows, one is killed with its windows, the controller is killed, the watching command is killed.
+#[test]
+fn every_window_is_effective_once_whatever_is_killed_or_frozen() {
+    let windows = windows();
+    // Several arrays.
+    let mut site = Site::new(windows / 2 - 5);
+    let go = site.sandbox.arg("go");
+    let first = site.backfill(windows, &["--go", &go]);
+    eventually("every node runs windows", || (0..NODES).all(|node| site.running(node).len() == 4));
+    let (frozen, killed) = (site.running(0), site.running(1));
+    site.cluster.freeze_node(0, true);
+    site.signal(&frozen, Signal::STOP);
+    site.cluster.kill_node(1);
+    site.signal(&killed, Signal::KILL);
+    first.signal(Signal::KILL);
+    first.wait();
+    site.cluster.restart_controller();
+    std::fs::write(&go, "").unwrap();
+    let resumed = site.start(&["backfill", "resume", "last"]);
+    eventually("both nodes are down", || {
+        site.cluster.node_states().iter().filter(|state| state.starts_with("down")).count() == 2
+    });
+    site.cluster.start_node(1);
+    let limit = Duration::from_secs(60 + u64::from(windows));
+    let ended = resumed.wait_within(limit).exits(0);
+    assert!(ended.out().contains(&format!("{windows} windows completed")), "{}{}", ended.shown(), site.cluster.log());
+    // Both copies of the frozen windows are alive now.
+    site.signal(&frozen, Signal::CONT);
+    site.cluster.freeze_node(0, false);
+    let until = Instant::now() + Duration::from_secs(60);
+    while !site.running(0).is_empty() {
+        assert!(Instant::now() < until, "{:?}", site.running(0));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let (states, completed) = site.summary();
+    assert_eq!(completed.len(), windows as usize, "{states:?}");
+    assert!(completed.values().all(|runs| *runs == 1), "{completed:?}");
+    assert_eq!(states["superseded"], frozen.len(), "{states:?}");
+    assert_eq!(states["failed"], killed.len(), "{states:?}");
+    let group = site.group();
+    assert_eq!((&group["state"], &group["completed"]), (&json!("completed"), &json!(windows)));
+    assert_eq!(group["engine"], "slurm");
+    eventually("no process is left", || site.sandbox.processes().is_empty());
+}
+
+#[test]
+fn failures_stop_no_other_windows_and_a_cancelled_group_ends() {
+    let site = Site::new(1001);
+    let ended = site.backfill(4, &["--matrix", "then=return,fail"]).wait().exits(1);
+    assert!(ended.err().contains("4 of 8 windows completed, 4 failed"), "{}", ended.shown());
+    let shown = site.start(&["backfill", "show", "last"]).wait().exits(0);
+    assert_eq!(shown.out().matches("not this window").count(), 4, "{}", shown.shown());
+    // Submitted only, and cancelled while some run and some wait.
+    let detached = site.backfill(20, &["--then", "wait", "--detach"]).wait().exits(0);
+    assert!(detached.err().contains("20 windows on Slurm"), "{}", detached.shown());
+    let nodes = || (0..NODES).map(|node| site.running(node).len()).sum::<usize>();
+    eventually("all processors are busy", || nodes() == 4 * NODES);
+    assert_eq!(site.group()["state"], "running");
+    let cancelled = site.start(&["backfill", "cancel", "last"]).wait().exits(0);
+    assert!(cancelled.out().contains("0 of 20 windows have completed"), "{}", cancelled.shown());
+    assert_eq!(nodes(), 0);
+    let group = site.group();
+    assert_eq!((&group["state"], &group["failed"], &group["pending"]), (&json!("cancelled"), &json!(12), &json!(8)));
+    let causes = (0..NODES).flat_map(|node| site.runs(node)).filter(|run| run["cause"] == "cancelled").count();
+    assert_eq!(causes, 12);
+    eventually("no process is left", || site.sandbox.processes().is_empty());
+}
