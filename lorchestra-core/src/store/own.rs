@@ -3,7 +3,7 @@
 use super::Refused;
 use crate::outcome::{Failure, Outcome};
 use crate::plan::{RequestedBy, RunSpec};
-use lorchestra_plugin_api::results::{Artifact, Results};
+use lorchestra_plugin_api::results::{Artifact, Dataset, Results};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -188,6 +188,14 @@ pub struct Terminal {
     /// The last progress that the job reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<JobProgress>,
+    /// Data sets that the job reported as read, each with `namespace` and `name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<BTreeMap<String, String>>")]
+    pub inputs: Vec<Dataset>,
+    /// Data sets that the job reported as written, each with `namespace` and `name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<BTreeMap<String, String>>")]
+    pub outputs: Vec<Dataset>,
     /// How earlier attempts ended: the last 20, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier_attempts: Vec<EarlierAttempt>,
@@ -238,6 +246,8 @@ impl Terminal {
             artifacts: results.artifacts.iter().map(listed).collect(),
             counters: results.counters.clone(),
             progress: results.progress.map(|(done, total)| JobProgress { done, total }),
+            inputs: results.inputs.clone(),
+            outputs: results.outputs.clone(),
             ..self
         }
     }
@@ -279,6 +289,8 @@ mod tests {
             artifacts: Vec::new(),
             counters: BTreeMap::new(),
             progress: None,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
             earlier_attempts: Vec::new(),
             failure: None,
         };
@@ -291,10 +303,13 @@ mod tests {
             artifacts: vec![artifact],
             counters: BTreeMap::from([("rows.read".into(), 3)]),
             progress: Some((3, 4)),
+            inputs: vec![Dataset { namespace: "file".into(), name: "/in".into() }],
+            outputs: Vec::new(),
         };
         let completed = completed.with_results(&results);
         let json = serde_json::to_value(&completed).unwrap();
         assert_eq!((&json["result"], &json["artifacts"]), (&json!({"rows": 3}), &json!([{"path": "/a.csv", "bytes": 7}])));
+        assert_eq!((&json["inputs"], json.get("outputs")), (&json!([{"namespace": "file", "name": "/in"}]), None));
         assert_eq!((&json["counters"], &json["progress"]), (&json!({"rows.read": 3}), &json!({"done": 3, "total": 4})));
         assert_eq!(serde_json::from_value::<Terminal>(json).unwrap(), completed);
         let failure = Failure {
