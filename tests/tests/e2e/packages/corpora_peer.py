@@ -24,10 +24,19 @@ def date(message):
     return int((when if when.tzinfo else when.replace(tzinfo=__import__("datetime").timezone.utc)).timestamp())
 
 
+def leaves(part):
+    """Parts without parts; a message in a message is one."""
+    if part.get_content_maintype() == "multipart" and part.is_multipart():
+        return [leaf for each in part.get_payload() for leaf in leaves(each)]
+    return [part]
+
+
 def names(message):
-    return sorted(name for part in message.walk() if not part.is_multipart() and (name := attempt(part.get_filename)))
+    return sorted(name for part in leaves(message) if (name := attempt(part.get_filename)))
 
 
+# Bytes that are in no charset are surrogates here, which JSON does not have.
+sys.stdout.reconfigure(encoding="utf-8", errors="replace")
 for path in sys.argv[1:]:
     with open(path, "rb") as file:
         message = email.message_from_binary_file(file, policy=email.policy.default)
@@ -39,4 +48,4 @@ for path in sys.argv[1:]:
         "date": attempt(lambda: date(message)),
         "message-id": attempt(lambda: message.get("message-id") and str(message.get("message-id")).strip().strip("<>")),
         "names": attempt(lambda: names(message)),
-    }))
+    }, ensure_ascii=False))
