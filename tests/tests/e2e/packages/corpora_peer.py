@@ -1,5 +1,5 @@
 """Header fields and attachment names of messages, by Python's email package. Prints one JSON object per file."""
-import email.policy, email.utils, json, sys
+import email, email.policy, json, re, sys
 
 
 def attempt(read):
@@ -35,17 +35,21 @@ def names(message):
     return sorted(name for part in leaves(message) if (name := attempt(part.get_filename)))
 
 
-# Bytes that are in no charset are surrogates here, which JSON does not have.
-sys.stdout.reconfigure(encoding="utf-8", errors="replace")
 for path in sys.argv[1:]:
     with open(path, "rb") as file:
-        message = email.message_from_binary_file(file, policy=email.policy.default)
+        data = file.read()
+    message = email.message_from_bytes(data, policy=email.policy.default)
+    # The older policy reads parameters in its own way.
+    older = email.message_from_bytes(data)
     subject = attempt(lambda: message.get("subject"))
-    print(json.dumps({
+    text = json.dumps({
         "subject": None if subject is None else str(subject),
         "from": attempt(lambda: addresses(message, "from")),
         "to": attempt(lambda: addresses(message, "to")),
         "date": attempt(lambda: date(message)),
         "message-id": attempt(lambda: message.get("message-id") and str(message.get("message-id")).strip().strip("<>")),
         "names": attempt(lambda: names(message)),
-    }, ensure_ascii=False))
+        "older names": attempt(lambda: names(older)),
+    }, ensure_ascii=False)
+    # Bytes that it could not read are surrogates, which JSON does not have.
+    print(re.sub("[\ud800-\udfff]", "\ufffd", text))
