@@ -38,8 +38,13 @@ pub(super) fn run(site: &Site) -> Result<String> {
     let windows = std::env::var("LORCHESTRA_BENCH_WINDOWS").ok().and_then(|text| text.parse().ok()).unwrap_or(WINDOWS);
     let target = crate::cargo::target()?;
     let temporal = venv::ensure_temporal(&target)?.join("bin/temporal");
-    crate::cargo::run(command("build")?.arg("--release"))?;
-    let program = target.join("temporal/release/lorchestra-temporal");
+    let windows = if site.is_trial { 20 } else { windows };
+    crate::cargo::run(command("build")?.args((!site.is_trial).then_some("--release")))?;
+    let profile = if site.is_trial { "debug" } else { "release" };
+    let program = target.join("temporal").join(profile).join("lorchestra-temporal");
+    if site.is_trial {
+        crate::plugins::install(&site.target.join("libmisbehave.so"), &site.sandbox.plugins())?;
+    }
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let address = format!("127.0.0.1:{port}");
     let mut server = site.sandbox.command(&temporal);
@@ -85,7 +90,8 @@ impl Bench<'_> {
         let plan = shared.join("plan.jsonl").display().to_string();
         let end = format!("2020-01-{:02}T{:02}:{:02}:00Z", 1 + self.windows / 1440, self.windows / 60 % 24, self.windows % 60);
         let range = ["--from", "2020-01-01", "--to", &end, "--every", "1min", "--plan", &plan];
-        succeed(&mut self.site.sandbox.lorchestra(&[&["backfill", "pkg-0000", "refresh_index"][..], &range].concat()))?;
+        let job = if self.site.is_trial { ["misbehave", "windowed"] } else { ["pkg-0000", "refresh_index"] };
+        succeed(&mut self.site.sandbox.lorchestra(&[&["backfill"][..], &job, &range].concat()))?;
         let text = std::fs::read_to_string(&plan)?;
         let header: serde_json::Value = serde_json::from_str(text.lines().next().unwrap_or_default())?;
         let group = header["group"].as_str().ok_or("the plan has no group")?;
