@@ -50,6 +50,9 @@ enum Task {
         /// Number of rounds
         #[arg(long, default_value_t = 200, value_name = "N")]
         rounds: u32,
+        /// Number of windows that run on Slurm
+        #[arg(long, default_value_t = 2000, value_name = "N")]
+        windows: u32,
     },
     /// Check advisories, licences and sources of dependencies with deny.toml; needs cargo-deny and the network
     Deny,
@@ -67,7 +70,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Docs(options) => docs::run(&options),
         Task::LintWords => words::run(),
-        Task::Soak { rounds } => test::soak(rounds),
+        Task::Soak { rounds, windows } => test::soak(rounds, windows),
         Task::Deny => deny::run(),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),

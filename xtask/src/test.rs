@@ -111,24 +111,27 @@ fn async_jobs() -> Result {
 }
 
 /// The tests that `cargo xtask soak` repeats: those that use LORCHESTRA_TEST_ROUNDS, and the one that waits longest.
-const SOAKED: [&str; 6] = [
+const SOAKED: [&str; 7] = [
     "crash::killed::nothing_acknowledged",
     "delivery::sending::a_kill_during_delivery",
     "delivery::second_emulator",
+    "engines::slurm::every_window",
     "delivery::jsonl::no_kill_loses",
     "catalog::locked::swapping",
     "crash::trouble::a_store_that_is_locked_for_longer",
 ];
 
 /// Kills workers and supervisors at random moments, and swaps libraries while they run, in more rounds than a normal test run.
-pub(crate) fn soak(rounds: u32) -> Result {
+pub(crate) fn soak(rounds: u32, windows: u32) -> Result {
     cargo::build(&cargo::TESTED)?;
     // Only here: it is large, and needs a newer Python than everything else.
     if let Err(why) = lorchestra_test_setup::venv::ensure_second_emulator(&cargo::target()?) {
         println!("without the second BigQuery emulator: {why}");
     }
     let mut test = test(&["--test", "e2e", "--", "--nocapture"])?;
-    cargo::run(test.args(SOAKED).env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
+    cargo::run(
+        test.args(SOAKED).env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()).env("LORCHESTRA_TEST_WINDOWS", windows.to_string()),
+    )
 }
 
 #[expect(clippy::disallowed_methods, reason = "build machines set CI=true")]
