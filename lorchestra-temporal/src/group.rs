@@ -34,8 +34,8 @@ pub(crate) struct WindowCommand {
     pub(crate) plan: String,
     /// The directory of the claims.
     pub(crate) claims: String,
-    /// Whether a window is complete only after its events have been delivered.
-    pub(crate) requires_delivery: bool,
+    /// More flags of `run-window`.
+    pub(crate) flags: Vec<String>,
 }
 
 /// Limits of a group. Times in milliseconds.
@@ -295,7 +295,7 @@ mod tests {
     use super::*;
 
     fn input(accounts: &[u32], jobs: u32, per_account: Option<u32>) -> GroupInput {
-        let command = WindowCommand { lorchestra: None, plan: "p".into(), claims: "c".into(), requires_delivery: true };
+        let command = WindowCommand { lorchestra: None, plan: "p".into(), claims: "c".into(), flags: Vec::new() };
         let limits = Limits {
             jobs,
             per_account,

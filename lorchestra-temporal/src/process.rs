@@ -61,7 +61,8 @@ impl Supervised {
     /// # Errors
     /// If this program cannot be started again.
     pub(crate) fn start(program: &Path, args: &[OsString]) -> io::Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
+        // Also when this program was replaced by another version while it runs: the path would name nothing, or the other version.
+        let mut command = Command::new("/proc/self/exe");
         command.arg("exec-window").arg("--parent").arg(std::process::id().to_string()).arg("--").arg(program).args(args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn()?;

@@ -56,6 +56,9 @@ pub(crate) struct SubmitArgs {
     /// Do not wait until every destination has the events of a window
     #[arg(long)]
     no_require_delivery: bool,
+    /// Flag for `lorchestra run-window`, e.g. --window-flag=--locked (repeatable)
+    #[arg(long, value_name = "FLAG", require_equals = true)]
+    window_flag: Vec<String>,
     /// Number of windows after which the workflow continues with an empty history
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=3000), hide = true)]
     windows_per_history: u32,
@@ -102,7 +105,12 @@ pub(crate) async fn run(args: SubmitArgs) -> Result<Report, CommandError> {
         lorchestra: args.lorchestra.as_deref().map(absolute).transpose()?,
         plan: absolute(&args.plan)?,
         claims,
-        requires_delivery: !args.no_require_delivery,
+        flags: args
+            .window_flag
+            .iter()
+            .cloned()
+            .chain(args.no_require_delivery.then(|| "--no-require-delivery".to_owned()))
+            .collect(),
     };
     let limits = Limits {
         jobs: args.jobs,

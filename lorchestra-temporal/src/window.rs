@@ -65,16 +65,16 @@ pub(crate) enum Verdict {
     Fail,
 }
 
-/// Decides what the end of a process means.
-pub(crate) fn verdict(exit_code: Option<i32>, attempt: u32, is_cancelled: bool) -> Verdict {
+/// Decides what the end of a process means. `has_run` if it reported a run: otherwise nothing was started.
+pub(crate) fn verdict(exit_code: Option<i32>, has_run: bool, attempt: u32, is_cancelled: bool) -> Verdict {
     match exit_code {
         // It was complete before the cancellation reached it.
         Some(0) => Verdict::Complete,
         _ if is_cancelled => Verdict::Cancelled,
         // The job failed or timed out: its own retries are those of the plan.
-        Some(1 | 124) => Verdict::Fail,
+        Some(1 | 124) if has_run => Verdict::Fail,
         // This node does not have the plan, the package, the configuration, or the program: another one may.
-        Some(2 | 78 | 126 | 127) if attempt >= NODE_ATTEMPTS => Verdict::Fail,
+        Some(1 | 2 | 78 | 126 | 127) if attempt >= NODE_ATTEMPTS => Verdict::Fail,
         // Not delivered or not claimed (69), internal (70), state not writable (74), overlap (75), interrupted (129, 130, 143), killed.
         _ => Verdict::Retry,
     }
@@ -106,11 +106,9 @@ impl Programs {
         let mut args: Vec<OsString> = ["run-window", "--engine", "temporal", "--json", "--plan"].map(OsString::from).into();
         args.extend([command.plan, "--index".into(), index.to_string(), "--attempt".into(), attempt].map(OsString::from));
         args.extend(["--claims".into(), command.claims].map(OsString::from));
-        if !command.requires_delivery {
-            args.push("--no-require-delivery".into());
-        }
+        args.extend(command.flags.into_iter().map(OsString::from));
         let stdout = self.run(&ctx, (command.lorchestra, args), &format!("window {index}")).await?;
-        let is_superseded = state_of(&stdout).is_some_and(|state| state == "superseded");
+        let is_superseded = run_of(&stdout).is_some_and(|run| run.state == "superseded");
         Ok(WindowDone { is_superseded, attempt: ctx.info().attempt })
     }
 
@@ -147,13 +145,14 @@ impl Programs {
         let (status, is_cancelled) = self.supervise(ctx, &mut process).await?;
         let (stdout, stderr) = process.outputs().await;
         let exit_code = status.code();
-        let verdict = verdict(exit_code, attempt, is_cancelled);
+        let run = run_of(&stdout);
+        let verdict = verdict(exit_code, run.is_some(), attempt, is_cancelled);
         let seconds = begun.elapsed().as_secs_f64();
         if verdict == Verdict::Complete {
             note(&format!("{name}: complete in {seconds:.2}s (start {attempt})"));
             return Ok(stdout);
         }
-        let message = message_of(&stderr, status);
+        let message = message_of(run.and_then(|run| run.message).as_deref().unwrap_or(&stderr), status);
         note(&format!("{name}: {message} (start {attempt}, {seconds:.2}s)"));
         Err(failure(verdict, WindowEnd { exit_code, attempt: Some(attempt), message: Some(message) }))
     }
@@ -209,26 +208,30 @@ fn failure(verdict: Verdict, end: WindowEnd) -> ActivityError {
     ActivityError::application(failure)
 }
 
-/// Returns the state of the run in the output of `run-window --json`.
-fn state_of(stdout: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Run {
-        state: String,
-    }
-    let line = stdout.lines().rev().find(|line| line.starts_with('{'))?;
-    Some(serde_json::from_str::<Run>(line).ok()?.state)
+/// A run, as `--json` prints it.
+#[derive(Debug, Deserialize)]
+struct RunReport {
+    state: String,
+    message: Option<String>,
 }
 
-/// Returns the reason for a failure: the first error that was printed, or the last line.
-fn message_of(stderr: &str, status: ExitStatus) -> String {
-    let lines = || stderr.lines().filter(|line| !line.trim().is_empty());
-    let line = lines().find_map(|line| line.split_once("error: ").map(|(_, error)| error)).or_else(|| lines().next_back());
+/// Returns the run in the output of `run-window --json`; `None` if none was started.
+fn run_of(stdout: &str) -> Option<RunReport> {
+    let line = stdout.lines().rev().find(|line| line.starts_with('{'))?;
+    serde_json::from_str(line).ok()
+}
+
+/// Returns the reason for a failure: the first line of a message or of stderr, whose other lines are hints.
+fn message_of(text: &str, status: ExitStatus) -> String {
     let how = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
         (None, signal) => format!("killed by signal {}", signal.unwrap_or_default()),
     };
-    match line {
-        Some(line) => format!("{} ({how})", line.trim().chars().take(MESSAGE).collect::<String>()),
+    match text.lines().find(|line| !line.trim().is_empty()) {
+        Some(line) => {
+            let line = line.trim().trim_start_matches("error: ");
+            format!("{} ({how})", line.chars().take(MESSAGE).collect::<String>())
+        }
         None => how,
     }
 }
@@ -240,30 +243,30 @@ mod tests {
     #[test]
     fn exit_codes_are_mapped_to_what_temporal_does() {
         for code in [69, 70, 74, 75, 129, 130, 143, 99] {
-            assert_eq!(verdict(Some(code), 40, false), Verdict::Retry, "{code}");
+            assert_eq!(verdict(Some(code), true, 40, false), Verdict::Retry, "{code}");
         }
-        assert_eq!(verdict(None, 40, false), Verdict::Retry);
+        assert_eq!(verdict(None, false, 40, false), Verdict::Retry);
         for code in [1, 124] {
-            assert_eq!(verdict(Some(code), 1, false), Verdict::Fail, "{code}");
+            assert_eq!(verdict(Some(code), true, 1, false), Verdict::Fail, "{code}");
         }
-        for code in [2, 78, 126, 127] {
-            assert_eq!(verdict(Some(code), NODE_ATTEMPTS - 1, false), Verdict::Retry, "{code}");
-            assert_eq!(verdict(Some(code), NODE_ATTEMPTS, false), Verdict::Fail, "{code}");
+        for code in [1, 2, 78, 126, 127] {
+            assert_eq!(verdict(Some(code), false, NODE_ATTEMPTS - 1, false), Verdict::Retry, "{code}");
+            assert_eq!(verdict(Some(code), false, NODE_ATTEMPTS, false), Verdict::Fail, "{code}");
         }
-        assert_eq!(verdict(Some(0), 1, true), Verdict::Complete);
+        assert_eq!(verdict(Some(0), true, 1, true), Verdict::Complete);
         for code in [Some(143), Some(1), None] {
-            assert_eq!(verdict(code, 1, true), Verdict::Cancelled);
+            assert_eq!(verdict(code, true, 1, true), Verdict::Cancelled);
         }
     }
 
     #[test]
-    fn the_reason_is_the_first_error() {
+    fn the_reason_is_the_message_of_the_run_or_the_first_line() {
         let status = ExitStatus::from_raw(75 << 8);
-        assert_eq!(message_of("note\n✗ a/b: error: busy\nhint: wait\n", status), "busy (exit code 75)");
-        assert_eq!(message_of("\nlast\n\n", status), "last (exit code 75)");
+        assert_eq!(message_of("\nerror: busy\n  wait\n", status), "busy (exit code 75)");
         assert_eq!(message_of("", ExitStatus::from_raw(9)), "killed by signal 9");
         assert_eq!(message_of(&"x".repeat(5000), status).len(), MESSAGE + " (exit code 75)".len());
-        assert_eq!(state_of("noise\n{\"schema\":\"lorchestra.run-job/1\",\"state\":\"superseded\"}\n").unwrap(), "superseded");
-        assert_eq!(state_of("noise"), None);
+        let run = run_of("noise\n{\"state\":\"superseded\",\"message\":null,\"run_id\":\"r\"}\n").unwrap();
+        assert_eq!((run.state.as_str(), run.message), ("superseded", None));
+        assert!(run_of("noise").is_none());
     }
 }

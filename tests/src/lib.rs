@@ -27,6 +27,7 @@ pub mod flaky_proxy;
 pub mod history;
 pub mod jsonl;
 pub mod pages;
+pub mod parquet;
 pub mod processes;
 pub mod running;
 pub mod sandbox;

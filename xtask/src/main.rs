@@ -47,10 +47,13 @@ enum Task {
     /// Kill workers, supervisors and deliveries at random moments and swap libraries, many times; block the store for minutes; check the
     /// events and what ran
     Soak {
+        /// Instead: run a group of many windows on this engine, with workers, nodes and server killed and frozen
+        #[arg(value_parser = ["temporal", "slurm"])]
+        engine: Option<String>,
         /// Number of rounds
         #[arg(long, default_value_t = 200, value_name = "N")]
         rounds: u32,
-        /// Number of windows that run on Slurm
+        /// Number of windows on an engine
         #[arg(long, default_value_t = 2000, value_name = "N")]
         windows: u32,
     },
@@ -70,7 +73,9 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Docs(options) => docs::run(&options),
         Task::LintWords => words::run(),
-        Task::Soak { rounds, windows } => test::soak(rounds, windows),
+        Task::Soak { engine: Some(engine), windows, .. } if engine == "slurm" => test::soak_slurm(windows),
+        Task::Soak { engine: Some(_), windows, .. } => test::soak_temporal(windows),
+        Task::Soak { engine: None, rounds, .. } => test::soak(rounds),
         Task::Deny => deny::run(),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),

@@ -9,6 +9,7 @@
 mod needs;
 mod progress;
 mod steps;
+pub(crate) mod temporal;
 mod topics;
 
 use crate::{Result, cargo};
@@ -19,7 +20,8 @@ use topics::Topics;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Run only these topics: modules of tests/tests/e2e (`run`, `stopping`, …) or packages (`lorchestra-core`, …)
+    /// Run only these topics: modules of tests/tests/e2e (`run`, `stopping`, …), packages (`lorchestra-core`, …), or `temporal`, which
+    /// runs only when it is named
     topics: Vec<String>,
     /// Run the remaining steps if one fails
     #[arg(long)]
@@ -31,7 +33,8 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result {
     let topics = Topics::read()?;
-    let chosen = topics.choose(&options.topics)?;
+    let (own, named): (Vec<String>, Vec<String>) = options.topics.iter().cloned().partition(|topic| topic == temporal::TOPIC);
+    let chosen = topics.choose(&named)?;
     let all = options.topics.is_empty();
     let end_to_end = all || !chosen.modules.is_empty();
     let (downloads, builds) = if end_to_end { needs::of(&topics.sources(&chosen.modules)?) } else { (Vec::new(), Vec::new()) };
@@ -69,6 +72,9 @@ pub(crate) fn run(options: &Options) -> Result {
         steps.add("test", "packages of the workspace", 150, move || {
             cargo::run(test(&["--lib", "--bins"])?.args(own.iter().flat_map(|name| ["--test", name])).args(rest(options)))
         });
+    }
+    if !own.is_empty() {
+        temporal::add(&mut steps, &options.rest);
     }
     for package in &chosen.packages {
         steps.add("test", package, 60, || cargo::run(cargo::cargo("test")?.args(["-p", package]).args(rest(options))));
@@ -111,27 +117,38 @@ fn async_jobs() -> Result {
 }
 
 /// The tests that `cargo xtask soak` repeats: those that use LORCHESTRA_TEST_ROUNDS, and the one that waits longest.
-const SOAKED: [&str; 7] = [
+const SOAKED: [&str; 6] = [
     "crash::killed::nothing_acknowledged",
     "delivery::sending::a_kill_during_delivery",
     "delivery::second_emulator",
-    "engines::slurm::every_window",
     "delivery::jsonl::no_kill_loses",
     "catalog::locked::swapping",
     "crash::trouble::a_store_that_is_locked_for_longer",
 ];
 
+/// Runs a group of many windows on Temporal, with everything killed in between.
+pub(crate) fn soak_temporal(windows: u32) -> Result {
+    cargo::build(&cargo::TESTED)?;
+    temporal::soak(windows)
+}
+
 /// Kills workers and supervisors at random moments, and swaps libraries while they run, in more rounds than a normal test run.
-pub(crate) fn soak(rounds: u32, windows: u32) -> Result {
+pub(crate) fn soak(rounds: u32) -> Result {
     cargo::build(&cargo::TESTED)?;
     // Only here: it is large, and needs a newer Python than everything else.
     if let Err(why) = lorchestra_test_setup::venv::ensure_second_emulator(&cargo::target()?) {
         println!("without the second BigQuery emulator: {why}");
     }
     let mut test = test(&["--test", "e2e", "--", "--nocapture"])?;
-    cargo::run(
-        test.args(SOAKED).env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()).env("LORCHESTRA_TEST_WINDOWS", windows.to_string()),
-    )
+    cargo::run(test.args(SOAKED).env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
+}
+
+/// Runs a group of many windows on Slurm, with nodes killed and frozen, then measures windows per second beside an array of `true`.
+pub(crate) fn soak_slurm(windows: u32) -> Result {
+    cargo::build(&cargo::TESTED)?;
+    let mut test = test(&["--test", "e2e", "--", "--nocapture", "--test-threads=1", "--include-ignored"])?;
+    let topics = ["engines::slurm::every_window", "engines::slurm::windows_per_second"];
+    cargo::run(test.args(topics).env("LORCHESTRA_TEST_WINDOWS", windows.to_string()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "build machines set CI=true")]

@@ -21,7 +21,7 @@ struct Allowed {
 }
 
 /// Where spelling is checked.
-const SPELLED: [&str; 9] = [
+const SPELLED: [&str; 10] = [
     "README.md",
     "CHANGELOG.md",
     "docs",
@@ -29,6 +29,7 @@ const SPELLED: [&str; 9] = [
     "lorchestra-cli",
     "lorchestra-core",
     "lorchestra-plugin-api",
+    "lorchestra-temporal",
     "tests",
     "xtask",
 ];

@@ -6,10 +6,10 @@
 //! ([`Archive::roll_back`]), or by the next run if this one was killed.
 
 use crate::appender::Appender;
-use crate::checkpoint::{self, Checkpoint, Lengths, SET_ASIDE};
+use crate::checkpoint::{self, Checkpoint, Format, Lengths, SET_ASIDE};
 use crate::name::{self, NameError};
 use crate::stream::{Stream, Taken};
-use lorchestra_plugin_api::serde_json::{self, value::RawValue};
+use lorchestra_plugin_api::serde_json::{self, Value, value::RawValue};
 use lorchestra_plugin_api::tracing;
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File};
@@ -24,6 +24,12 @@ const FOR_TAP: &str = "state-for-tap.json";
 const OPEN: usize = 200;
 /// Interval between two checkpoints.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between two checkpoints if each of them completes Parquet files: many small ones are slow to read.
+const INTERVAL_PARQUET: Duration = Duration::from_mins(5);
+/// Maximum size of the rows that wait in memory, over all streams, in bytes of JSON.
+const MAX_BUFFERED: usize = 128 << 20;
+/// After this many bytes of records, the size of what waits in memory is checked.
+const CHECK_EVERY: usize = 1 << 20;
 
 /// Why the archive cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +46,11 @@ pub(crate) enum ArchiveError {
         .path.display()
     )]
     Shorter { path: PathBuf, found: u64, expected: u64 },
+    #[error(
+        "{}: contains records as {found}, and --format is {wanted}; use --format {found}, or another --name for a directory of its own",
+        .path.display()
+    )]
+    OtherFormat { path: PathBuf, found: &'static str, wanted: &'static str },
     #[error("{}: does not end with a line break; repair it, or move it away to start a new file", .0.display())]
     NoLine(PathBuf),
     #[error("cannot store it: {0}")]
@@ -87,31 +98,40 @@ pub(crate) struct Archive {
     interval: Duration,
     written: Instant,
     activated: Vec<Activated>,
+    /// Size of the records since the last check of what waits in memory.
+    unchecked: usize,
     _lock: File,
 }
 
 impl Archive {
     /// Opens or creates the directory (mode 0700), and removes what a killed run wrote after the last checkpoint.
-    pub(crate) fn open(dir: &Path) -> Result<Self, ArchiveError> {
-        Self::open_with(dir, INTERVAL)
+    pub(crate) fn open(dir: &Path, format: Format) -> Result<Self, ArchiveError> {
+        Self::open_with(dir, format, if format == Format::Parquet { INTERVAL_PARQUET } else { INTERVAL })
     }
 
-    pub(crate) fn open_with(dir: &Path, interval: Duration) -> Result<Self, ArchiveError> {
+    pub(crate) fn open_with(dir: &Path, format: Format, interval: Duration) -> Result<Self, ArchiveError> {
         let failed = |doing| move |source| failed(dir, doing, source);
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("creating it"))?;
         let lock = lock(&dir.join(".lock"))?;
-        checkpoint::remove_unfinished(dir).map_err(failed("removing the files of a killed run"))?;
         let mut kept = match Checkpoint::read(dir).map_err(failed("reading its state.json"))? {
             None => {
                 // Immediately: everything after these lengths belongs to this run, however it ends.
-                let first = Checkpoint::first(adopted(&dir.join(SET_ASIDE))?);
+                let first = Checkpoint::first(format, adopted(&dir.join(SET_ASIDE))?);
                 first.write(dir).map_err(failed("writing its state.json"))?;
                 first
             }
             Some(Ok(kept)) => kept,
             Some(Err(reason)) => return Err(ArchiveError::Foreign { path: dir.join(checkpoint::NAME), reason }),
         };
+        if kept.format != format {
+            if !kept.streams.is_empty() {
+                let [found, wanted] = [kept.format, format].map(Format::name);
+                return Err(ArchiveError::OtherFormat { path: dir.to_owned(), found, wanted });
+            }
+            kept.format = format;
+        }
         kept.finish_activations(dir).map_err(failed("completing the changes of a killed run"))?;
+        checkpoint::remove_unfinished(dir).map_err(failed("removing the files of a killed run"))?;
         kept.reset_missing_files(dir).map_err(failed("restarting streams whose files were removed"))?;
         let (set_aside, mut cut) = open_set_aside(dir, kept.set_aside)?;
         let mut archive = Self {
@@ -127,6 +147,7 @@ impl Archive {
             interval,
             written: Instant::now(),
             activated: Vec::new(),
+            unchecked: 0,
             _lock: lock,
             kept,
         };
@@ -140,7 +161,7 @@ impl Archive {
     }
 
     fn open_stream(&mut self, name: &str, lengths: &Lengths) -> Result<u64, ArchiveError> {
-        let opened = Stream::open(&self.dir, name, lengths);
+        let opened = Stream::open(&self.dir, name, self.kept.format, lengths);
         match opened.map_err(|source| failed(&lengths.active_path(&self.dir), "opening it", source))? {
             Ok((mut stream, cut)) => {
                 if self.streams.len() >= OPEN {
@@ -190,11 +211,43 @@ impl Archive {
         let file = name::file_name("a stream", name)?;
         let mut lengths = Lengths { file, ..Lengths::default() };
         let path = lengths.active_path(&self.dir);
-        // A file without a checkpoint dates from before the checkpoint was moved away: keep its content.
-        lengths.bytes = adopted(&path)?;
+        // Files without a checkpoint date from before the checkpoint was moved away: keep their content.
+        if self.kept.format == Format::Parquet {
+            let parts = checkpoint::parts(&self.dir, &lengths.file);
+            let parts = parts.map_err(|source| failed(&self.dir, "listing its files", source))?;
+            lengths.last_part = parts.last().map_or(0, |(number, _)| *number);
+        } else {
+            lengths.bytes = adopted(&path)?;
+        }
         self.enter(name, lengths.clone())?;
         self.open_stream(name, &lengths)?;
         Ok(())
+    }
+
+    /// Uses the columns for a stream's JSON Schema.
+    pub(crate) fn set_schema(&mut self, name: &str, schema: &Value) -> Result<(), ArchiveError> {
+        let Some(&index) = self.by_name.get(name) else { return Ok(()) };
+        let stream = &mut self.streams[index];
+        stream.set_schema(schema).map_err(|source| failed(stream.path(), "writing to it", source))
+    }
+
+    /// Returns the columns widened since the last call, by stream; `None` for the one with unlisted properties.
+    pub(crate) fn take_widened(&mut self, stream: &str) -> Vec<Option<String>> {
+        self.by_name.get(stream).map_or_else(Vec::new, |&index| self.streams[index].take_widened())
+    }
+
+    /// Writes the largest rows in memory if there are too many.
+    fn check_memory(&mut self, added: usize) -> Result<(), ArchiveError> {
+        self.unchecked += added;
+        if self.kept.format == Format::Jsonl || self.unchecked < CHECK_EVERY {
+            return Ok(());
+        }
+        self.unchecked = 0;
+        let total: usize = self.streams.iter().map(Stream::buffered).sum();
+        match self.streams.iter_mut().max_by_key(|stream| stream.buffered()).filter(|_| total > MAX_BUFFERED) {
+            Some(stream) => stream.flush().map_err(|source| failed(stream.path(), "writing to it", source)),
+            None => Ok(()),
+        }
     }
 
     /// Appends a record. `None`: the tap has not announced this stream.
@@ -215,13 +268,15 @@ impl Archive {
             let added = stream.record(version, record.get().as_bytes(), extracted);
             added.map_err(|source| failed(stream.path(), "writing to it", source))
         };
-        match add(self)? {
+        let taken = match add(self)? {
             Taken::NewVersion(version) => {
                 self.begin_version(index, version)?;
-                add(self).map(Some)
+                add(self)?
             }
-            taken => Ok(Some(taken)),
-        }
+            taken => taken,
+        };
+        self.check_memory(record.get().len())?;
+        Ok(Some(taken))
     }
 
     /// Activates a version of a stream. `None`: the tap has not announced this stream.
@@ -324,6 +379,7 @@ impl Archive {
             if many {
                 stream.release();
             }
+            stream.name_parts().map_err(|source| failed(&self.dir, "listing its files", source))?;
             self.kept.streams.insert(stream.name.clone(), stream.marked().0.clone());
         }
         self.kept.set_aside = self.set_aside_marked;

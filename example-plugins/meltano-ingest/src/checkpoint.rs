@@ -8,11 +8,14 @@
 //! | after the sync of the files, before the rename | the same, and `.state.….unfinished` | the same, and removes that |
 //! | after the rename | the new checkpoint, files at least as long | removes what was written after the new checkpoint |
 //! | after a checkpoint with `activate`, before or after the renames of versions | both names, or the new one only | completes the renames, and writes a checkpoint without `activate` |
+//! | after a checkpoint with `renames` and `removes` of Parquet files | some names done | completes them, likewise |
+//! | while Parquet files are written | the previous checkpoint, temporary files | removes the temporary files |
 //! | while files are truncated | files of any length in between | truncates the rest |
 //!
 //! A file is recorded here before its first byte is written, so a file that is not recorded was created by another program. A file that
 //! was moved away is recorded with length 0 before it is created again.
 
+use crate::layout::Widened;
 use lorchestra_plugin_api::serde_json::{self, value::RawValue};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,7 +27,8 @@ use std::path::{Path, PathBuf};
 pub(crate) const NAME: &str = "state.json";
 /// Name of the file with records that were set aside.
 pub(crate) const SET_ASIDE: &str = "set_aside.jsonl";
-const UNFINISHED: &str = ".unfinished";
+/// End of the names of temporary files.
+pub(crate) const UNFINISHED: &str = ".unfinished";
 const SCHEMA: &str = "meltano-ingest.state/1";
 
 /// Returns the tap's state inside of Meltano's state, or of a checkpoint; `None` if the text is the tap's state itself.
@@ -39,10 +43,34 @@ pub(crate) fn inner_state(text: &str) -> Option<Box<RawValue>> {
     })
 }
 
+/// How records are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Format {
+    /// One file of JSON Lines per stream.
+    #[default]
+    Jsonl,
+    /// Numbered Parquet files per stream.
+    Parquet,
+}
+
+impl Format {
+    /// Returns the name, as in `--format`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Jsonl => "jsonl",
+            Self::Parquet => "parquet",
+        }
+    }
+}
+
 /// The content of the checkpoint.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
     schema: String,
+    /// How the records of all streams are stored.
+    #[serde(default)]
+    pub(crate) format: Format,
     /// The tap's state as the tap wrote it; `null` before the first.
     pub(crate) state: Option<Box<RawValue>>,
     /// Streams by name.
@@ -56,7 +84,7 @@ pub(crate) struct Checkpoint {
 pub(crate) struct Lengths {
     /// Name of its files, without the extension.
     pub(crate) file: String,
-    /// Valid length of `<file>.jsonl`.
+    /// Valid length of `<file>.jsonl`; of Parquet files, the number of their rows.
     pub(crate) bytes: u64,
     /// The active version, if the tap uses versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,6 +95,23 @@ pub(crate) struct Lengths {
     /// The pending version that is to replace the active one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) activate: Option<i64>,
+    /// The number of the last Parquet file.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) last_part: u64,
+    /// Complete Parquet files that are to get their names: from, to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) renames: Vec<(String, String)>,
+    /// Parquet files of replaced versions that are to be removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) removes: Vec<String>,
+    /// Columns of Parquet files that differ from the schema.
+    #[serde(default, skip_serializing_if = "Widened::is_empty")]
+    pub(crate) widened: Widened,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Lengths {
@@ -79,12 +124,20 @@ impl Lengths {
     pub(crate) fn pending_path(&self, dir: &Path, version: i64) -> PathBuf {
         dir.join(format!("{}~{version}.jsonl", self.file))
     }
+
+    /// Returns the start of the names of Parquet files, before `.<number>.parquet`.
+    pub(crate) fn parts_of(&self, version: Option<i64>) -> String {
+        match version {
+            None => self.file.clone(),
+            Some(pending) => format!("{}~{pending}", self.file),
+        }
+    }
 }
 
 impl Checkpoint {
     /// Creates the checkpoint of a tap that has not run yet, with an existing `set_aside` of this length.
-    pub(crate) fn first(set_aside: u64) -> Self {
-        Self { schema: SCHEMA.into(), state: None, streams: BTreeMap::new(), set_aside }
+    pub(crate) fn first(format: Format, set_aside: u64) -> Self {
+        Self { schema: SCHEMA.into(), format, state: None, streams: BTreeMap::new(), set_aside }
     }
 
     /// Reads the checkpoint of a directory; `None` if there is none. The inner error means that it has another format.
@@ -114,7 +167,9 @@ impl Checkpoint {
     /// an empty file with a stored length would look truncated by another program.
     pub(crate) fn reset_missing_files(&mut self, dir: &Path) -> io::Result<()> {
         let mut any = reset_if_missing(&dir.join(SET_ASIDE), &mut self.set_aside)?;
-        for lengths in self.streams.values_mut() {
+        // Numbers of rows are valid wherever the files are.
+        let streams = (self.format == Format::Jsonl).then_some(&mut self.streams);
+        for lengths in streams.into_iter().flat_map(BTreeMap::values_mut) {
             any |= reset_if_missing(&lengths.active_path(dir), &mut lengths.bytes)?;
             for version in lengths.pending.keys().copied().collect::<Vec<_>>() {
                 let path = lengths.pending_path(dir, version);
@@ -130,6 +185,20 @@ impl Checkpoint {
     pub(crate) fn finish_activations(&mut self, dir: &Path) -> io::Result<()> {
         let mut renamed = false;
         for lengths in self.streams.values_mut() {
+            renamed |= !lengths.renames.is_empty() || !lengths.removes.is_empty();
+            for name in std::mem::take(&mut lengths.removes) {
+                match fs::remove_file(dir.join(name)) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    other => other?,
+                }
+            }
+            for (from, to) in std::mem::take(&mut lengths.renames) {
+                match fs::rename(dir.join(from), dir.join(to)) {
+                    // Renamed before the kill.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    other => other?,
+                }
+            }
             let Some(version) = lengths.activate.take() else { continue };
             renamed = true;
             match fs::rename(lengths.pending_path(dir, version), lengths.active_path(dir)) {
@@ -178,7 +247,7 @@ fn place(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes temporary files of [`replace`] left by killed runs. Requires the lock, so that their writers are dead.
+/// Removes temporary files left by killed runs. Requires the lock, so that their writers are dead, and that all renames are complete.
 pub(crate) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -189,6 +258,24 @@ pub(crate) fn remove_unfinished(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns the Parquet files of a stream with their numbers: `<start>.<number>.parquet`.
+pub(crate) fn parts(dir: &Path, start: &str) -> io::Result<Vec<(u64, String)>> {
+    let mut parts = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name().into_string().unwrap_or_default();
+        let number = name.strip_prefix(start).and_then(|rest| rest.strip_prefix('.')?.strip_suffix(".parquet"));
+        let number = number.filter(|digits| digits.bytes().all(|b| b.is_ascii_digit())).and_then(|digits| digits.parse().ok());
+        parts.extend(number.map(|number| (number, name)));
+    }
+    parts.sort_unstable();
+    Ok(parts)
+}
+
+/// Returns the name of a Parquet file.
+pub(crate) fn part_name(start: &str, number: u64) -> String {
+    format!("{start}.{number:05}.parquet")
 }
 
 /// Syncs the entries of a directory to disk.
@@ -204,7 +291,7 @@ mod tests {
     fn the_state_is_kept_byte_for_byte() {
         let dir = tempfile::tempdir().unwrap();
         assert!(Checkpoint::read(dir.path()).unwrap().is_none());
-        let mut checkpoint = Checkpoint::first(0);
+        let mut checkpoint = Checkpoint::first(Format::Jsonl, 0);
         let state = r#"{"b":1.10,"a":"\ud83d"}"#;
         checkpoint.state = Some(RawValue::from_string(state.into()).unwrap());
         let lengths = Lengths { file: "people".into(), bytes: 7, pending: [(3, 4)].into(), ..Lengths::default() };
@@ -234,11 +321,12 @@ mod tests {
                 version: Some(1),
                 pending: [(2, 4), (3, 6), (4, 2)].into(),
                 activate: Some(3),
+                ..Lengths::default()
             };
             for (name, text) in [("a.jsonl", "one\n"), ("a~2.jsonl", "two\n"), ("a~3.jsonl", "three\n"), ("a~4.jsonl", "4\n")] {
                 fs::write(path(name), text).unwrap();
             }
-            let mut checkpoint = Checkpoint::first(0);
+            let mut checkpoint = Checkpoint::first(Format::Jsonl, 0);
             checkpoint.streams.insert("a".into(), lengths);
             checkpoint.write(dir.path()).unwrap();
             if done > 0 {
@@ -252,7 +340,7 @@ mod tests {
             }
             let mut read = Checkpoint::read(dir.path()).unwrap().unwrap().unwrap();
             read.finish_activations(dir.path()).unwrap();
-            let now = Lengths { file: "a".into(), bytes: 6, version: Some(3), pending: [(4, 2)].into(), activate: None };
+            let now = Lengths { file: "a".into(), bytes: 6, version: Some(3), pending: [(4, 2)].into(), ..Lengths::default() };
             assert_eq!(Checkpoint::read(dir.path()).unwrap().unwrap().unwrap().streams["a"], now);
             assert_eq!(fs::read_to_string(path("a.jsonl")).unwrap(), "three\n");
             assert!(!path("a~2.jsonl").exists() && !path("a~3.jsonl").exists() && path("a~4.jsonl").exists());

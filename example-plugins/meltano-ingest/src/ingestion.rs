@@ -3,6 +3,7 @@
 
 use crate::archive::{Archive, ArchiveError};
 use crate::batch::{BatchError, BatchFile};
+use crate::checkpoint::Format;
 use crate::message::{self, Encoding, Fault, Message, Text};
 use crate::name::{self, NameError};
 use crate::schema::Schema;
@@ -27,6 +28,7 @@ pub(crate) struct Request {
     pub(crate) name: Option<String>,
     pub(crate) account: Option<String>,
     pub(crate) state: Option<PathBuf>,
+    pub(crate) format: Format,
     /// Maximum time without output; zero means no limit.
     pub(crate) idle: Duration,
     /// Interval of the progress in the log; zero means never.
@@ -117,7 +119,7 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), IngestionErr
     if let Some(state) = &request.state {
         tap::check_object("state", state)?;
     }
-    let archive = Archive::open(&dir)?;
+    let archive = Archive::open(&dir, request.format)?;
     let state = match &request.state {
         Some(state) => Some(archive.state_by_hand(state)?),
         None => archive.state_file()?,
@@ -264,6 +266,7 @@ impl Ingestion<'_> {
                 }
                 let taken = self.archive.record(&stream, version, record, time_extracted.as_deref())?;
                 self.count(taken, line)?;
+                self.report_widened(&stream)?;
             }
             Message::State(state) => {
                 self.totals.states += 1;
@@ -298,6 +301,7 @@ impl Ingestion<'_> {
         match taken {
             None => self.set_aside(line, "no_schema")?,
             Some(Taken::Retired) => self.set_aside(line, "retired_version")?,
+            Some(Taken::NotText) => self.set_aside(line, "not_text")?,
             Some(_) => {
                 self.totals.records += 1;
                 if self.totals.records.is_multiple_of(1000) {
@@ -334,6 +338,7 @@ impl Ingestion<'_> {
                 Ok(record) if record.get().starts_with('{') => {
                     let taken = self.archive.record(stream, version, record, None)?;
                     self.count(taken, &line)?;
+                    self.report_widened(stream)?;
                 }
                 Ok(_) => self.set_aside(&line, "not_an_object")?,
                 Err(_) if message::without_odd_numbers(&line).is_some() => self.set_aside(&line, "not_a_number")?,
@@ -386,6 +391,7 @@ impl Ingestion<'_> {
             IngestionError::Garbage { tap: self.tap.clone(), line: number, fault }
         })?;
         self.archive.begin_stream(stream)?;
+        self.archive.set_schema(stream, schema.json())?;
         let file = name::file_name("a stream", stream)?;
         if let Some(change) = schema.change_from(Schema::read(self.archive.dir(), &file).as_ref()) {
             // Emit the event first: after a kill in between, it is emitted again.
@@ -400,6 +406,15 @@ impl Ingestion<'_> {
             self.cx.emit("tap.schema.changed", changed)?;
             let written = schema.write(self.archive.dir(), &file);
             written.map_err(|source| IngestionError::Schema { stream: stream.to_owned(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Emits an event for each column of a Parquet file that differs from the schema because of the last record.
+    fn report_widened(&mut self, stream: &str) -> Result<(), IngestionError> {
+        for column in self.archive.take_widened(stream) {
+            let reason = if column.is_some() { "value_does_not_fit" } else { "not_in_schema" };
+            self.cx.emit("tap.column.widened", json!({"stream": stream, "column": column, "reason": reason}))?;
         }
         Ok(())
     }

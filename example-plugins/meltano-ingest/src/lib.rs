@@ -1,4 +1,5 @@
-//! Job package `meltano-ingest`: runs a Singer tap and stores its records as JSON Lines in the package's data directory.
+//! Job package `meltano-ingest`: runs a Singer tap and stores its records as JSON Lines or Parquet in the package's data
+//! directory.
 //!
 //! Two jobs: `run_tap`, and `discover`, which stores a tap's catalog. Data flow:
 //!
@@ -6,7 +7,8 @@
 //! tap (a process) ─► lines (with timeouts) ─► message ─► ingestion: counts and events
 //!    └─► batch files ──────────────────────────────────────────────┤
 //!                      archive: state.json, locked ◄───────────────┤
-//!                         └─► stream (versions) ─► appender (<stream>.jsonl)
+//!                         └─► stream (versions) ─► record_file ─┬─► appender (<stream>.jsonl)
+//!                                                               └─► parts (<stream>.00001.parquet …) ─► rows, layout
 //! ```
 //!
 //! A STATE message of the tap ends a transaction: the state is stored only after all records before it are on disk, and records
@@ -24,8 +26,13 @@ mod checkpoint;
 mod diagnosis;
 mod discover_job;
 mod ingestion;
+mod layout;
 mod message;
 mod name;
+mod number;
+mod parts;
+mod record_file;
+mod rows;
 mod schema;
 mod stream;
 mod tap;

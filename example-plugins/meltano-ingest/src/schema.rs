@@ -55,6 +55,16 @@ impl Schema {
         fs::read(dir.join(name(file))).ok().and_then(|text| serde_json::from_slice(&text).ok()).map(Self)
     }
 
+    /// Returns the JSON Schema of the records.
+    pub(crate) fn json(&self) -> &Value {
+        &self.0["schema"]
+    }
+
+    /// Returns the JSON Schema of the records.
+    pub(crate) fn into_json(mut self) -> Value {
+        self.0["schema"].take()
+    }
+
     /// Stores the schema.
     pub(crate) fn write(&self, dir: &Path, file: &str) -> io::Result<()> {
         checkpoint::replace(dir, &name(file), &serde_json::to_vec_pretty(&self.0)?)

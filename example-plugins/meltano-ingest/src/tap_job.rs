@@ -1,8 +1,27 @@
 //! The job `run_tap`: its parameters. [`ingestion`] does the work.
 
+use crate::checkpoint::Format;
 use crate::ingestion::{self, Request};
 use crate::tap::Call;
 use lorchestra_plugin_api::prelude::*;
+
+/// How records are stored.
+#[derive(Debug, Clone, Copy, ParamEnum)]
+pub enum Output {
+    /// One file of JSON Lines per stream
+    Jsonl,
+    /// Numbered Parquet files per stream
+    Parquet,
+}
+
+impl From<Output> for Format {
+    fn from(output: Output) -> Self {
+        match output {
+            Output::Jsonl => Self::Jsonl,
+            Output::Parquet => Self::Parquet,
+        }
+    }
+}
 
 /// Run a Singer tap and store its records.
 ///
@@ -12,6 +31,8 @@ use lorchestra_plugin_api::prelude::*;
 ///
 /// A state is stored only after all records before it are on disk. Records after the last state are removed when the tap fails or
 /// the run is killed. So the files contain no duplicates, unless the tap itself sends a record twice.
+///
+/// With `--format parquet` each stream becomes numbered Parquet files, whose columns follow its JSON Schema.
 ///
 /// The tap's stderr goes to the run's log: `lorchestra runs logs RUN`.
 // The archive has its own lock per tap and account. The host knows only accounts, and would not let two taps run at once.
@@ -28,6 +49,9 @@ pub fn run_tap(
     catalog: Option<PathBuf>,
     /// State to start from, instead of the stored one; also as `meltano state get` prints it
     state: Option<PathBuf>,
+    /// File format of the records
+    #[param(default = "jsonl")]
+    format: Output,
     /// Account name; state and records are stored per tap and account [default: `default`]
     account: Option<String>,
     /// Directory name for the tap's data [default: the name of its program]
@@ -40,7 +64,7 @@ pub fn run_tap(
     progress: Duration,
 ) -> JobResult {
     let call = Call { program: tap, args: arg, config, catalog };
-    let request = Request { call, name, account, state, idle, progress, data_dir: cx.data_dir()? };
+    let request = Request { call, name, account, state, format: format.into(), idle, progress, data_dir: cx.data_dir()? };
     match ingestion::run(&request, cx) {
         Ok(()) => Ok(()),
         // Retrying would fail in the same way.

@@ -26,17 +26,12 @@ pub(crate) enum ArgumentError {
     Twice(String),
     #[error("--arg {0}: the job receives this argument from lorchestra")]
     Reserved(String),
-    #[error("--since last: a Python job has no bookmark, because only the job knows what its `since` means; give a time")]
-    Last,
     #[error("--entry {0}: expected `module:function`, as in the entry points of the package; `run-job python list` shows them")]
     Entry(String),
 }
 
 /// Collects the arguments. Only those that are given are passed, as in the old tool.
 pub(crate) fn collect(given: &Given<'_>) -> Result<Arguments, ArgumentError> {
-    if given.since.as_deref() == Some("last") {
-        return Err(ArgumentError::Last);
-    }
     let mut arguments = Arguments::new();
     for (name, value) in [("account", &given.account), ("since", &given.since), ("until", &given.until)] {
         if let Some(value) = value {
@@ -115,8 +110,6 @@ mod tests {
         ] {
             assert_eq!(collected(args).unwrap_err(), why);
         }
-        let last = Given { args: &[], account: None, since: Some("last".into()), until: None };
-        assert!(matches!(collect(&last), Err(ArgumentError::Last)));
     }
 
     #[test]

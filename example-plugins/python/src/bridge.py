@@ -13,14 +13,17 @@ sys.path[:] = [place for place in sys.path if place]
 
 import ast
 import fcntl
+import hashlib
 import importlib
 import importlib.machinery
+import importlib.util
 import inspect
 import json
 import logging
 import os
 import signal
 import socket
+import struct
 import tempfile
 import threading
 import traceback
@@ -49,12 +52,8 @@ class NotCallable(Exception):
 class Channel:
     """The connection to the worker. Threads and forked processes may use it at the same time."""
 
-    def __init__(self):
-        # Not inherited by programs that the job starts.
-        self.socket = socket.socket(fileno=os.dup(0))
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
+    def __init__(self, connection):
+        self.socket = connection
         self.reader = self.socket.makefile("rb")
         self.lock = threading.RLock()
         self.number = 0
@@ -143,7 +142,104 @@ class Channel:
         self.ask({"end": how})
 
 
-CHANNEL = Channel()
+def standard_input():
+    """The socket that is standard input, which is empty for the job. Not inherited by programs that the job starts."""
+    connection = socket.socket(fileno=os.dup(0))
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return connection
+
+
+def relay_socket():
+    """The socket of the process that has spawned this one."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect("\0" + RELAY)
+    return connection
+
+
+# Set in processes that `multiprocessing` has spawned: the address of a `Relay`.
+RELAY = globals().get("LORCHESTRA_RELAY")
+CHANNEL = Channel(relay_socket() if RELAY else standard_input())
+
+
+def own_source():
+    """The text of this file, which is an argument of this process."""
+    with open("/proc/self/cmdline", "rb") as file:
+        arguments = file.read().split(b"\0")
+    return arguments[arguments.index(b"-c") + 1].decode()
+
+
+class Relay:
+    """Passes events of spawned processes to the worker. Such a process is a new Python that knows nothing of this one but its
+    `sys.path`; so that has, in front, a directory with a package `lorchestra`, which loads this file there. The socket has no file, whose path could be too
+    long; processes of other users are refused."""
+
+    STUB = """import sys
+sys.path.remove(%r)
+del sys.modules["lorchestra"]
+exec(compile(open(%r).read(), "<lorchestra>", "exec"), {"__name__": "lorchestra.bridge", "LORCHESTRA_RELAY": %r,
+    "LORCHESTRA_DIRECTORY": %r})
+import lorchestra
+"""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.is_started = bool(RELAY)
+        self.lock = threading.Lock()
+
+    def install(self):
+        """Makes `multiprocessing` pass the directory to the processes that it spawns."""
+        from multiprocessing import spawn
+
+        original = spawn.get_preparation_data
+
+        def get_preparation_data(name):
+            data = original(name)
+            data["sys_path"] = [self.start()] + list(data.get("sys_path", sys.path))
+            return data
+
+        spawn.get_preparation_data = get_preparation_data
+
+    def start(self):
+        with self.lock:
+            if not self.is_started:
+                listener = socket.socket(socket.AF_UNIX)
+                # The directory's name is unique.
+                address = hashlib.sha256(self.directory.encode()).hexdigest()
+                listener.bind("\0" + address)
+                listener.listen(64)
+                source = os.path.join(self.directory, "bridge.py")
+                with open(source, "w") as file:
+                    file.write(own_source())
+                os.mkdir(os.path.join(self.directory, "lorchestra"))
+                with open(os.path.join(self.directory, "lorchestra", "__init__.py"), "w") as file:
+                    file.write(self.STUB % (self.directory, source, address, self.directory))
+                threading.Thread(target=self.accept, args=(listener,), daemon=True).start()
+                self.is_started = True
+            return self.directory
+
+    def accept(self, listener):
+        while True:
+            connection, _ = listener.accept()
+            peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            if struct.unpack("3i", peer)[1] != os.getuid():
+                connection.close()
+                continue
+            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+
+    @staticmethod
+    def serve(connection):
+        """Answers the requests of one process, each after the worker has answered it."""
+        with connection, connection.makefile("rb") as lines:
+            for line in lines:
+                request = json.loads(line)
+                number = request["id"]
+                try:
+                    reply = CHANNEL.ask({"event": request["event"]})
+                except (OSError, KeyError) as error:
+                    reply = {"error": str(error)}
+                connection.sendall(json.dumps(dict(reply, id=number)).encode() + b"\n")
 
 
 def on_signal(number, frame):
@@ -200,14 +296,33 @@ class Shim:
         if module.__name__ != EVENT_CLIENT:
             return
 
-        def missing(name):
+        def others(name):
             if name.startswith("__"):
                 raise AttributeError(name)
-            raise ImportError(
-                "%s.%s does not exist under the Python bridge, which has emit and log_event" % (EVENT_CLIENT, name)
-            )
+            return getattr(old_event_client(name), name)
 
-        module.emit, module.log_event, module.__getattr__ = emit, log_event, missing
+        module.emit, module.log_event, module.__getattr__ = emit, log_event, others
+
+
+OLD_EVENT_CLIENT = []
+
+
+def old_event_client(name):
+    """The old tool's own module, for what is not an event: `upsert_objects` writes a table of the user, and repeats safely because
+    it merges by key. The events that it emits about that go through lorchestra."""
+    if not OLD_EVENT_CLIENT:
+        places = importlib.import_module(EVENT_CLIENT.rpartition(".")[0]).__path__
+        spec = importlib.machinery.PathFinder.find_spec(EVENT_CLIENT, places)
+        if spec is None:
+            raise ImportError(
+                "%s.%s writes a table of its own, which is not lorchestra's; install the old tool in the virtual environment, and its"
+                " %s is used" % (EVENT_CLIENT, name, name)
+            )
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.emit, module.log_event = emit, log_event
+        OLD_EVENT_CLIENT.append(module)
+    return OLD_EVENT_CLIENT[0]
 
 
 class Parents(Shim):
@@ -431,11 +546,17 @@ def wait_for_threads():
             thread.join()
 
 
+def install_shim():
+    sys.meta_path.insert(0, Shim())
+    sys.meta_path.append(Parents())
+
+
 def main():
     order = CHANNEL.read()
     sys.argv = ["lorchestra"]
-    sys.meta_path.insert(0, Shim())
-    sys.meta_path.append(Parents())
+    install_shim()
+    if order.get("temporary"):
+        Relay(order["temporary"]).install()
     # Messages of level INFO are shown without a configuration of the job, and one of the job replaces this.
     logging.getLogger().setLevel(logging.INFO)
     logging.lastResort.setLevel(logging.INFO)
@@ -463,4 +584,9 @@ def main():
     sys.exit(status)
 
 
-main()
+if RELAY:
+    install_shim()
+    # Processes that this one spawns use the same relay.
+    Relay(LORCHESTRA_DIRECTORY).install()
+else:
+    main()

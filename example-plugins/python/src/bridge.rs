@@ -18,6 +18,7 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,12 @@ const AFTER_END: Duration = Duration::from_secs(2);
 #[derive(Debug, Serialize)]
 #[serde(tag = "task", rename_all = "lowercase")]
 pub(crate) enum Order<'a> {
-    Run { entry: &'a str, arguments: &'a Arguments },
+    Run {
+        entry: &'a str,
+        arguments: &'a Arguments,
+        /// A directory that lorchestra removes after the run.
+        temporary: &'a Path,
+    },
     List,
 }
 

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod bookmark;
 mod bridge;
 mod exception;
 mod interpreter;

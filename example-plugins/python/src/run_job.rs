@@ -1,6 +1,7 @@
 //! The job `run`: its parameters. [`bridge`](crate::bridge) does the work.
 
 use crate::arguments::{self, Given};
+use crate::bookmark::{Bookmark, BookmarkError};
 use crate::bridge::{self, Order};
 use crate::interpreter::Interpreter;
 use lorchestra_plugin_api::prelude::*;
@@ -24,13 +25,27 @@ pub fn run(
     arg: Vec<String>,
     /// Account name, passed as `account`
     account: Option<String>,
-    /// Start of the time range, passed as `since` as it was given: `2024-01-01`, `-7d`
+    /// Start of the time range, passed as `since` as it was given: `2024-01-01`, `-7d`; `last` or `last:-30d` passes the start of
+    /// the last successful run
     since: Option<String>,
     /// End of the time range, passed as `until` as it was given
     until: Option<String>,
 ) -> JobResult {
-    let arguments = arguments::collect(&Given { args: &arg, account, since, until }).permanent()?;
     arguments::check_entry(&entry).permanent()?;
+    let last = Bookmark::resolve(since.as_deref(), until.as_deref(), &cx.data_dir()?, (&entry, account.as_deref()));
+    let (bookmark, since) = match last.map_err(job_error)? {
+        Some((bookmark, at)) => (Some(bookmark), Some(at)),
+        None => (None, since),
+    };
+    let arguments = arguments::collect(&Given { args: &arg, account, since, until }).permanent()?;
     let interpreter = Interpreter::find(python).permanent()?;
-    bridge::run(&interpreter, &Order::Run { entry: &entry, arguments: &arguments }, cx)
+    let order = Order::Run { entry: &entry, arguments: &arguments, temporary: &cx.temp_dir()? };
+    bridge::run(&interpreter, &order, cx)?;
+    bookmark.map_or(Ok(()), |bookmark| bookmark.advance().map_err(job_error))
+}
+
+fn job_error(error: BookmarkError) -> JobError {
+    let is_permanent = error.is_permanent();
+    let error = JobError::from(error);
+    if is_permanent { error.permanent() } else { error }
 }

@@ -164,3 +164,6 @@ pub(crate) fn write(hits: &[Hit], path: &Path) -> io::Result<()> {
     file.persist(path).map_err(|e| e.error)?;
     File::open(dir)?.sync_all()
 }
+
+#[cfg(test)]
+mod labelled;

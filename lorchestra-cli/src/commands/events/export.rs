@@ -1,4 +1,6 @@
-//! `events export`: events with their payloads as JSON Lines or CSV, on standard output or into a file.
+//! `events export`: events with their payloads as JSON Lines, CSV or Parquet, on standard output or into a file.
+
+mod table;
 
 use crate::commands::history;
 use crate::exit::Code;
@@ -12,8 +14,10 @@ use lorchestra_core::store::Event;
 use lorchestra_core::text::path_text;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use table::EventTable;
+use tempfile::NamedTempFile;
 
-/// Columns of a CSV file, in order.
+/// Columns of a CSV or Parquet file, in order.
 const COLUMNS: [&str; 12] = [
     "event_id",
     "event_type",
@@ -32,7 +36,8 @@ const COLUMNS: [&str; 12] = [
 /// Which events are exported, and in which format.
 #[derive(Debug, Args)]
 pub(crate) struct EventExport {
-    /// jsonl: one JSON object per line (schema lorchestra.event/1); csv: with a header, the payload as JSON
+    /// jsonl: one JSON object per line (schema lorchestra.event/1); csv: with a header, the payload as JSON; parquet: the columns
+    /// of csv, times as timestamps (needs --output)
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: ExportFormat,
     /// Export only events of this run (id, short id, `last`, or PACKAGE/JOB for its newest run)
@@ -53,6 +58,7 @@ pub(crate) struct EventExport {
 enum ExportFormat {
     Jsonl,
     Csv,
+    Parquet,
 }
 
 pub(super) fn export(
@@ -65,6 +71,19 @@ pub(super) fn export(
     let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
     let filter = super::filter(wanted.run.as_deref(), wanted.event_type.as_deref(), since, store, settings)?;
+    if wanted.format == ExportFormat::Parquet {
+        let Some(path) = &wanted.output else {
+            let message = "--format parquet needs a file: its end refers to its beginning";
+            return Err(CommandError::new(Code::Usage, message).hint("add --output FILE"));
+        };
+        let exported = into_table(path, &mut |push| {
+            let Some(store) = store else { return Ok(()) };
+            let _ = store.events(&filter, push)?;
+            Ok(())
+        })?;
+        printer.good(format_args!("{exported} events exported to {}", path_text(path)));
+        return Ok(Code::Success);
+    }
     let mut lines = 0_u64;
     let mut each = |write: &mut LineSink<'_>| -> Result<(), CommandError> {
         if wanted.format == ExportFormat::Csv && write(&COLUMNS.join(",")).is_err() {
@@ -74,7 +93,7 @@ pub(super) fn export(
         // Err means that no more lines are read.
         let _ = store.events(&filter, |event| {
             lines += 1;
-            write(&line(&event, wanted.format))
+            write(&if wanted.format == ExportFormat::Csv { csv_line(&event) } else { super::json_line(&event) })
         })?;
         Ok(())
     };
@@ -94,47 +113,64 @@ pub(super) fn export(
 /// Receives one line. Returns an error if no more lines are read.
 type LineSink<'a> = dyn FnMut(&str) -> Result<(), ()> + 'a;
 
-/// Writes all lines into a file that other users cannot read. The file appears under its name only when it is complete.
-fn into_file(path: &Path, each: &mut dyn FnMut(&mut LineSink<'_>) -> Result<(), CommandError>) -> Result<(), CommandError> {
-    let failed = |error: &std::io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
+/// Receives one event. Returns an error if no more are read.
+type EventSink<'a> = dyn FnMut(Event) -> Result<(), ()> + 'a;
+
+/// Creates a file that other users cannot read, with a temporary name in the directory of `path`.
+fn temporary(path: &Path) -> std::io::Result<BufWriter<NamedTempFile>> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::NamedTempFile::new_in(dir).map_err(|e| failed(&e))?;
-    let mut out = BufWriter::new(file);
-    let mut error = None;
-    each(&mut |text| writeln!(out, "{text}").map_err(|e| error = Some(e)))?;
-    if let Some(error) = error {
-        return Err(failed(&error));
-    }
-    let file = out.into_inner().map_err(|e| failed(e.error()))?;
-    file.as_file().sync_all().map_err(|e| failed(&e))?;
-    file.persist(path).map_err(|e| failed(&e.error))?;
+    NamedTempFile::new_in(dir).map(BufWriter::new)
+}
+
+/// Gives a complete file its name.
+fn persist(out: BufWriter<NamedTempFile>, path: &Path) -> std::io::Result<()> {
+    let file = out.into_inner().map_err(|e| e.into_error())?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|e| e.error)?;
     Ok(())
 }
 
-fn line(event: &Event, format: ExportFormat) -> String {
-    match format {
-        ExportFormat::Jsonl => super::json_line(event),
-        ExportFormat::Csv => {
-            let attempt = event.attempt.to_string();
-            let text = |value: &Option<String>| value.clone().unwrap_or_default();
-            let payload = event.payload.as_ref().map(|payload| payload.get().to_owned()).unwrap_or_default();
-            let values: [&str; 12] = [
-                &event.event_id,
-                &event.event_type,
-                &event.source,
-                &text(&event.schema_ref),
-                &event.created_at,
-                &event.correlation_id,
-                &text(&event.subject_id),
-                &payload,
-                &event.run_id,
-                &attempt,
-                &event.package,
-                &event.job,
-            ];
-            values.map(quoted).join(",")
-        }
-    }
+/// Writes all events into a Parquet file, which appears under its name only when it is complete. Returns their number.
+fn into_table(path: &Path, each: &mut dyn FnMut(&mut EventSink<'_>) -> Result<(), CommandError>) -> Result<u64, CommandError> {
+    let failed = |error: &std::io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
+    let mut table = temporary(path).and_then(EventTable::new).map_err(|e| failed(&e))?;
+    let (mut count, mut error) = (0_u64, None);
+    each(&mut |event| {
+        count += 1;
+        table.push(event).map_err(|e| error = Some(e))
+    })?;
+    let result = error.map_or(Ok(()), Err).and_then(|()| persist(table.finish()?, path));
+    result.map(|()| count).map_err(|e| failed(&e))
+}
+
+/// Writes all lines into a file that other users cannot read. The file appears under its name only when it is complete.
+fn into_file(path: &Path, each: &mut dyn FnMut(&mut LineSink<'_>) -> Result<(), CommandError>) -> Result<(), CommandError> {
+    let failed = |error: &std::io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
+    let mut out = temporary(path).map_err(|e| failed(&e))?;
+    let mut error = None;
+    each(&mut |text| writeln!(out, "{text}").map_err(|e| error = Some(e)))?;
+    error.map_or(Ok(()), Err).and_then(|()| persist(out, path)).map_err(|e| failed(&e))
+}
+
+fn csv_line(event: &Event) -> String {
+    let attempt = event.attempt.to_string();
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let payload = event.payload.as_ref().map(|payload| payload.get().to_owned()).unwrap_or_default();
+    let values: [&str; 12] = [
+        &event.event_id,
+        &event.event_type,
+        &event.source,
+        &text(&event.schema_ref),
+        &event.created_at,
+        &event.correlation_id,
+        &text(&event.subject_id),
+        &payload,
+        &event.run_id,
+        &attempt,
+        &event.package,
+        &event.job,
+    ];
+    values.map(quoted).join(",")
 }
 
 /// Quotes a value according to RFC 4180.

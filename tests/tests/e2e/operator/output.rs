@@ -1,7 +1,7 @@
 //! Commands that export from the store or remove from it: `events export`, `report`, `runs prune`. Also `jobs list` on a terminal.
 
 use lorchestra_tests::terminal::Terminal;
-use lorchestra_tests::{Fixture, Sandbox, eventually};
+use lorchestra_tests::{Fixture, Sandbox, eventually, parquet};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -30,6 +30,41 @@ fn events_are_exported_as_lines_of_json_and_as_csv() {
     assert_eq!(mode & 0o077, 0, "it has payloads");
     sandbox.lorchestra(&["events", "export", "--format", "csv", "-o", "/nowhere/events.csv"]).exits(74);
     sandbox.lorchestra(&["events", "export"]).exits(2);
+}
+
+#[test]
+fn events_are_exported_as_parquet() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "3"]).exits(0);
+    sandbox.lorchestra(&["run-job", "misbehave", "confide", "--about", "anna", "--secret", "s", "--count", "1"]).exits(0);
+    let csv = sandbox.lorchestra(&["events", "export", "--format", "csv"]).exits(0);
+    let exported = sandbox.lorchestra(&["events", "export", "--format", "parquet", "-o", "events.parquet"]).exits(0);
+    let lines = csv.out().lines().count() - 1;
+    assert_eq!(exported.out(), format!("✓ {lines} events exported to events.parquet\n"));
+    let mode = fs::metadata(sandbox.path("events.parquet")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "it has payloads");
+    let columns = csv
+        .out()
+        .lines()
+        .next()
+        .unwrap()
+        .replace("created_at", "strftime(make_timestamp(epoch_us(created_at)), '%Y-%m-%dT%H:%M:%S.%fZ')");
+    let tables = parquet::read(&sandbox.path("events.parquet"), &format!("SELECT {columns} FROM t"));
+    let as_csv = |row: &Vec<Value>| {
+        let quoted =
+            |text: &str| if text.contains([',', '"']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into() };
+        row.iter()
+            .map(|value| quoted(value.as_str().unwrap_or(&if value.is_null() { String::new() } else { value.to_string() })))
+            .collect::<Vec<String>>()
+            .join(",")
+    };
+    let rows: Vec<String> = tables.rows.iter().map(as_csv).collect();
+    assert_eq!(rows, csv.out().lines().skip(1).collect::<Vec<_>>());
+    let types = &tables.types[0];
+    assert_eq!((&types["created_at"], &types["attempt"]), (&"timestamp[us, tz=UTC]".into(), &"int32".into()), "{types}");
+    // Not onto a terminal, and nothing half written.
+    sandbox.lorchestra(&["events", "export", "--format", "parquet"]).exits(2);
+    sandbox.lorchestra(&["events", "export", "--format", "parquet", "-o", "/nowhere/events.parquet"]).exits(74);
 }
 
 #[test]

@@ -255,6 +255,77 @@ fn threads_and_forked_processes_emit_at_the_same_time() {
 }
 
 #[test]
+fn spawned_processes_emit_as_forked_ones_do() {
+    let python = Python::new();
+    python.sandbox.lorchestra(&python.run("my_package.faults:crowd_of_spawned", &[])).exits(0);
+    let events = python.events();
+    for who in ["spawn", "spawn/inner", "forkserver", "fork", "self"] {
+        let numbers: Vec<u64> =
+            events.iter().filter(|(_, row)| row["who"] == who).filter_map(|(_, row)| row["number"].as_u64()).collect();
+        assert_eq!(numbers, (0..200).collect::<Vec<_>>(), "{who}");
+    }
+    assert_eq!(events.iter().filter(|(kind, _)| kind == "refused").count(), 5, "an invalid event is an error there too");
+}
+
+/// The old tool's function writes to BigQuery with the job's client; what it reports about that becomes an event.
+#[test]
+fn upsert_objects_of_an_installed_old_tool_is_used() {
+    let python = Python::new();
+    let places = python.sandbox.path("old");
+    let client = "import collections, json, os\n\
+        UpsertResult = collections.namedtuple('UpsertResult', 'total_records inserted updated')\n\
+        def log_event(**more): raise RuntimeError('not recorded by lorchestra')\n\
+        def upsert_objects(*, objects, object_type, correlation_id, idem_key_fn, bq_client, **more):\n    \
+            rows = [dict(idem_key=idem_key_fn(each), payload=each) for each in objects]\n    \
+            bq_client.load_table_from_json(rows, 'raw_objects').result()\n    \
+            log_event(event_type='upsert.completed', source_system='s', correlation_id=correlation_id, status='ok', bq_client=bq_client,\n        \
+                payload={'total_records': len(rows)})\n    \
+            return UpsertResult(len(rows), len(rows), 0)\n";
+    let bigquery = "import json, os\nclass Client:\n    def load_table_from_json(self, rows, table):\n        \
+        with open(os.environ['WRITTEN'], 'w') as file: json.dump({table: rows}, file)\n        return self\n    \
+        def result(self): pass\n";
+    for (file, text) in [
+        ("lorchestra/__init__.py", ""),
+        ("lorchestra/stack_clients/__init__.py", ""),
+        ("lorchestra/stack_clients/event_client.py", client),
+        ("google/cloud/bigquery.py", bigquery),
+    ] {
+        let path = places.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let written = python.sandbox.arg("written.json");
+    let variables = [("PYTHONPATH", &*places.display().to_string()), ("WRITTEN", &*written)];
+    python.sandbox.lorchestra_with(&variables, &python.run("my_package.faults:upserts", &[])).exits(0);
+    let completed = json!({"total_records": 2, "_source": "s", "_status": "ok"});
+    assert_eq!(python.events(), [("upsert.completed".to_owned(), completed)]);
+    let rows: Value = serde_json::from_slice(&fs::read(&written).unwrap()).unwrap();
+    assert_eq!(rows["raw_objects"][1], json!({"idem_key": "gmail:2", "payload": {"id": 2}}));
+}
+
+#[test]
+fn since_last_starts_where_the_last_successful_run_began() {
+    let python = Python::new();
+    let since = |flags: &[&str], code: i32| {
+        let flags = [&["--account", "anna"], flags].concat();
+        python.sandbox.lorchestra(&python.run("my_package.jobs:extract_gmail", &flags)).exits(code);
+        python.events()[0].1["since"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(since(&["--since", "last:-30d"], 0), "-30d");
+    let began = python.sandbox.runs()[0].0["started_at"].as_str().unwrap().to_owned();
+    let passed = since(&["--since", "last"], 0);
+    assert!(passed.starts_with(&began[..19]) || passed > began, "{passed}, and the first run began at {began}");
+    assert_eq!(since(&["--since", "2024-01-01"], 0), "2024-01-01");
+    let again = since(&["--since", "last:-30d"], 0);
+    assert!(again > passed, "the start of the second run, not of the third: {again}, {passed}");
+    let failing = ["--account", "nobody", "--since", "last:-1d"];
+    for _ in 0..2 {
+        python.sandbox.lorchestra(&python.run("my_package.jobs:extract_gmail", &failing)).exits(1);
+        assert_eq!(python.events()[0].1["since"], "-1d", "a failed run does not move it");
+    }
+}
+
+#[test]
 fn rows_for_the_table_of_events_become_events() {
     let python = Python::new();
     let names = [("EVENTS_BQ_DATASET", "events"), ("EVENTS_BQ_TABLE", "rows")];

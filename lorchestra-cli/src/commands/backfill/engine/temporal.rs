@@ -112,6 +112,11 @@ impl Engine for Temporal<'_> {
         submit.arg("--plan").arg(self.files.plan()).arg("--claims").arg(self.files.claims());
         submit.arg("--lorchestra").arg(executable);
         submit.arg("--jobs").arg(self.files.group.settings.parallel.to_string());
+        // For run-window: this command reads in the results why a window is not complete.
+        let results = format!("--results={}", self.files.results().display());
+        for flag in self.files.engine.window_flags.iter().chain([&results]) {
+            submit.arg(format!("--window-flag={flag}"));
+        }
         let flags = &self.files.engine.flags;
         if !flags.iter().any(|flag| flag.starts_with("--task-queue")) {
             submit.args(["--task-queue", QUEUE]);

@@ -1,0 +1,28 @@
+//! Schedules: Temporal starts a job at its time, on the worker of its task queue.
+
+use crate::harness::{Node, Server, eventually, temporal};
+
+#[test]
+fn a_schedule_runs_its_job() {
+    let server = Server::start();
+    let node = Node::new();
+    let _worker = node.worker(&server, "nightly", 1);
+    let address = server.address();
+    let run =
+        |args: &[&str]| temporal(&args.iter().chain(&["--address", &address]).map(|arg| (*arg).to_owned()).collect::<Vec<_>>());
+    let create = ["schedule", "create", "--id", "nightly", "--cron", "0 2 * * *", "--time-zone", "Europe/Zurich"];
+    let job = ["--task-queue", "nightly", "--address", &address, "--", "misbehave", "windowed", "--since", "last:-1d"];
+    let all: Vec<String> = create.iter().chain(&job).map(|arg| (*arg).to_owned()).collect();
+    let created = temporal(&all);
+    assert!(created.status.success(), "{created:?}");
+    let again = temporal(&all);
+    assert_eq!(again.status.code(), Some(69));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("there is already a schedule nightly"), "{again:?}");
+    assert!(server.ask(&["schedule", "describe", "--schedule-id", "nightly"]).contains("Europe/Zurich"));
+    server.ask(&["schedule", "trigger", "--schedule-id", "nightly"]);
+    eventually("the job has run", || node.runs().first().is_some_and(|run| run["state"] == "completed"));
+    let deleted = run(&["schedule", "delete", "--id", "nightly"]);
+    assert!(deleted.status.success(), "{deleted:?}");
+    let unknown = run(&["schedule", "delete", "--id", "nightly"]);
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no schedule nightly"), "{unknown:?}");
+}
