@@ -206,4 +206,6 @@ pub(crate) struct Version {
     pub(crate) abi_revision: u32,
     /// Processor and system.
     pub(crate) target: String,
+    /// Optional features that it was built with: `otel`.
+    pub(crate) features: Vec<&'static str>,
 }

@@ -56,7 +56,7 @@ impl CommandError {
     pub(crate) fn report(self) -> Report {
         note(&format!("error: {}", self.message));
         if let Some(hint) = self.hint {
-            note(&format!("hint: {hint}"));
+            note(&format!("  {hint}"));
         }
         Report { code: self.code }
     }
@@ -70,7 +70,7 @@ pub(crate) fn note(line: &str) {
 /// Prints a line on stdout.
 ///
 /// # Errors
-/// If nobody reads it any more, or the disk is full.
+/// If its reader has gone away, or the disk is full.
 pub(crate) fn print(line: &str) -> Result<(), CommandError> {
     let mut stdout = std::io::stdout().lock();
     let written = writeln!(stdout, "{line}").and_then(|()| stdout.flush());

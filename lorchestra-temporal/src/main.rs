@@ -26,7 +26,7 @@
 //! - The worker dies: the kernel sends SIGTERM to its `run-window` processes (parent-death signal), which cancel their runs within their
 //!   grace period. If one has already taken its claim, the next start is superseded, and the window complete.
 //! - The worker is frozen or cut off, and comes back: its run ends as completed or superseded by the claim. Its report is refused.
-//! - The server dies: runs go on. A report is repeated until the server is back or the worker gives up; then the heartbeat timeout applies.
+//! - The server dies: runs continue. A report is repeated until the server is back or the worker gives up; then the heartbeat timeout applies.
 //! - The server loses its database: `submit` starts the group again. It counts windows that have a claim as complete.
 //! - Cancellation reaches a worker with the answer to a heartbeat (every [`window::HEARTBEAT`]), which sends SIGTERM. A window that was
 //!   completed before that stays completed. A run that has taken its claim when it is cancelled is recorded as completed by lorchestra; the

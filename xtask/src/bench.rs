@@ -17,6 +17,7 @@ mod recovery;
 mod report;
 mod run;
 mod server;
+mod start;
 mod taps;
 mod timing;
 mod trust;
@@ -30,7 +31,7 @@ use std::process::Command;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only these (default: `list`, `run`, `emit`, `trust` and `recovery`)
+    /// Only these (default: `list`, `start`, `run`, `emit`, `trust` and `recovery`)
     names: Vec<Name>,
     /// Run all: `history` and `million` need some GB of disk, `deliver` and `taps` a Python with venv, `canonicalize` a Python
     #[arg(long)]
@@ -49,6 +50,8 @@ enum Name {
     List,
     /// `run-job` of a job that does nothing
     Run,
+    /// `--version`, `--help` and `jobs list` of 20 plugins, next to an empty program
+    Start,
     /// `backfill` of a no-op, next to `run-job` in a loop and by `xargs -P`
     Backfill,
     /// `emit` and `emit_all`
@@ -97,7 +100,9 @@ pub(crate) fn run(options: &Options) -> Result {
     let target = cargo::built(if options.dev { "debug" } else { "release" })?;
     let names = match options {
         Options { all: true, .. } => Name::value_variants().to_vec(),
-        Options { names, .. } if names.is_empty() => vec![Name::List, Name::Run, Name::Emit, Name::Trust, Name::Recovery],
+        Options { names, .. } if names.is_empty() => {
+            vec![Name::List, Name::Start, Name::Run, Name::Emit, Name::Trust, Name::Recovery]
+        }
         Options { names, .. } => names.clone(),
     };
     let mut packages = if options.dev { Vec::new() } else { vec!["--release"] };
@@ -124,6 +129,7 @@ pub(crate) fn run(options: &Options) -> Result {
         plugins::install(&target.join("libbench_plugin.so"), &site.sandbox.plugins())?;
         let table = match name {
             Name::List => list::run(&site)?,
+            Name::Start => start::run(&site)?,
             Name::Run => run::run(&site)?,
             Name::Backfill => backfill::run(&site)?,
             Name::Emit => emit::run(&site)?,

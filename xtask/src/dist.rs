@@ -14,9 +14,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tree::Tree;
 
-/// Features of the distributed binary.
-const FEATURES: &str = "";
-
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The build to package; dev takes the binary of the tests, which is large but there
@@ -87,13 +84,10 @@ pub(crate) fn run(options: &Options) -> Result {
 /// The binary to package, built if it is the release.
 fn binary(profile: Profile) -> Result<PathBuf> {
     if profile == Profile::Release {
-        let mut args = vec!["--release", "-p", "lorchestra-cli"];
-        if !FEATURES.is_empty() {
-            args.extend(["--features", FEATURES]);
-        }
-        cargo::build(&args)?;
+        // Default features are all of them.
+        cargo::build(&["--profile", "dist", "-p", "lorchestra-cli"])?;
     }
-    let path = cargo::built(if profile == Profile::Release { "release" } else { "debug" })?.join("lorchestra");
+    let path = cargo::built(if profile == Profile::Release { "dist" } else { "debug" })?.join("lorchestra");
     if path.is_file() { Ok(path) } else { Err(format!("{} is not built: run cargo build --workspace", path.display()).into()) }
 }
 

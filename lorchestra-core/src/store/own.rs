@@ -2,7 +2,7 @@
 
 use crate::outcome::{Failure, Outcome};
 use crate::plan::{RequestedBy, RunSpec};
-use lorchestra_plugin_api::results::{Artifact, Results};
+use lorchestra_plugin_api::results::{Artifact, Dataset, Results};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -95,6 +95,12 @@ pub struct Terminal {
     /// The last progress that it reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<JobProgress>,
+    /// Data that it has read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<Dataset>,
+    /// Data that it has written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<Dataset>,
     /// How earlier attempts ended: the last ones, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier_attempts: Vec<EarlierAttempt>,
@@ -145,6 +151,8 @@ impl Terminal {
             artifacts: results.artifacts.iter().map(listed).collect(),
             counters: results.counters.clone(),
             progress: results.progress.map(|(done, total)| JobProgress { done, total }),
+            inputs: results.inputs.clone(),
+            outputs: results.outputs.clone(),
             ..self
         }
     }
@@ -176,6 +184,8 @@ mod tests {
             artifacts: Vec::new(),
             counters: BTreeMap::new(),
             progress: None,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
             earlier_attempts: Vec::new(),
             failure: None,
         };
@@ -188,10 +198,13 @@ mod tests {
             artifacts: vec![artifact],
             counters: BTreeMap::from([("rows.read".into(), 3)]),
             progress: Some((3, 4)),
+            inputs: vec![Dataset { namespace: "file".into(), name: "/in".into() }],
+            outputs: Vec::new(),
         };
         let completed = completed.with_results(&results);
         let json = serde_json::to_value(&completed).unwrap();
         assert_eq!((&json["result"], &json["artifacts"]), (&json!({"rows": 3}), &json!([{"path": "/a.csv", "bytes": 7}])));
+        assert_eq!((&json["inputs"], json.get("outputs")), (&json!([{"namespace": "file", "name": "/in"}]), None));
         assert_eq!((&json["counters"], &json["progress"]), (&json!({"rows.read": 3}), &json!({"done": 3, "total": 4})));
         assert_eq!(serde_json::from_value::<Terminal>(json).unwrap(), completed);
         let failure = Failure {

@@ -16,18 +16,18 @@ fn what_is_missing_is_named() {
     let nowhere = ["--address", "127.0.0.1:1"];
     let unreachable = "Temporal cannot be reached at http://127.0.0.1:1: Connection refused";
     for command in [&["watch", "--group", "g"][..], &["cancel", "--group", "g"], &["worker", "--lorchestra", "/bin/true"]] {
-        fails(&[command, &nowhere].concat(), 69, unreachable, "hint: start the server");
+        fails(&[command, &nowhere].concat(), 69, unreachable, "\n  start the server");
     }
     let no_program = ["worker", "--lorchestra", "/nowhere/lorchestra"];
-    fails(&[&no_program[..], &nowhere].concat(), 127, "/nowhere/lorchestra: there is no such file", "hint: install lorchestra");
+    fails(&[&no_program[..], &nowhere].concat(), 127, "/nowhere/lorchestra: there is no such file", "\n  install lorchestra");
     fails(&["submit", "--plan", "/nowhere/plan", "--claims", "c"], 2, "/nowhere/plan: No such file", "");
-    fails(&["submit", "--plan", "/etc/passwd", "--claims", "c"], 2, "not a plan file", "hint: write it with");
+    fails(&["submit", "--plan", "/etc/passwd", "--claims", "c"], 2, "not a plan file", "\n  write it with");
 
     let server = Server::start();
     let address = server.address();
     let namespace = ["watch", "--group", "g", "--namespace", "elsewhere", "--address", &address];
     fails(&namespace, 69, "has no namespace \"elsewhere\"", "temporal operator namespace create");
-    fails(&["collect", "--group", "g", "--address", &address], 1, "Temporal knows no group g", "hint: submit it");
+    fails(&["collect", "--group", "g", "--address", &address], 1, "Temporal knows no group g", "\n  submit it");
 
     let node = Node::new();
     let group = Group::plan(&server, &node, 1, &[]);

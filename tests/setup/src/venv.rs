@@ -110,7 +110,7 @@ const TARGET: Venv = Venv {
 const FORMATS: Venv = Venv {
     name: "formats-venv",
     purpose: "validators of formats",
-    pins: &["kubernetes-validate==1.37.0", "prometheus-client==0.26.0"],
+    pins: &["kubernetes-validate==1.37.0", "prometheus-client==0.26.0", "openlineage-python==1.54.0"],
     is_installed: true,
     finish: |_| Ok(()),
     layout: 1,
@@ -230,7 +230,7 @@ pub fn ensure_packaging(target: &Path) -> Result<PathBuf, String> {
     made(target, &PACKAGING)
 }
 
-/// The venv of validators: `bin/kubernetes-validate`, and `prometheus_client` for `bin/python`; like [`ensure`], in a few seconds.
+/// The venv of validators: `bin/kubernetes-validate`, and `prometheus_client` and `openlineage` for `bin/python`; like [`ensure`], in a few seconds.
 ///
 /// # Errors
 /// A missing tool, or the output of pip.
