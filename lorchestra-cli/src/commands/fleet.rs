@@ -48,7 +48,7 @@ impl Fleet {
     pub(super) fn read(since: Option<i64>, settings: &Settings) -> Result<Self, CommandError> {
         let config = settings.destinations.iter().find_map(|to| match to {
             DestinationConfig::BigQuery(config) => Some(config.clone()),
-            DestinationConfig::Jsonl(_) => None,
+            _ => None,
         });
         let config = config.ok_or_else(|| {
             CommandError::new(Code::Config, "--from bigquery needs the events table, and no BigQuery table is configured")
