@@ -32,7 +32,7 @@ pub(crate) struct ReportCommand {
     days: u16,
     #[command(flatten)]
     from: From,
-    /// Write to this file, which appears when it is complete, instead of stdout
+    /// Write to this file instead of stdout; it appears only once it is complete
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
