@@ -37,8 +37,11 @@ pub(crate) struct Options {
     #[arg(long)]
     all: bool,
     /// Write the tables to docs/explanation/performance.md
-    #[arg(long)]
+    #[arg(long, conflicts_with = "trial")]
     write: bool,
+    /// Check that `canonicalize`, `taps` and `documents` work: little data, with the dev build as it is; the figures mean nothing
+    #[arg(long, requires = "names", conflicts_with = "all")]
+    trial: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -67,9 +70,9 @@ enum Name {
     Deliver,
     /// canonicalize_email compared with Python's `email` and `json`
     Canonicalize,
-    /// A Singer tap's records into files, compared with a target in Python
+    /// A Singer tap's records into files of JSON lines and of Parquet, compared with targets in Python
     Taps,
-    /// An index of 1000, 10 000 and 100 000 documents, and searches in it; 10 000 with an embedding model
+    /// An index of 1000, 100 000 and a million documents, and searches in it; 10 000 with an embedding model
     Documents,
 }
 
@@ -84,6 +87,8 @@ impl Name {
 struct Site {
     sandbox: Sandbox,
     target: PathBuf,
+    /// Little data: to see that the bench works.
+    is_trial: bool,
 }
 
 impl Site {
@@ -94,6 +99,9 @@ impl Site {
 }
 
 pub(crate) fn run(options: &Options) -> Result {
+    if options.trial {
+        return trial(&options.names);
+    }
     let target = cargo::built("release")?;
     let names = match options {
         Options { all: true, .. } => Name::value_variants().to_vec(),
@@ -121,7 +129,7 @@ pub(crate) fn run(options: &Options) -> Result {
     println!("{}", report.machine());
     for name in names {
         // A separate sandbox each, so that no bench uses another's store.
-        let site = Site { sandbox: Sandbox::new(&target.join("bench"), &target)?, target: target.clone() };
+        let site = Site { sandbox: Sandbox::new(&target.join("bench"), &target)?, target: target.clone(), is_trial: false };
         plugins::install(&target.join("libbench_plugin.so"), &site.sandbox.plugins())?;
         let table = match name {
             Name::List => list::run(&site)?,
@@ -143,4 +151,20 @@ pub(crate) fn run(options: &Options) -> Result {
         report.add(name.key(), table);
     }
     if options.write { report.write() } else { Ok(()) }
+}
+
+/// Runs benches with little data and the dev build.
+fn trial(names: &[Name]) -> Result {
+    let target = cargo::built("debug")?;
+    for name in names {
+        let site = Site { sandbox: Sandbox::new(&target.join("bench"), &target)?, target: target.clone(), is_trial: true };
+        let table = match name {
+            Name::Canonicalize => canonicalize::run(&site)?,
+            Name::Taps => taps::run(&site)?,
+            Name::Documents => documents::run(&site)?,
+            other => return Err(format!("--trial: {} has no small form", other.key()).into()),
+        };
+        println!("\n{}\n\n{table}", name.key());
+    }
+    Ok(())
 }

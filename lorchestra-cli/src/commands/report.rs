@@ -29,7 +29,7 @@ pub(crate) struct ReportCommand {
     /// Number of days to report
     #[arg(long, default_value_t = 30, value_name = "N", value_parser = crate::values::number::<u16>(1..=3660))]
     days: u16,
-    /// Write to this file, which appears when it is complete, instead of stdout
+    /// Write to this file instead of stdout; it appears only once it is complete
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }

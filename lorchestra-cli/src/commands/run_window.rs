@@ -24,37 +24,43 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(super) const EXAMPLES: &str = "Examples:
-  lorchestra backfill ingester extract_gmail --from 2024-01-01 --to 2025-01-01 --every 1d --plan plan.jsonl
-  lorchestra run-window --plan plan.jsonl --index 17 --claims /shared/claims --attempt \"$SLURM_RESTART_COUNT\"";
+  lorchestra backfill ingester/extract_gmail --from -52w --to today --every 1d --plan plan.jsonl
+  lorchestra run-window --plan plan.jsonl --index 17
+  lorchestra run-window --plan plan.jsonl --index 17 \\
+      --claims /shared/claims --attempt \"$SLURM_RESTART_COUNT\"";
 
-pub(super) const EXIT_CODES: &str = "Exit codes: 0: the window is complete (by this run, or by another one that has its claim); 69: its events \
-are not delivered, or its window is not claimed: run it again with another attempt; 74, 75: run it again later; 78, 126: this node or its configuration must be fixed first; 143: cancelled; \
-others as for run-job. SIGTERM cancels the run.";
+pub(super) const EXIT_CODES: &str = "\
+Exit codes (others as for run-job):
+  0        the window is complete: this run or another one has its claim
+  69       its events are not delivered or it is not claimed: run it again as another attempt
+  74, 75   run it again later
+  78, 126  fix this node or its configuration first
+  143      cancelled (SIGTERM cancels the run)";
 
 #[derive(Debug, Args)]
 pub(crate) struct RunWindow {
-    /// The plan, written by `backfill --plan`
+    /// Plan file, written by `backfill --plan`
     #[arg(long, value_name = "FILE")]
     pub(crate) plan: PathBuf,
-    /// Which member to run, from 0
+    /// Index of the window in the plan, from 0
     #[arg(long, value_name = "N", value_parser = values::number::<usize>(0..))]
     pub(crate) index: usize,
-    /// The engine's attempt: another one for each start of the same member, on any node (required with --claims) [default: 1]
+    /// Attempt of the engine, different for each start of the same window on any node (required with --claims) [default: 1]
     #[arg(long, value_name = "TEXT")]
     pub(crate) attempt: Option<String>,
-    /// Directory that all nodes share: of several runs of a member, the first to complete takes the claim there, and only it counts
+    /// Directory that all nodes share; if a window is run more than once, only the run counts that takes the claim in it
     #[arg(long, value_name = "DIR")]
     pub(crate) claims: Option<PathBuf>,
     /// Directory where the result of a window that is not complete is left for the command that watches the group
     #[arg(long, value_name = "DIR", hide = true)]
     pub(crate) results: Option<PathBuf>,
-    /// Name of the engine, recorded as the requester
+    /// Name of the engine, recorded as who requested the run
     #[arg(long, value_name = "NAME", default_value = "plan")]
     pub(crate) engine: String,
-    /// Do not wait until every destination has the run's events (by default, exit with 69 if that fails)
+    /// Do not wait for delivery (by default: exit with 69 unless every destination has received the run's events in time)
     #[arg(long)]
     pub(crate) no_require_delivery: bool,
-    /// Wait this long for the events to be delivered [default: 10s]
+    /// Wait up to this long for the events to be delivered [default: 10s]
     #[arg(long, value_parser = values::duration, value_name = "DURATION")]
     pub(crate) delivery_timeout: Option<Duration>,
     /// Refuse a library whose bytes differ from plugins.lock
@@ -63,7 +69,7 @@ pub(crate) struct RunWindow {
     /// Print one JSON object about the run (schema lorchestra.run-job/1)
     #[arg(long)]
     pub(crate) json: bool,
-    /// Print nothing on success, except the output of --json
+    /// Print nothing on success, except what --json prints
     #[arg(short, long)]
     pub(crate) quiet: bool,
 }

@@ -25,18 +25,20 @@ const INDENT: usize = 10;
 const WIDE: usize = 120;
 
 pub(super) const RULE: &str = "\
-A job is failing if a run failed or was refused after its last success, and stale if its last success is older than expect_every
-in config.toml (plus a tenth), or than --stale. SUCCESS is the age of the last success, FAILS the number of failures since,
-TOOK the duration of the last run, USUAL the median of successful ones.";
+A job is failing if a run failed or was refused after its last success. It is stale if its last success is older than expect_every in \
+config.toml plus a tenth, or than --stale.
+
+SUCCESS is the age of the last success, FAILS the number of failures since then, TOOK the duration of the last run, and USUAL the median \
+duration of successful runs.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     /// Show only this package, or PACKAGE/JOB
     job: Option<String>,
-    /// Count a job as stale whose last success is older than this, unless expect_every in config.toml says otherwise
+    /// Treat jobs without expect_every in config.toml as stale if their last success is older than this
     #[arg(long, value_name = "DURATION", value_parser = values::limit)]
     stale: Option<Duration>,
-    /// Run on_stale of config.toml for each stale job
+    /// Run the command on_stale of config.toml for each stale job
     #[arg(long)]
     notify: bool,
     /// Print one JSON object (schema lorchestra.status/1)
