@@ -63,7 +63,7 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Measure lorchestra against its parts, for docs/explanation/performance.md
     Bench(bench::Options),
-    /// Make a Debian package and an archive with an install script, in target/dist
+    /// Make a Debian package and an archive with an install script, in target/packages
     Dist(dist::Options),
 }
 
