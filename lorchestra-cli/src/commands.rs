@@ -7,6 +7,8 @@ mod delivery;
 mod dev;
 pub(crate) mod doctor;
 mod events;
+mod export;
+mod fleet;
 mod jobs;
 mod lane;
 mod metrics;
@@ -106,6 +108,9 @@ pub(crate) enum Command {
     /// Print schedules for systemd, cron or containers, and list the installed ones
     #[command(subcommand, before_help = schedule::EXAMPLES)]
     Schedule(schedule::Schedule),
+    /// Print a Kubernetes or Cloud Run job that runs the windows of a plan file
+    #[command(before_help = export::EXAMPLES, after_help = export::RULE)]
+    Export(export::Export),
     /// Check, install, remove and lock plugin libraries
     #[command(
         subcommand,
@@ -152,6 +157,7 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: Settings, printer: &
         Command::Config(command) => config::run(command, settings, printer),
         Command::Doctor(command) => doctor::run(command, settings, &mut notices, printer),
         Command::Schedule(command) => schedule::run(command, settings, &mut notices, printer),
+        Command::Export(command) => export::run(command, settings, printer),
         Command::Status(command) => status::run(command, settings, &mut notices, printer),
         Command::Bookmarks(command) => bookmarks::run(command, settings, &mut notices, printer),
         Command::Events(command) => events::run(command, settings, &mut notices, printer),

@@ -14,6 +14,7 @@
 pub mod bookmark;
 mod checksum;
 pub mod event;
+pub mod fleet;
 pub mod group;
 pub mod health;
 pub mod history;

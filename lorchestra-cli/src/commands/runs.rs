@@ -9,6 +9,7 @@ mod show;
 mod stop;
 mod watch;
 
+use super::fleet::{Fleet, RunSource};
 use super::{find_active_run, find_run, history};
 use crate::complete;
 use crate::exit::Code;
@@ -97,6 +98,12 @@ pub(super) fn run(
 ) -> Result<Code, CommandError> {
     if let Runs::Rerun(wanted) = command {
         return rerun::rerun(wanted, verbose, settings, notices, printer);
+    }
+    if let Runs::List(wanted) = command
+        && wanted.from.from == RunSource::Bigquery
+    {
+        let fleet = Fleet::read(crate::values::time("--since", wanted.since.as_deref())?, settings)?;
+        return list::list(wanted, Some(&fleet.history.1), settings, printer);
     }
     let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);

@@ -4,9 +4,9 @@
 //! does, without reading secrets, and changes nothing unless `--dir` is given. One file for each kind of schedule: [`systemd`], [`cron`],
 //! [`containers`].
 
-mod containers;
+pub(super) mod containers;
 mod cron;
-mod environment;
+pub(super) mod environment;
 mod list;
 mod systemd;
 
@@ -33,7 +33,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Time that systemd or Kubernetes waits beyond the grace period and the delivery timeout before it kills everything.
-const MARGIN: Duration = Duration::from_secs(20);
+pub(super) const MARGIN: Duration = Duration::from_secs(20);
+
+/// What Cloud Run does to a store.
+pub(super) const EPHEMERAL: &str = "Cloud Run keeps no files: runs and bookmarks are lost with each container, so events must be delivered (--require-delivery).";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Schedule {
