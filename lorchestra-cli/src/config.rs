@@ -78,6 +78,15 @@ pub(crate) struct EventsConfig {
 pub(crate) struct DestinationsConfig {
     pub(crate) bigquery: BigQuerySection,
     pub(crate) jsonl: JsonlSection,
+    pub(crate) openlineage: OpenLineageSection,
+}
+
+/// `[destinations.openlineage]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct OpenLineageSection {
+    pub(crate) url: Option<String>,
+    pub(crate) namespace: Option<String>,
 }
 
 /// `[destinations.jsonl]`

@@ -30,6 +30,7 @@ mod secrets;
 mod settings;
 mod show;
 mod stream;
+mod telemetry;
 mod values;
 mod wire;
 
@@ -57,7 +58,7 @@ pub fn main() -> ExitCode {
 
 fn command() -> ExitCode {
     let mut printer = Printer::new();
-    if version_as_json(&mut printer) {
+    if version(&mut printer) {
         return printer.finish(exit::Code::Success);
     }
     let args = match args::Args::read(std::env::args_os()) {
@@ -109,19 +110,25 @@ fn diagnostics(verbose: u8) {
         .init();
 }
 
-/// Handles `--version --json`: clap would exit at `--version` without reading `--json`.
-fn version_as_json(printer: &mut Printer) -> bool {
-    let words: Vec<_> = std::env::args_os().skip(1).collect();
+/// Handles `--version`, which would otherwise take longer to define all commands than to print; and `--version --json`, because clap would
+/// exit at `--version` without reading `--json`.
+fn version(printer: &mut Printer) -> bool {
+    let words: Vec<_> = std::env::args_os().skip(1).take(3).collect();
     let is_version = |word: &std::ffi::OsString| word == "--version" || word == "-V";
-    let asked = words.len() == 2 && words.iter().any(|word| word == "--json") && words.iter().any(is_version);
-    if asked {
+    let is_json = words.len() == 2 && words.iter().any(|word| word == "--json") && words.iter().any(is_version);
+    let is_plain = words.len() == 1 && words.iter().any(is_version);
+    if is_plain {
+        printer.line(concat!("lorchestra ", env!("CARGO_PKG_VERSION")));
+    }
+    if is_json {
         printer.json(&wire::Version {
             schema: "lorchestra.version/1",
             version: env!("CARGO_PKG_VERSION"),
             revision: option_env!("LORCHESTRA_REVISION"),
             abi_revision: lorchestra_plugin_api::abi::ABI_REVISION,
             target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+            features: if telemetry::IS_BUILT { vec!["otel"] } else { Vec::new() },
         });
     }
-    asked
+    is_json || is_plain
 }

@@ -1,6 +1,8 @@
 //! Hooks, as an observer of runs: a failure under cron must not go unnoticed. `on_start`, `on_success`, `on_failure` and `on_skip` are shell
 //! commands, which get one JSON object on stdin ([`command`]); `ping` is a URL that a monitor expects to be requested ([`ping`]).
 //!
+//! A [`Recorder`] for a collector of OpenTelemetry is a hook too.
+//!
 //! No hook can change the outcome of a run or delay its start: what happens at the start runs in a thread, and everything else after the
 //! outcome has been printed, within [`TIME_BOX`] for all hooks together. Errors of hooks are warnings. `LORCHESTRA_HOOK` is set for
 //! commands: a run that one of them starts has no hooks.
@@ -10,6 +12,9 @@ mod ping;
 
 use crate::config::JobConfig;
 use crate::printer::Printer;
+#[cfg(feature = "otel")]
+use crate::telemetry::Recorder;
+use crate::telemetry::Telemetry;
 use crate::wire::HookInput;
 use command::HookError;
 use lorchestra_core::host::signals::Signals;
@@ -67,17 +72,28 @@ pub(crate) struct Hooks {
     commands: [Option<String>; 5],
     /// The URL of each job that has one, by `package/job`.
     pings: BTreeMap<String, String>,
+    telemetry: Option<Telemetry>,
 }
 
 impl Hooks {
     pub(crate) fn new(commands: [Option<String>; 5], jobs: &BTreeMap<String, JobConfig>) -> Self {
         let pings = jobs.iter().filter_map(|(job, config)| Some((job.clone(), config.ping.clone()?)));
-        Self { commands, pings: pings.collect() }
+        Self { commands, pings: pings.collect(), telemetry: None }
     }
 
     /// Only `on_failure`.
     pub(crate) fn on_failure(command: Option<String>) -> Self {
-        Self { commands: [None, None, command, None, None], pings: BTreeMap::new() }
+        Self { commands: [None, None, command, None, None], ..Self::default() }
+    }
+
+    /// Adds what goes to a collector.
+    pub(crate) fn with_telemetry(self, telemetry: Option<Telemetry>) -> Self {
+        Self { telemetry, ..self }
+    }
+
+    /// Whether runs become spans.
+    pub(crate) fn exports_spans(&self) -> bool {
+        self.telemetry.as_ref().is_some_and(|telemetry| telemetry.traces)
     }
 
     /// Returns the command of a hook.
@@ -94,6 +110,8 @@ pub(crate) struct Notices<'a> {
     pings: Vec<Ping>,
     /// The results of hooks that run already.
     begun: Vec<Receiver<Option<String>>>,
+    #[cfg(feature = "otel")]
+    recorder: Option<Recorder>,
 }
 
 /// The run that a hook is about.
@@ -108,7 +126,14 @@ struct About<'a> {
 impl<'a> Notices<'a> {
     /// Creates the observer.
     pub(crate) fn new(hooks: &'a Hooks) -> Self {
-        Self { hooks, reports: Vec::new(), pings: Vec::new(), begun: Vec::new() }
+        Self {
+            hooks,
+            reports: Vec::new(),
+            pings: Vec::new(),
+            begun: Vec::new(),
+            #[cfg(feature = "otel")]
+            recorder: hooks.telemetry.clone().map(Recorder::new),
+        }
     }
 
     /// Adds the end of a run. `look` is the command that shows the details of a failure.
@@ -166,6 +191,14 @@ impl<'a> Notices<'a> {
 
     /// Adds the runs that recovery closed.
     pub(crate) fn add_recovered(&mut self, closed: &Closed) {
+        #[cfg(feature = "otel")]
+        if let Some(recorder) = &mut self.recorder {
+            recorder.observe(&RunEvent::Recovered(closed));
+        }
+        self.recovered(closed);
+    }
+
+    fn recovered(&mut self, closed: &Closed) {
         for Recovered { run, outcome } in &closed.recovered {
             let failure = match outcome {
                 Outcome::Failed(Failure { cause, message, .. }) => Some((*cause, message.as_str())),
@@ -177,6 +210,14 @@ impl<'a> Notices<'a> {
 
     /// Adds a refused run.
     pub(crate) fn add_refused(&mut self, run_id: &str, refusal: &Refusal) {
+        #[cfg(feature = "otel")]
+        if let Some(recorder) = &mut self.recorder {
+            recorder.observe(&RunEvent::Refused { run_id, refusal });
+        }
+        self.refused(run_id, refusal);
+    }
+
+    fn refused(&mut self, run_id: &str, refusal: &Refusal) {
         let Refusal { package, job, account, cause, message, .. } = refusal;
         let host = lorchestra_core::host::process::host();
         let about = About { run_id, package, job, account: account.as_deref(), host: &host };
@@ -191,22 +232,38 @@ impl<'a> Notices<'a> {
         self.report(Hook::Stale, HookInput { run_id: None, last_success: last_success.map(str::to_owned), logs, ..stale });
     }
 
-    /// Runs what is due. Output of commands goes to stderr; errors become warnings. A signal that stops lorchestra also kills the commands.
-    pub(crate) fn send(self, mut signals: Option<&mut Signals>, printer: &mut Printer) {
-        if self.reports.is_empty() && self.pings.is_empty() && self.begun.is_empty() {
-            return;
+    /// Sends what a collector gets: last, because a person or a monitor may wait for the others.
+    #[cfg(feature = "otel")]
+    fn send_telemetry(&mut self, printer: &mut Printer) {
+        if let Some(recorder) = self.recorder.take().filter(Recorder::has_runs) {
+            printer.flush();
+            if let Err(error) = recorder.send() {
+                printer.warning(error);
+            }
         }
-        printer.flush();
+    }
+
+    /// Runs what is due. Output of commands goes to stderr; errors become warnings. A signal that stops lorchestra also kills the commands.
+    pub(crate) fn send(mut self, signals: Option<&mut Signals>, printer: &mut Printer) {
+        if !(self.reports.is_empty() && self.pings.is_empty() && self.begun.is_empty()) {
+            printer.flush();
+            self.call_hooks(signals, printer);
+        }
+        #[cfg(feature = "otel")]
+        self.send_telemetry(printer);
+    }
+
+    fn call_hooks(&mut self, mut signals: Option<&mut Signals>, printer: &mut Printer) {
         let deadline = Instant::now() + TIME_BOX;
         let left = || deadline.saturating_duration_since(Instant::now());
-        for begun in self.begun {
+        for begun in self.begun.drain(..) {
             if let Ok(Some(error)) = begun.recv_timeout(left()) {
                 printer.warning(error);
             }
         }
         // After a crash there may be thousands of runs of one job: its monitor needs the last end only.
         let urls: Vec<String> = self.pings.iter().map(|ping| ping.url.clone()).collect();
-        let mut pings = self.pings;
+        let mut pings = std::mem::take(&mut self.pings);
         let mut n = 0;
         pings.retain(|ping| {
             n += 1;
@@ -258,9 +315,13 @@ fn object(hook: Hook, about: &About<'_>) -> HookInput {
 
 impl Observer for Notices<'_> {
     fn observe(&mut self, event: &RunEvent<'_>) {
+        #[cfg(feature = "otel")]
+        if let Some(recorder) = &mut self.recorder {
+            recorder.observe(event);
+        }
         let host = lorchestra_core::host::process::host;
         match event {
-            RunEvent::Recovered(closed) => self.add_recovered(closed),
+            RunEvent::Recovered(closed) => self.recovered(closed),
             RunEvent::Started { run_id, spec } => {
                 let (account, host) = (spec.account.as_deref(), host());
                 self.started(&About { run_id, package: &spec.package, job: &spec.job, account, host: &host });
@@ -276,7 +337,7 @@ impl Observer for Notices<'_> {
                 let (held_by, logs) = (held_by.map(str::to_owned), Some(format!("lorchestra runs show {run_id}")));
                 self.report(Hook::Skip, HookInput { held_by, logs, ..object(Hook::Skip, &about) });
             }
-            RunEvent::Refused { run_id, refusal } => self.add_refused(run_id, refusal),
+            RunEvent::Refused { run_id, refusal } => self.refused(run_id, refusal),
             _ => {}
         }
     }

@@ -7,6 +7,7 @@ use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::flags::GlobalFlags;
 use crate::notify::Hooks;
+use crate::telemetry::Telemetry;
 use directories::BaseDirs;
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::packages::catalog::SearchDir;
@@ -199,7 +200,8 @@ impl Settings {
         } else {
             let commands = [config.on_start, config.on_success, config.on_failure, config.on_skip, config.on_stale];
             Hooks::new(commands, &config.job)
-        };
+        }
+        .with_telemetry(Telemetry::read(&variable));
         Ok(Self {
             plugin_dirs,
             lockfile: base.config_dir().join("lorchestra/plugins.lock"),
@@ -237,6 +239,12 @@ impl Settings {
         })
     }
 
+    /// Returns the variable that asks for telemetry, if this binary cannot send it.
+    pub(crate) fn unsupported_telemetry(&self) -> Option<&'static str> {
+        let is_set = |name: &&'static str| self.variable(name).is_some_and(|value| !value.is_empty());
+        if crate::telemetry::IS_BUILT { None } else { crate::telemetry::ENDPOINTS.into_iter().find(is_set) }
+    }
+
     /// Returns an environment variable that a user named.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     #[expect(clippy::unused_self, reason = "only code with access to the settings may read it")]
@@ -264,6 +272,7 @@ impl Settings {
             trace_level: self.trace_level,
             log_max: self.log_max,
             strict_numbers: self.strict_numbers,
+            exports_spans: self.hooks.exports_spans(),
         };
         Ok(Host { state_dir: &self.state_dir, worker, retention: &self.retention, delivery })
     }

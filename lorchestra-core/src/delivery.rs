@@ -1,7 +1,7 @@
 //! Delivers events from the store to [`Destination`]s, in frozen batches.
 //!
 //! [`deliverer`] has the order of operations and the meaning of answers, [`destination`] the interface of a destination, [`configured`] the
-//! enum of destination types: [`bigquery`] and [`jsonl`]. [`policy`] has sizes and times, [`session`] the state of a destination between
+//! enum of destination types: [`bigquery`], [`jsonl`] and [`openlineage`]. [`policy`] has sizes and times, [`session`] the state of a destination between
 //! deliveries, [`live`] the delivery threads, one for each destination. Knows nothing about plugins or runs: it uses an outbox, a target,
 //! and a lock.
 
@@ -11,6 +11,7 @@ pub mod deliverer;
 pub mod destination;
 pub mod jsonl;
 pub mod live;
+pub mod openlineage;
 pub mod policy;
 pub mod session;
 

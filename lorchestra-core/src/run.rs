@@ -18,5 +18,6 @@ pub(crate) mod note;
 pub mod recovery;
 pub(crate) mod resume;
 pub mod supervisor;
+pub mod trace_context;
 pub(crate) mod traces;
 pub mod worker;

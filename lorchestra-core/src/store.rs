@@ -14,6 +14,7 @@
 pub mod bookmark;
 mod checksum;
 pub mod event;
+pub mod fleet;
 pub mod group;
 pub mod health;
 pub mod history;
@@ -32,7 +33,7 @@ pub use event::{Event, EventFilter, Portion, Undelivered};
 pub use health::{JobHealth, MAX_FAILURES};
 pub use history::{RunKey, RunQuery, short_id};
 pub use outbox::{Backlog, Batch, COUNTED, Circuit, NewBatch, OutRow, Outbox, Row, RowDisposition, Stream, Was};
-pub use own::{EarlierAttempt, JobProgress, ListedArtifact, Started, Terminal};
+pub use own::{EarlierAttempt, JobProgress, ListedArtifact, OwnType, Started, Terminal};
 pub use points::RunPoint;
 pub use refusal::{Refusal, Refused};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
@@ -171,6 +172,18 @@ fn limit_of_files(path: &Path) -> Option<io::Error> {
     std::fs::File::open(path).err().filter(|error| limits::behind(error, RefusedOperation::Opening).is_some())
 }
 
+/// Whether no process can be writing to the database: its file system is read-only, and there is no WAL, which every writer leaves.
+fn is_unchanging(path: &Path) -> bool {
+    let refused = rustix::fs::access(path, rustix::fs::Access::WRITE_OK);
+    refused == Err(rustix::io::Errno::ROFS) && !path.with_extension("db-wal").exists()
+}
+
+/// The name under which SQLite neither locks the file nor looks for a WAL.
+fn immutable_uri(path: &Path) -> String {
+    let escaped = path.display().to_string().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    format!("file:{escaped}?immutable=1")
+}
+
 impl Store {
     /// Opens the store of a state directory; creates or migrates it if needed.
     pub fn open(state: &StateDir) -> Result<Self, StoreError> {
@@ -212,7 +225,18 @@ impl Store {
             Err(source) => return Err(StoreError::Io { path: path.to_owned(), source }),
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let db = Connection::open_with_flags(path, flags).map_err(|e| StoreError::sql(path, "opening the store", e))?;
+        match Self::opened(path, path, flags) {
+            // A backup on a medium that cannot be written: SQLite would create the WAL's index there to read it.
+            Err(StoreError::NotWritable { .. }) if is_unchanging(path) => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+                Self::opened(path, Path::new(&immutable_uri(path)), flags)
+            }
+            other => other,
+        }
+    }
+
+    fn opened(path: &Path, name: &Path, flags: OpenFlags) -> Result<Option<Self>, StoreError> {
+        let db = Connection::open_with_flags(name, flags).map_err(|e| StoreError::sql(path, "opening the store", e))?;
         let mut store = Self::over(db, path.to_owned());
         store.configure()?;
         match schema::version(&store.db).map_err(|e| StoreError::sql(path, "reading the store's version", e))? {

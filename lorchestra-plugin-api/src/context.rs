@@ -4,7 +4,7 @@ use crate::abi::{BoxedSink, RawEvent};
 use crate::error::EmitError;
 use crate::event::{Event, TypedEvent, to_json};
 use crate::invoke::Call;
-use crate::results::Report;
+use crate::results::{Dataset, Report};
 use abi_stable::std_types::{RResult, RSlice, RString};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -244,6 +244,42 @@ impl JobContext {
     /// has already ended.
     pub fn count(&self, name: &str, by: u64) -> Result<(), EmitError> {
         self.report(&Report::Count { name: name.to_owned(), by })
+    }
+
+    /// Names data that this run reads, for tools that show where data comes from (OpenLineage): the namespace is the place (`bigquery`,
+    /// `s3://bucket`, `file`), the name is unique in it (`project.dataset.table`, a path). It is part of the terminal event, as `inputs`.
+    ///
+    /// ```
+    /// use lorchestra_plugin_api::prelude::*;
+    ///
+    /// /// Copy a table.
+    /// #[job]
+    /// fn copy(cx: &JobContext) -> JobResult {
+    ///     cx.input("postgres://shop:5432", "public.orders")?;
+    ///     cx.output("bigquery", "shop.raw.orders")?;
+    ///     Ok(())
+    /// }
+    /// # use lorchestra_plugin_api::testing;
+    /// # fn main() {
+    /// let run = testing::job::<copy>().run();
+    /// assert_eq!(run.inputs(), [("postgres://shop:5432", "public.orders")]);
+    /// assert_eq!(run.outputs(), [("bigquery", "shop.raw.orders")]);
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Fails if either is empty, if both have more than 1024 bytes together, if the run has 100 other inputs, if the disk is full, or if the
+    /// job has already ended.
+    pub fn input(&self, namespace: &str, name: &str) -> Result<(), EmitError> {
+        self.report(&Report::Input(Dataset { namespace: namespace.to_owned(), name: name.to_owned() }))
+    }
+
+    /// Names data that this run writes, as [`input`](Self::input) does for what it reads. It is part of the terminal event, as `outputs`.
+    ///
+    /// # Errors
+    /// As for [`input`](Self::input).
+    pub fn output(&self, namespace: &str, name: &str) -> Result<(), EmitError> {
+        self.report(&Report::Output(Dataset { namespace: namespace.to_owned(), name: name.to_owned() }))
     }
 
     fn report(&self, report: &Report) -> Result<(), EmitError> {

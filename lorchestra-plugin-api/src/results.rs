@@ -19,6 +19,31 @@ pub const MAX_COUNTERS: usize = 100;
 /// Maximum length of a counter's name, in bytes.
 pub const MAX_COUNTER: usize = 64;
 
+/// Maximum number of inputs of a run, and of outputs.
+pub const MAX_DATASETS: usize = 100;
+/// Maximum length of a dataset's namespace and name together, in bytes.
+pub const MAX_DATASET: usize = 1024;
+
+/// Data outside of lorchestra that a run reads or writes, named as OpenLineage does: the namespace is the place (`bigquery`,
+/// `s3://bucket`, `file`), the name is unique in it (`project.dataset.table`, a path).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Dataset {
+    /// The place.
+    pub namespace: String,
+    /// Its name there.
+    pub name: String,
+}
+
+impl Dataset {
+    fn check(&self) -> Result<(), String> {
+        let Self { namespace, name } = self;
+        if namespace.is_empty() || name.is_empty() || namespace.len() + name.len() > MAX_DATASET {
+            return Err(format!("a dataset needs a namespace and a name, of at most {MAX_DATASET} bytes together"));
+        }
+        Ok(())
+    }
+}
+
 /// One part of the results, on its way to the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -34,6 +59,10 @@ pub enum Report {
         /// The amount.
         by: u64,
     },
+    /// Data that the run has read.
+    Input(Dataset),
+    /// Data that the run has written.
+    Output(Dataset),
 }
 
 /// The results of a run.
@@ -51,6 +80,12 @@ pub struct Results {
     /// The last progress: done, and the total (0 if unknown).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<(u64, u64)>,
+    /// Data that the run has read, in the order in which the job named it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<Dataset>,
+    /// Data that it has written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<Dataset>,
 }
 
 /// A file that belongs to a run, as it was when the job reported it.
@@ -117,6 +152,8 @@ impl Results {
                 let count = self.counters.entry(name).or_default();
                 *count = count.saturating_add(by);
             }
+            Report::Input(dataset) => add_dataset(&mut self.inputs, dataset, "inputs")?,
+            Report::Output(dataset) => add_dataset(&mut self.outputs, dataset, "outputs")?,
         }
         Ok(())
     }
@@ -130,12 +167,28 @@ impl Results {
             checked_result(result.clone())?;
         }
         self.counters.keys().try_for_each(|name| check_counter(name))?;
+        self.inputs.iter().chain(&self.outputs).try_for_each(Dataset::check)?;
+        if self.inputs.len().max(self.outputs.len()) > MAX_DATASETS {
+            return Err("it has too many datasets".into());
+        }
         let paths = self.artifacts.iter().all(|artifact| artifact.path.len() <= MAX_PATH && artifact.path.starts_with('/'));
         if !paths || self.artifacts.len() > MAX_ARTIFACTS || self.counters.len() > MAX_COUNTERS {
             return Err("it has too many artifacts or counters, or an invalid path".into());
         }
         Ok(())
     }
+}
+
+fn add_dataset(datasets: &mut Vec<Dataset>, dataset: Dataset, kind: &str) -> Result<(), String> {
+    dataset.check()?;
+    if datasets.contains(&dataset) {
+        return Ok(());
+    }
+    if datasets.len() >= MAX_DATASETS {
+        return Err(format!("a run has at most {MAX_DATASETS} {kind}: name what contains them, such as a directory"));
+    }
+    datasets.push(dataset);
+    Ok(())
 }
 
 fn checked_result(value: Value) -> Result<Value, String> {
@@ -165,6 +218,10 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn dataset(name: &str) -> Dataset {
+        Dataset { namespace: "file".into(), name: name.into() }
+    }
+
     #[test]
     fn reports_add_up() {
         let file = crate::testing::TempDir::new().write("a.csv", "1,2");
@@ -180,11 +237,15 @@ mod tests {
             Report::Artifact(kept.clone()),
             Report::Count { name: "rows.read".into(), by: 2 },
             Report::Count { name: "rows.read".into(), by: u64::MAX },
+            Report::Input(dataset("a")),
+            Report::Input(dataset("a")),
+            Report::Output(dataset("a")),
         ] {
             results.add(report).unwrap();
         }
         assert_eq!((results.result.as_ref(), results.counters["rows.read"]), (Some(&json!({"rows": 2})), u64::MAX));
         assert_eq!((results.artifacts.len(), results.artifacts[0].bytes), (1, 1));
+        assert_eq!((&results.inputs, &results.outputs), (&vec![dataset("a")], &vec![dataset("a")]));
         results.check().unwrap();
         let again: Results = serde_json::from_str(&serde_json::to_string(&results).unwrap()).unwrap();
         assert_eq!(again, results);
@@ -204,6 +265,8 @@ mod tests {
             (Report::Artifact(format!("/{}", "a".repeat(MAX_PATH))), "at most 4096"),
             (count(""), "not the name of a counter"),
             (count("Rows"), "not the name of a counter"),
+            (Report::Input(dataset("")), "needs a namespace and a name"),
+            (Report::Output(dataset(&"a".repeat(MAX_DATASET))), "at most 1024 bytes"),
         ] {
             let error = results.add(report).unwrap_err();
             assert!(error.contains(why), "{error}");
@@ -212,5 +275,8 @@ mod tests {
         (0..MAX_COUNTERS).for_each(|n| results.add(count(&format!("n{n}"))).unwrap());
         assert!(results.add(count("one-more")).unwrap_err().contains("at most 100 counters"));
         results.add(count("n0")).unwrap();
+        (0..MAX_DATASETS).for_each(|n| results.add(Report::Input(dataset(&n.to_string()))).unwrap());
+        assert!(results.add(Report::Input(dataset("one-more"))).unwrap_err().contains("at most 100 inputs"));
+        results.add(Report::Input(dataset("0"))).unwrap();
     }
 }

@@ -29,6 +29,7 @@ pub mod jsonl;
 pub mod pages;
 pub mod parquet;
 pub mod processes;
+pub mod receiver;
 pub mod running;
 pub mod sandbox;
 pub mod schema;

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
-/// A pseudo-terminal, 80 columns wide. What is written to it is collected in a thread until the last writer is gone.
+/// A pseudo-terminal, 80 columns wide by default. What is written to it is collected in a thread until the last writer is gone.
 #[derive(Debug)]
 pub struct Terminal {
     side: File,
@@ -18,11 +18,17 @@ impl Terminal {
     /// A terminal.
     #[must_use]
     pub fn open() -> Self {
+        Self::with_columns(80)
+    }
+
+    /// A terminal of another width.
+    #[must_use]
+    pub fn with_columns(columns: u16) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
         grantpt(&master).and_then(|()| unlockpt(&master)).expect("a terminal of this process's own");
         let name = ptsname(&master, Vec::new()).expect("a terminal has a name");
         let side = File::options().read(true).write(true).open(name.to_str().expect("a plain name")).expect("its other side");
-        let size = rustix::termios::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = rustix::termios::Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&side, size).expect("a size");
         let shown = Arc::new(Mutex::new(Vec::new()));
         let keys = File::from(master.try_clone().expect("a descriptor"));

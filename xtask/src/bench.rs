@@ -17,7 +17,9 @@ mod recovery;
 mod report;
 mod run;
 mod server;
+mod start;
 mod taps;
+mod temporal;
 mod timing;
 mod trust;
 
@@ -30,14 +32,20 @@ use std::process::Command;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only these (default: `list`, `run`, `emit`, `trust` and `recovery`)
+    /// Only these (default: `list`, `start`, `run`, `emit`, `trust` and `recovery`)
     names: Vec<Name>,
     /// Run all: `history` and `million` need some GB of disk, `deliver` and `taps` a Python with venv, `canonicalize` a Python
     #[arg(long)]
     all: bool,
+    /// Measure dev builds, to check that a bench works: the figures mean nothing
+    #[arg(long, conflicts_with_all = ["write", "trial"])]
+    dev: bool,
     /// Write the tables to docs/explanation/performance.md
-    #[arg(long)]
+    #[arg(long, conflicts_with = "trial")]
     write: bool,
+    /// Check that `canonicalize`, `taps` and `documents` work: little data, with the dev build as it is; the figures mean nothing
+    #[arg(long, requires = "names", conflicts_with = "all")]
+    trial: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -46,6 +54,8 @@ enum Name {
     List,
     /// `run-job` of a job that does nothing
     Run,
+    /// `--version`, `--help` and `jobs list` of 20 plugins, next to an empty program
+    Start,
     /// `backfill` of a no-op, next to `run-job` in a loop and by `xargs -P`
     Backfill,
     /// `emit` and `emit_all`
@@ -64,9 +74,11 @@ enum Name {
     Deliver,
     /// canonicalize_email compared with Python's `email` and `json`
     Canonicalize,
-    /// A Singer tap's records into files, compared with a target in Python
+    /// A Singer tap's records into files of JSON lines and of Parquet, compared with targets in Python
     Taps,
-    /// An index of 1000, 10 000 and 100 000 documents, and searches in it; 10 000 with an embedding model
+    /// `backfill` of a no-op on Temporal, next to Temporal running `true`; compiles Temporal's SDK
+    Temporal,
+    /// An index of 1000, 100 000 and a million documents, and searches in it; 10 000 with an embedding model
     Documents,
 }
 
@@ -81,6 +93,8 @@ impl Name {
 struct Site {
     sandbox: Sandbox,
     target: PathBuf,
+    /// Little data: to see that the bench works.
+    is_trial: bool,
 }
 
 impl Site {
@@ -91,13 +105,20 @@ impl Site {
 }
 
 pub(crate) fn run(options: &Options) -> Result {
-    let target = cargo::built("release")?;
+    if options.trial {
+        return trial(&options.names);
+    }
+    let target = cargo::built(if options.dev { "debug" } else { "release" })?;
     let names = match options {
-        Options { all: true, .. } => Name::value_variants().to_vec(),
-        Options { names, .. } if names.is_empty() => vec![Name::List, Name::Run, Name::Emit, Name::Trust, Name::Recovery],
+        // Not the one that compiles another workspace for minutes.
+        Options { all: true, .. } => Name::value_variants().iter().copied().filter(|name| *name != Name::Temporal).collect(),
+        Options { names, .. } if names.is_empty() => {
+            vec![Name::List, Name::Start, Name::Run, Name::Emit, Name::Trust, Name::Recovery]
+        }
         Options { names, .. } => names.clone(),
     };
-    let mut packages = vec!["--release", "--lib", "--bins", "-p", "lorchestra-cli", "-p", "bench-parts", "-p", "bench-plugin"];
+    let mut packages = if options.dev { Vec::new() } else { vec!["--release"] };
+    packages.extend(["--lib", "--bins", "-p", "lorchestra-cli", "-p", "bench-parts", "-p", "bench-plugin"]);
     if names.contains(&Name::Deliver) {
         // With its servers; in one build, so that shared crates are built once.
         packages.extend(["-p", "lorchestra-tests"]);
@@ -116,10 +137,11 @@ pub(crate) fn run(options: &Options) -> Result {
     println!("{}", report.machine());
     for name in names {
         // A separate sandbox each, so that no bench uses another's store.
-        let site = Site { sandbox: Sandbox::new(&target.join("bench"), &target)?, target: target.clone() };
+        let site = Site { sandbox: Sandbox::new(&target.join("bench"), &target)?, target: target.clone(), is_trial: false };
         plugins::install(&target.join("libbench_plugin.so"), &site.sandbox.plugins())?;
         let table = match name {
             Name::List => list::run(&site)?,
+            Name::Start => start::run(&site)?,
             Name::Run => run::run(&site)?,
             Name::Backfill => backfill::run(&site)?,
             Name::Emit => emit::run(&site)?,
@@ -131,10 +153,28 @@ pub(crate) fn run(options: &Options) -> Result {
             Name::Deliver => deliver::run(&site)?,
             Name::Canonicalize => canonicalize::run(&site)?,
             Name::Taps => taps::run(&site)?,
+            Name::Temporal => temporal::run(&site)?,
             Name::Documents => documents::run(&site)?,
         };
         println!("\n{}\n\n{table}", name.key());
         report.add(name.key(), table);
     }
     if options.write { report.write() } else { Ok(()) }
+}
+
+/// Runs benches with little data and the dev build.
+fn trial(names: &[Name]) -> Result {
+    let target = cargo::built("debug")?;
+    for name in names {
+        let site = Site { sandbox: Sandbox::new(&target.join("bench"), &target)?, target: target.clone(), is_trial: true };
+        let table = match name {
+            Name::Canonicalize => canonicalize::run(&site)?,
+            Name::Taps => taps::run(&site)?,
+            Name::Documents => documents::run(&site)?,
+            Name::Temporal => temporal::run(&site)?,
+            other => return Err(format!("--trial: {} has no small form", other.key()).into()),
+        };
+        println!("\n{}\n\n{table}", name.key());
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: a Debian package and an archive with an install script, both of one tree of files below `target/dist`.
+//! `cargo xtask dist`: a Debian package and an archive with an install script, both of one tree of files below `target/packages`.
 //!
 //! Builds the binary (or takes the dev build, for tests), asks it for its man pages and completions, and adds the units of
 //! docs/guides/sandbox.md. Uses Debian's own tools: `tar`, `gzip`, and `dpkg-deb` if there is one; a build machine needs nothing else. The
@@ -14,15 +14,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tree::Tree;
 
-/// Features of the distributed binary.
-const FEATURES: &str = "";
-
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The build to package; dev takes the binary of the tests, which is large but there
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
-    /// Directory to write to, instead of target/dist
+    /// Directory to write to, instead of target/packages
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Make only this
@@ -61,7 +58,7 @@ struct Release {
 
 pub(crate) fn run(options: &Options) -> Result {
     let binary = binary(options.profile)?;
-    let out = options.out.clone().map_or_else(|| Ok::<_, Box<dyn std::error::Error>>(cargo::target()?.join("dist")), Ok)?;
+    let out = options.out.clone().map_or_else(|| Ok::<_, Box<dyn std::error::Error>>(cargo::target()?.join("packages")), Ok)?;
     std::fs::create_dir_all(&out)?;
     let version = printed(Command::new(&binary).arg("--version"))?;
     let version = version.trim().strip_prefix("lorchestra ").ok_or("the binary prints no version")?.to_owned();
@@ -87,13 +84,10 @@ pub(crate) fn run(options: &Options) -> Result {
 /// The binary to package, built if it is the release.
 fn binary(profile: Profile) -> Result<PathBuf> {
     if profile == Profile::Release {
-        let mut args = vec!["--release", "-p", "lorchestra-cli"];
-        if !FEATURES.is_empty() {
-            args.extend(["--features", FEATURES]);
-        }
-        cargo::build(&args)?;
+        // Default features are all of them.
+        cargo::build(&["--profile", "dist", "-p", "lorchestra-cli"])?;
     }
-    let path = cargo::built(if profile == Profile::Release { "release" } else { "debug" })?.join("lorchestra");
+    let path = cargo::built(if profile == Profile::Release { "dist" } else { "debug" })?.join("lorchestra");
     if path.is_file() { Ok(path) } else { Err(format!("{} is not built: run cargo build --workspace", path.display()).into()) }
 }
 

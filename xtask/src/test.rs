@@ -116,14 +116,17 @@ fn async_jobs() -> Result {
     Ok(())
 }
 
-/// The tests that `cargo xtask soak` repeats: those that use LORCHESTRA_TEST_ROUNDS, and the one that waits longest.
-const SOAKED: [&str; 6] = [
+/// The tests that `cargo xtask soak` repeats: those that use LORCHESTRA_TEST_ROUNDS, the one that waits longest, and those that are too large for
+/// every run.
+const SOAKED: [&str; 8] = [
     "crash::killed::nothing_acknowledged",
     "delivery::sending::a_kill_during_delivery",
     "delivery::second_emulator",
     "delivery::jsonl::no_kill_loses",
     "catalog::locked::swapping",
     "crash::trouble::a_store_that_is_locked_for_longer",
+    "operator::browser",
+    "operator::runbooks::backlog_of_a_million_events",
 ];
 
 /// Runs a group of many windows on Temporal, with everything killed in between.
@@ -139,8 +142,20 @@ pub(crate) fn soak(rounds: u32) -> Result {
     if let Err(why) = lorchestra_test_setup::venv::ensure_second_emulator(&cargo::target()?) {
         println!("without the second BigQuery emulator: {why}");
     }
+    if let Err(why) = lorchestra_test_setup::chromium::ensure(&cargo::target()?) {
+        println!("without Chromium: {why}");
+    }
     let mut test = test(&["--test", "e2e", "--", "--nocapture"])?;
+    test.env("LORCHESTRA_TEST_BACKLOG", "1000000");
     cargo::run(test.args(SOAKED).env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
+}
+
+/// Runs a group of many windows on Slurm, with nodes killed and frozen, then measures windows per second beside an array of `true`.
+pub(crate) fn soak_slurm(windows: u32) -> Result {
+    cargo::build(&cargo::TESTED)?;
+    let mut test = test(&["--test", "e2e", "--", "--nocapture", "--test-threads=1", "--include-ignored"])?;
+    let topics = ["engines::slurm::every_window", "engines::slurm::windows_per_second"];
+    cargo::run(test.args(topics).env("LORCHESTRA_TEST_WINDOWS", windows.to_string()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "build machines set CI=true")]

@@ -124,6 +124,10 @@ impl<'a> Word<'a> {
         let (data, after) = rest.split_once("?=")?;
         let bytes = match encoding {
             "b" | "B" => base64(data)?,
+            "q" | "Q" if !data.is_ascii() => {
+                let bytes = with_raw_characters(data, charset).into_bytes();
+                return Some(Self { charset: "utf-8", bytes, len: text.len() - after.len() });
+            }
             "q" | "Q" => quoted(data),
             _ => return None,
         };
@@ -144,6 +148,18 @@ fn base64(data: &str) -> Option<Vec<u8>> {
         bytes.extend(LENIENT.decode(piece.as_bytes().get(..whole)?).ok()?);
     }
     Some(bytes)
+}
+
+/// Decodes a word that also contains characters that should have been encoded. They are characters already, in no charset.
+fn with_raw_characters(data: &str, charset: &str) -> String {
+    let mut text = String::new();
+    for piece in data.split_inclusive(|c: char| !c.is_ascii()) {
+        let raw = piece.chars().next_back().filter(|c| !c.is_ascii());
+        let encoded = &piece[..piece.len() - raw.map_or(0, char::len_utf8)];
+        text.push_str(&charset::decode(&quoted(encoded), charset).text);
+        text.extend(raw);
+    }
+    text
 }
 
 fn quoted(data: &str) -> Vec<u8> {
@@ -185,6 +201,9 @@ mod tests {
             ("=?hz-gb-2312?Q?~{<:Ky~}?=", "己所"),
             ("=?utf-8?X?abc?= =?utf-8?B?%?=", "=?utf-8?X?abc?= =?utf-8?B?%?="),
             ("=?utf-8?Q?with space?=", "with space"),
+            // Characters that should have been encoded.
+            ("=?iso-8859-1?Q?Die_Fr\u{f6}sche_=FC?= =?iso-8859-1?Q?\u{e4}?=", "Die Frösche üä"),
+            ("=?utf-8?Q?\u{f6}=C3=B6?=", "öö"),
             ("=?utf-8?Q??=x", "x"),
             ("=?x-made-up?Q?Total_42=FF?=", "Total 42\u{fffd}"),
             ("=?utf-8?Q?a=0D=0AX:_y?=", "a  X: y"),
@@ -199,6 +218,7 @@ mod tests {
         assert_eq!(normal(b"=?utf-8?B?SsO2cmcgTcO8bGxlcg?= <j@x.example>"), "=?utf-8?B?SsO2cmcgTcO8bGxlcg==?= <j@x.example>");
         assert_eq!(normal(b"\"=?utf-8?Q?a,_b?=\" <a@x>"), "\"=?utf-8?B?YSwgYg==?=\" <a@x>");
         assert_eq!(normal(b"J\xf6rg <j@x.example>"), "Jörg <j@x.example>");
+        assert_eq!(normal(b"=?iso-8859-1?Q?J\xf6rg?= <j@x>"), format!("=?utf-8?B?{}?= <j@x>", STANDARD.encode("Jörg")));
         assert!(matches!(normalize("Jörg".as_bytes()), Cow::Borrowed(_)));
     }
 }

@@ -195,7 +195,10 @@ fn list(
             None => "manually".to_owned(),
         };
         let (at, moved_at) = (exactly(bookmark.at), show::time(bookmark.moved_at));
-        printer.line(format_args!("{name:names$}  {account:accounts$}  {at}  set {moved_at} {by}"));
+        let line = format!("{name:names$}  {account:accounts$}  {at}  set {moved_at} {by}");
+        // `runs show` has the time.
+        let is_wide = printer.width().is_some_and(|width| line.chars().count() > width);
+        printer.line(if is_wide { format!("{name:names$}  {account:accounts$}  {at}  {by}") } else { line });
     }
     Ok(Code::Success)
 }

@@ -53,6 +53,8 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("destinations.jsonl.dir", "none", "directory for JSON Lines files"),
     ("destinations.jsonl.rotate_size", "64M", "start a new file before this size"),
     ("destinations.jsonl.rotate", "day", "also start a new file each day, or never"),
+    ("destinations.openlineage.url", "none", "lineage backend, such as http://marquez:5000"),
+    ("destinations.openlineage.namespace", "lorchestra", "namespace of the jobs"),
     ("delivery.timeout", "10s", "how long a run waits for its last events to be delivered"),
     ("job.\"package/job\".timeout", "none", "stop an attempt that runs longer"),
     ("job.\"package/job\".grace", "10s", "wait between SIGTERM and SIGKILL"),

@@ -5,9 +5,10 @@ use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, setup};
 use lorchestra_core::delivery::jsonl::{self, JsonlConfig};
+use lorchestra_core::delivery::openlineage::{OpenLineage, OpenLineageConfig};
+use lorchestra_core::delivery::{Destination as _, DestinationConfig};
 use lorchestra_core::plan::duration;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ pub(super) fn set_up(
         match to {
             DestinationConfig::BigQuery(config) => table(config, dry_run, timeout.unwrap_or(PROBE), printer)?,
             DestinationConfig::Jsonl(config) => directory(&config, dry_run, printer)?,
+            DestinationConfig::OpenLineage(config) => endpoint(config, dry_run, printer)?,
         }
     }
     Ok(Code::Success)
@@ -83,6 +85,18 @@ fn directory(config: &JsonlConfig, dry_run: bool, printer: &mut Printer) -> Resu
     }
     jsonl::set_up(config).map_err(|refusal| refused(&refusal))?;
     printer.good(format_args!("{dir} is ready: wrote and removed a test file"));
+    Ok(())
+}
+
+fn endpoint(config: OpenLineageConfig, dry_run: bool, printer: &mut Printer) -> Result<(), CommandError> {
+    let url = config.url.clone();
+    if dry_run {
+        printer.line(format_args!("{url} needs no changes"));
+        return Ok(());
+    }
+    let mut backend = OpenLineage::new(config);
+    blocking(async { backend.connect().await })?.map_err(|refusal| refused(&refusal))?;
+    printer.good(format_args!("{url} answers"));
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use super::bigquery::{BigQuery, BigQueryConfig};
 use super::jsonl::{Jsonl, JsonlConfig};
 use super::live::{FlushRequest, Live, Report};
+use super::openlineage::{OpenLineage, OpenLineageConfig};
 use super::{BatchTarget, DeliveryError, DeliveryPolicy, Destination, Landed, Row, Slot};
 use crate::host::signals::Signals;
 use crate::host::state::StateDir;
@@ -11,23 +12,26 @@ use std::io;
 
 /// A configured destination. There is at most one of each type.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "there are two at most, and they are passed by reference")]
+#[expect(clippy::large_enum_variant, reason = "there are three at most, and they are passed by reference")]
 pub enum DestinationConfig {
     /// A table of BigQuery.
     BigQuery(BigQueryConfig),
     /// A directory of JSON lines.
     Jsonl(JsonlConfig),
+    /// A lineage backend.
+    OpenLineage(OpenLineageConfig),
 }
 
 impl DestinationConfig {
     /// Names of all types, in the order in which they are listed.
-    pub const NAMES: [&'static str; 2] = ["bigquery", "jsonl"];
+    pub const NAMES: [&'static str; 3] = ["bigquery", "jsonl", "openlineage"];
 
     /// The name in the store, in the configuration and on the command line.
     pub fn name(&self) -> &'static str {
         match self {
             Self::BigQuery(_) => "bigquery",
             Self::Jsonl(_) => "jsonl",
+            Self::OpenLineage(_) => "openlineage",
         }
     }
 
@@ -36,6 +40,7 @@ impl DestinationConfig {
         match self {
             Self::BigQuery(_) => "BigQuery",
             Self::Jsonl(_) => "jsonl",
+            Self::OpenLineage(_) => "OpenLineage",
         }
     }
 
@@ -44,6 +49,7 @@ impl DestinationConfig {
         match self {
             Self::BigQuery(_) => "table",
             Self::Jsonl(_) => "directory",
+            Self::OpenLineage(_) => "endpoint",
         }
     }
 
@@ -55,6 +61,7 @@ impl DestinationConfig {
         Ok(match self {
             Self::BigQuery(config) => AnyDestination::BigQuery(Box::new(BigQuery::new(config)?)),
             Self::Jsonl(config) => AnyDestination::Jsonl(Jsonl::new(config)),
+            Self::OpenLineage(config) => AnyDestination::OpenLineage(OpenLineage::new(config)),
         })
     }
 }
@@ -103,6 +110,8 @@ pub enum AnyDestination {
     BigQuery(Box<BigQuery>),
     /// A directory of JSON lines.
     Jsonl(Jsonl),
+    /// A lineage backend.
+    OpenLineage(OpenLineage),
 }
 
 macro_rules! each {
@@ -110,6 +119,7 @@ macro_rules! each {
         match $of {
             AnyDestination::BigQuery($one) => $call,
             AnyDestination::Jsonl($one) => $call,
+            AnyDestination::OpenLineage($one) => $call,
         }
     };
 }

@@ -74,6 +74,8 @@ pub(crate) fn terminal(outcome: &Outcome, attempt: u32, facts: &Facts, earlier: 
         artifacts: Vec::new(),
         counters: BTreeMap::new(),
         progress: None,
+        inputs: Vec::new(),
+        outputs: Vec::new(),
         earlier_attempts: earlier,
         failure: match outcome {
             Outcome::Completed => None,

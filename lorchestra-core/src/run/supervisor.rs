@@ -68,6 +68,8 @@ pub struct WorkerEnv<'a> {
     pub log_max: u64,
     /// Whether to refuse events with a number that loses precision in 64 bits.
     pub strict_numbers: bool,
+    /// Whether an observer exports spans: a job then gets the span of its attempt as `TRACEPARENT`, otherwise that of the caller.
+    pub exports_spans: bool,
 }
 
 /// The environment of a run.

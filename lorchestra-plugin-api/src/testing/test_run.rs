@@ -212,6 +212,16 @@ impl TestRun {
         self.recorded.results.counters.get(name).copied().unwrap_or_default()
     }
 
+    /// Returns namespace and name of the data that it has read ([`JobContext::input`](crate::JobContext::input)), in order.
+    pub fn inputs(&self) -> Vec<(&str, &str)> {
+        self.recorded.results.inputs.iter().map(|data| (data.namespace.as_str(), data.name.as_str())).collect()
+    }
+
+    /// Returns namespace and name of the data that it has written ([`JobContext::output`](crate::JobContext::output)), in order.
+    pub fn outputs(&self) -> Vec<(&str, &str)> {
+        self.recorded.results.outputs.iter().map(|data| (data.namespace.as_str(), data.name.as_str())).collect()
+    }
+
     /// Returns the package's data directory. It exists if the job called `data_dir` or the test wrote to it.
     pub fn data_dir(&self) -> PathBuf {
         self.data.path().join(&self.package)

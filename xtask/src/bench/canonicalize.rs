@@ -12,6 +12,7 @@ const ROUNDS: usize = 11;
 const AT_LEAST: f64 = 10.0;
 /// Number of copies of the 35 messages, and of random bytes attached to each.
 const INPUTS: [(u32, u32); 2] = [(100, 0), (20, 100_000)];
+const TRIAL: [(u32, u32); 2] = [(1, 0), (1, 1000)];
 
 pub(super) fn run(site: &Site) -> Result<String> {
     plugins::install(&site.target.join("libcanonizer.so"), &site.sandbox.plugins())?;
@@ -20,7 +21,7 @@ pub(super) fn run(site: &Site) -> Result<String> {
          | --- | ---: | ---: | ---: | ---: | ---: |",
     );
     let mut agreement = Vec::new();
-    for (copies, attachment) in INPUTS {
+    for (copies, attachment) in if site.is_trial { TRIAL } else { INPUTS } {
         let (row, agreed) = compare(site, copies, attachment)?;
         table.push_str(&row);
         agreement.push(agreed);
@@ -41,7 +42,7 @@ fn compare(site: &Site, copies: u32, attachment: u32) -> Result<(String, String)
     let mut script = python(site, "canonicalize", &[&lines, &theirs])?;
     let (mut job_took, mut script_took) = (Vec::new(), Vec::new());
     // The first round creates the store and warms Python's caches.
-    for round in 0..=ROUNDS {
+    for round in 0..=if site.is_trial { 1 } else { ROUNDS } {
         let (job, script) = (whole(&mut job)?, whole(&mut script)?);
         if round > 0 {
             job_took.push(job);

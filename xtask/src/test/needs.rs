@@ -85,7 +85,7 @@ const DOWNLOADS: [Need; 9] = [
     },
     Need {
         name: "validators of formats",
-        download: "kubernetes-validate and prometheus-client from PyPI, 20 MB",
+        download: "kubernetes-validate, prometheus-client and openlineage-python from PyPI, 60 MB",
         seconds: 10,
         markers: &["venv::ensure_formats"],
         made: &["formats-venv/lorchestra-stamp"],

@@ -41,6 +41,13 @@ pub(super) fn configuration(settings: &Settings, findings: &mut Vec<Finding>) {
         )),
         Ok(_) => findings.push(Finding::ok("configuration", path)),
     }
+    if let Some(name) = settings.unsupported_telemetry() {
+        findings.push(Finding::warning(
+            "configuration",
+            format!("{name} is set, but this lorchestra was built without OpenTelemetry"),
+            "build it with the feature otel, which is on by default, or unset the variable",
+        ));
+    }
     if let Some(other) = &settings.second_store {
         findings.push(Finding::warning(
             "configuration",

@@ -17,7 +17,8 @@ h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}
 .numbers{display:flex;flex-wrap:wrap;gap:1rem}.numbers div{background:var(--soft);border:1px solid var(--line);border-radius:6px;padding:.5rem 1rem}
 .numbers b{display:block;font-size:1.4rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.25rem .6rem;border-bottom:1px solid var(--line);white-space:nowrap}
-td.n,th.n{text-align:right}svg{max-width:100%;height:auto}
+td.n,th.n{text-align:right}svg{max-width:100%;height:auto}svg.chart{width:100%;min-width:44rem;max-width:none}
+.key{display:inline-block;width:.8rem;height:.8rem;margin:0 .3rem 0 .8rem}.key.g{background:var(--good)}.key.m{background:var(--mixed)}.key.b{background:var(--bad)}
 .g{fill:var(--good)}.b{fill:var(--bad)}.m{fill:var(--mixed)}.e{fill:var(--soft)}text{fill:var(--fg);font:12px system-ui,sans-serif}";
 
 pub(super) fn html(summary: &Summary) -> String {
@@ -37,8 +38,8 @@ pub(super) fn html(summary: &Summary) -> String {
         out.push_str("<p>No runs in this period.</p>\n");
     } else {
         timeline(&mut out, summary);
-        jobs(&mut out, summary);
         causes(&mut out, summary);
+        jobs(&mut out, summary);
         top(&mut out, "Slowest runs", "duration", &summary.slowest, took);
         top(&mut out, "Runs with most memory", "peak memory", &summary.largest, |kib| format!("{} MiB", (kib + 1023) / 1024));
     }
@@ -79,16 +80,21 @@ fn numbers(out: &mut String, summary: &Summary) {
 
 /// Draws a row for each job and a cell for each interval: green if all its runs completed, red if none did.
 fn timeline(out: &mut String, summary: &Summary) {
-    let (left, cell, row) = (260, 6, 18);
-    let rows = summary.jobs.len().min(ROWS);
-    let (width, height) = (left + cell * STRIPS, row * rows);
+    let (left, top, cell, row) = (260, 18, 6, 18);
+    let shown = shown(summary);
+    let (width, height) = (left + cell * STRIPS, top + row * shown.len());
+    let day = |at: i64| show::time(at).chars().take(10).collect::<String>();
     let _ = write!(
         out,
-        "<h2>Timeline</h2><div class=\"wide\"><svg role=\"img\" aria-label=\"runs by job and time\" viewBox=\"0 0 {width} {height}\" \
-         width=\"{width}\" height=\"{height}\">"
+        "<h2>Timeline</h2><p>Runs of an interval: <span class=\"key g\"></span>all completed <span class=\"key m\"></span>some failed \
+         <span class=\"key b\"></span>none completed</p><div class=\"wide\"><svg class=\"chart\" role=\"img\" \
+         aria-label=\"runs by job and time\" viewBox=\"0 0 {width} {height}\"><text x=\"{left}\" y=\"12\">{}</text>\
+         <text x=\"{width}\" y=\"12\" text-anchor=\"end\">{}</text>",
+        day(summary.from),
+        day(summary.until)
     );
-    for (y, (name, job)) in summary.jobs.iter().take(ROWS).enumerate() {
-        let _ = write!(out, "<text x=\"0\" y=\"{}\">{}</text>", y * row + 13, escaped(&show::fitted(name, 40)));
+    for (y, (name, job)) in shown.into_iter().enumerate() {
+        let _ = write!(out, "<text x=\"0\" y=\"{}\">{}</text>", top + y * row + 13, escaped(&show::fitted(name, 40)));
         for (x, [good, bad]) in job.strips.iter().enumerate() {
             let class = match (good, bad) {
                 (0, 0) => "e",
@@ -96,14 +102,23 @@ fn timeline(out: &mut String, summary: &Summary) {
                 (0, _) => "b",
                 _ => "m",
             };
-            let (x, y) = (left + x * cell, y * row + 2);
+            let (x, y) = (left + x * cell, top + y * row + 2);
             let _ = write!(out, "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{}\"/>", cell - 1, row - 4);
         }
     }
     out.push_str("</svg></div>\n");
     if summary.jobs.len() > ROWS {
-        let _ = write!(out, "<p>The first {ROWS} of {} jobs.</p>", summary.jobs.len());
+        let _ = write!(out, "<p>The {ROWS} of {} jobs with the most failures.</p>", summary.jobs.len());
     }
+}
+
+/// The jobs of the timeline, by name: those with the most failures if there are too many.
+fn shown(summary: &Summary) -> Vec<(&String, &JobRuns)> {
+    let mut jobs: Vec<(&String, &JobRuns)> = summary.jobs.iter().collect();
+    jobs.sort_by_key(|(_, job)| std::cmp::Reverse(count(job, "failed") + count(job, "refused")));
+    jobs.truncate(ROWS);
+    jobs.sort_by_key(|(name, _)| *name);
+    jobs
 }
 
 fn jobs(out: &mut String, summary: &Summary) {

@@ -19,6 +19,7 @@ use crate::run::error::RunError;
 use crate::run::intake::{Idle, IntakeError, Work};
 use crate::run::log::{self, Log};
 use crate::run::note::Note;
+use crate::run::trace_context::RunTrace;
 use crate::run::traces::{has_content, remove_temp};
 use crate::run::worker::order::WorkerInput;
 use crate::spool::record::Final;
@@ -81,8 +82,13 @@ impl AttemptRunner<'_> {
             (process::STATE, self.env.state.id().to_owned()),
             ("LORCHESTRA_ATTEMPT", attempt.to_string()),
         ];
-        // Processes that the job starts, and libraries that support OpenTelemetry, continue the caller's trace.
-        environment.extend(self.spec.trace_parent.iter().map(|parent| ("TRACEPARENT", parent.clone())));
+        // Processes that the job starts, and libraries that support OpenTelemetry, continue the trace.
+        let caller = self.spec.trace_parent.as_deref();
+        let parent = match self.env.worker.exports_spans {
+            true => Some(RunTrace::of(self.run_id, caller).for_job(attempt)),
+            false => caller.map(str::to_owned),
+        };
+        environment.extend(parent.map(|parent| ("TRACEPARENT", parent)));
         let title = format!("{}/{}", self.spec.package, self.spec.job);
         // Only if it is another directory: entering the current one again may not even be permitted.
         let elsewhere = |directory: &&Path| std::env::current_dir().ok().as_deref() != Some(*directory);

@@ -22,6 +22,8 @@ pub(crate) fn produce(
     std::fs::set_permissions(&locked, std::os::unix::fs::PermissionsExt::from_mode(0o500))?;
     std::fs::write(&artifact, format!("of attempt {}", cx.attempt()))?;
     cx.artifact(&artifact)?;
+    cx.input("file", "/srv/orders.csv")?;
+    cx.output("bigquery", "shop.raw.orders")?;
     cx.count("rows.read", 3)?;
     cx.count("rows.read", 4)?;
     cx.progress(7, 9);

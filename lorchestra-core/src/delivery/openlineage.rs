@@ -1,0 +1,182 @@
+//! OpenLineage as a [`Destination`]: the starts and ends of runs, with the data that they read and write, as run events for a lineage
+//! backend (Marquez, DataHub, Dataplex).
+//!
+//! Of the rows it gets, only lorchestra's own events become requests; the others are passed over. One request is sent for each event, in
+//! order, and a batch whose result is unknown is resent: backends identify an event by run and type, so it counts once. Talks only to
+//! the backend's HTTP endpoint. What the server refuses for its content is set aside, as rows of a table are.
+
+mod event;
+#[cfg(test)]
+mod tests;
+
+use super::{BatchTarget, DeliveryError, DeliveryPolicy, Destination, Landed, RefusedRow, Row, Slot};
+use crate::text;
+use reqwest::StatusCode;
+use std::collections::HashSet;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// Maximum number of rows in a batch, of which few are runs.
+const ROWS: usize = 1000;
+/// Approximate maximum size of a batch in bytes.
+const BYTES: usize = 1 << 20;
+/// Time limit of a request, and of connecting.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT: Duration = Duration::from_secs(5);
+/// Maximum length of a server's answer in a message, in characters.
+const ANSWER: usize = 200;
+/// The endpoint below the URL, unless configured otherwise.
+pub const ENDPOINT: &str = "api/v1/lineage";
+
+/// The user's configuration.
+#[derive(Clone, PartialEq, Eq)]
+pub struct OpenLineageConfig {
+    /// The address of the endpoint, such as `http://marquez:5000/api/v1/lineage`.
+    pub url: String,
+    /// The namespace of the jobs.
+    pub namespace: String,
+    /// A bearer token.
+    pub api_key: Option<Zeroizing<String>>,
+}
+
+impl std::fmt::Debug for OpenLineageConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { url, namespace, api_key } = self;
+        let key = api_key.as_ref().map(|_| "…");
+        f.debug_struct("OpenLineageConfig").field("url", url).field("namespace", namespace).field("api_key", &key).finish()
+    }
+}
+
+/// A lineage backend.
+#[derive(Debug)]
+pub struct OpenLineage {
+    config: OpenLineageConfig,
+    client: Option<reqwest::Client>,
+}
+
+impl OpenLineage {
+    /// Creates the destination without a connection.
+    pub fn new(config: OpenLineageConfig) -> Self {
+        Self { config, client: None }
+    }
+
+    async fn post(&self, client: &reqwest::Client, body: String) -> Result<(), Answer> {
+        let mut request = client.post(&self.config.url).header("content-type", "application/json").body(body);
+        if let Some(key) = &self.config.api_key {
+            request = request.bearer_auth(key.as_str());
+        }
+        let answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => return Err(Answer::Failed(self.later(text::chain(&error.without_url()), None))),
+        };
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+        let body = answer.text().await.unwrap_or_default();
+        let reason = text::shortened(&text::first_line(&format!("{status}: {}", body.trim())), ANSWER);
+        Err(self.classify(status, reason, after.map(Duration::from_secs)))
+    }
+
+    fn classify(&self, status: StatusCode, reason: String, after: Option<Duration>) -> Answer {
+        let about = format!("{}: {reason}", self.config.url);
+        Answer::Failed(match status {
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE => {
+                return Answer::Refused(reason);
+            }
+            StatusCode::UNAUTHORIZED => DeliveryError::Unauthenticated(format!("{about}; check OPENLINEAGE_API_KEY")),
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
+                DeliveryError::TargetMissing(format!("{about}; check destinations.openlineage.url"))
+            }
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => self.later(reason, after),
+            status if status.is_server_error() => self.later(reason, after),
+            _ => DeliveryError::Denied(about),
+        })
+    }
+
+    fn later(&self, reason: String, after: Option<Duration>) -> DeliveryError {
+        DeliveryError::Later { reason: format!("{}: {reason}", self.config.url), after, perhaps_request: false }
+    }
+}
+
+/// Why an event was not accepted.
+enum Answer {
+    /// Because of its content.
+    Refused(String),
+    Failed(DeliveryError),
+}
+
+impl Destination for OpenLineage {
+    fn name(&self) -> &str {
+        &self.config.url
+    }
+
+    fn route(&self) -> String {
+        self.config.url.clone()
+    }
+
+    fn advice(&self) -> &'static str {
+        "check the backend's log"
+    }
+
+    fn uses_streams(&self) -> bool {
+        false
+    }
+
+    fn policy(&self) -> DeliveryPolicy {
+        DeliveryPolicy::new(ROWS, BYTES)
+    }
+
+    async fn connect(&mut self) -> Result<(), DeliveryError> {
+        if self.client.is_none() {
+            // No redirect: requests carry a secret.
+            let builder = reqwest::Client::builder().timeout(TIMEOUT).connect_timeout(CONNECT);
+            let client = builder.redirect(reqwest::redirect::Policy::none()).build();
+            self.client = Some(client.map_err(|e| DeliveryError::Denied(format!("no HTTP client: {}", e.without_url())))?);
+        }
+        let Some(client) = &self.client else { return Ok(()) };
+        let mut request = client.head(&self.config.url);
+        if let Some(key) = &self.config.api_key {
+            request = request.bearer_auth(key.as_str());
+        }
+        // Any answer shows a server. Few of them support this method here, so other statuses mean nothing.
+        match request.send().await {
+            Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED => Err(DeliveryError::Unauthenticated(format!(
+                "{}: {}; check OPENLINEAGE_API_KEY",
+                self.config.url,
+                answer.status()
+            ))),
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.later(text::chain(&error.without_url()), None)),
+        }
+    }
+
+    async fn create_stream(&mut self) -> Result<String, DeliveryError> {
+        Err(DeliveryError::Denied("OpenLineage has no streams".into()))
+    }
+
+    async fn append(&mut self, _: BatchTarget<'_>, rows: &[Row]) -> Result<Landed, DeliveryError> {
+        let client = self.client.as_ref().ok_or_else(|| DeliveryError::Denied("not connected".into()))?;
+        let mut refused = Vec::new();
+        for (index, row) in rows.iter().enumerate() {
+            let Some(event) = event::of(row, &self.config.namespace) else { continue };
+            match self.post(client, event).await {
+                Ok(()) => {}
+                Err(Answer::Refused(reason)) => refused.push(RefusedRow { index, reason }),
+                Err(Answer::Failed(error)) => return Err(error),
+            }
+        }
+        // The others of the batch are sent again without these.
+        if refused.is_empty() { Ok(Landed::Now) } else { Err(DeliveryError::Rows(refused)) }
+    }
+
+    async fn finalize(&mut self, _: Slot<'_>, _: &[Row]) -> Result<i64, DeliveryError> {
+        Err(DeliveryError::StreamGone("OpenLineage has no streams".into()))
+    }
+
+    /// Backends have no common way to ask for an event.
+    async fn present(&mut self, _: &[Row]) -> Result<HashSet<String>, DeliveryError> {
+        Err(DeliveryError::Denied("a lineage backend cannot be asked which events it has".into()))
+    }
+}
