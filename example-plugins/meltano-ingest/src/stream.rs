@@ -348,6 +348,8 @@ impl Stream {
             widened: self.widened.clone(),
         };
         self.marked = (lengths, self.counts.clone());
+        // Rows after the last mark were left in memory by the last sync.
+        self.unsynced |= self.is_dirty;
         self.is_dirty = false;
     }
 

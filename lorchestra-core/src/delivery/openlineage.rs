@@ -16,8 +16,11 @@ use std::collections::HashSet;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// Maximum number of rows in a batch, of which few are runs.
-const ROWS: usize = 1000;
+/// Maximum number of rows in a batch. Each may be a request, and the batch counts only when all have been answered: a slow backend must
+/// answer that many within the time that a run has for delivery.
+const ROWS: usize = 25;
+/// The name of the destination's target. Not the address: when it changes, what was sent to the old one is sent to the new one.
+const NAME: &str = "the lineage backend";
 /// Approximate maximum size of a batch in bytes.
 const BYTES: usize = 1 << 20;
 /// Time limit of a request, and of connecting.
@@ -90,6 +93,8 @@ impl OpenLineage {
                 DeliveryError::TargetMissing(format!("{about}; check destinations.openlineage.url"))
             }
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => self.later(reason, after),
+            // Perhaps because of this event: some backends answer so for a name that is too long.
+            StatusCode::INTERNAL_SERVER_ERROR => DeliveryError::Later { reason: about, after, perhaps_request: true },
             status if status.is_server_error() => self.later(reason, after),
             _ => DeliveryError::Denied(about),
         })
@@ -109,6 +114,10 @@ enum Answer {
 
 impl Destination for OpenLineage {
     fn name(&self) -> &str {
+        NAME
+    }
+
+    fn server(&self) -> &str {
         &self.config.url
     }
 
@@ -158,25 +167,36 @@ impl Destination for OpenLineage {
 
     async fn append(&mut self, _: BatchTarget<'_>, rows: &[Row]) -> Result<Landed, DeliveryError> {
         let client = self.client.as_ref().ok_or_else(|| DeliveryError::Denied("not connected".into()))?;
-        let mut refused = Vec::new();
+        let mut refused: Vec<RefusedRow> = Vec::new();
+        let mut sent = 0;
         for (index, row) in rows.iter().enumerate() {
             let Some(event) = event::of(row, &self.config.namespace) else { continue };
+            sent += 1;
             match self.post(client, event).await {
                 Ok(()) => {}
                 Err(Answer::Refused(reason)) => refused.push(RefusedRow { index, reason }),
-                Err(Answer::Failed(error)) => return Err(error),
+                Err(Answer::Failed(error)) if refused.is_empty() => return Err(error),
+                // What is refused is known; the others are sent again.
+                Err(Answer::Failed(_)) => break,
             }
         }
-        // The others of the batch are sent again without these.
-        if refused.is_empty() { Ok(Landed::Now) } else { Err(DeliveryError::Rows(refused)) }
+        match refused.first() {
+            None => Ok(Landed::Now),
+            // Rows that are not sent prove nothing.
+            Some(first) if sent > 1 && refused.len() == sent && refused.iter().all(|row| row.reason == first.reason) => {
+                Err(DeliveryError::EveryRow(format!("{}: it refuses every event: {}", self.config.url, first.reason)))
+            }
+            // The others of the batch are sent again without these.
+            Some(_) => Err(DeliveryError::Rows(refused)),
+        }
     }
 
     async fn finalize(&mut self, _: Slot<'_>, _: &[Row]) -> Result<i64, DeliveryError> {
         Err(DeliveryError::StreamGone("OpenLineage has no streams".into()))
     }
 
-    /// Backends have no common way to ask for an event.
+    /// Backends have no common way to ask for an event, and it does no harm to send one again.
     async fn present(&mut self, _: &[Row]) -> Result<HashSet<String>, DeliveryError> {
-        Err(DeliveryError::Denied("a lineage backend cannot be asked which events it has".into()))
+        Ok(HashSet::new())
     }
 }

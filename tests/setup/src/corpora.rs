@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `mail-parser` | the crate `mail-parser`, in the version of Cargo.lock |
 //! | `mailparser` | the source package of `mail-parser` on PyPI |
-//! | `cpython` | the tests of Python's own `email`, as installed with the interpreter |
+//! | `cpython` | the tests of Python's own `email`, if they are installed with the interpreter (Debian's has a package of its own for them) |
 //!
 //! The sources of `postal-mime` and `mailparser` on npm contain no messages.
 
@@ -18,13 +18,17 @@ const MAILPARSER: &str = "mail-parser==4.8.0 --hash=sha256:602e659b159652d378b0f
 
 /// Copies the messages: by name, files that end with `.eml` or `.txt`, or have no extension.
 const COPY: &str = "
-import pathlib, sys, tarfile, test.test_email
+import pathlib, sys, tarfile
 to, archive, crate = map(pathlib.Path, sys.argv[1:])
 def write(corpus, name, data):
     (to / corpus).mkdir(parents=True, exist_ok=True)
     (to / corpus / (name.removesuffix('.txt').removesuffix('.eml') + '.eml')).write_bytes(data)
-for path in sorted((pathlib.Path(test.test_email.__file__).parent / 'data').glob('msg_*.txt')):
-    write('cpython', path.name, path.read_bytes())
+try:
+    import test.test_email
+    for path in sorted((pathlib.Path(test.test_email.__file__).parent / 'data').glob('msg_*.txt')):
+        write('cpython', path.name, path.read_bytes())
+except ImportError:
+    pass
 for path in sorted((crate / 'resources/eml').glob('*/*.eml')):
     write('mail-parser', path.parent.name + '-' + path.name, path.read_bytes())
 with tarfile.open(next(archive.glob('*.tar.gz'))) as packed:

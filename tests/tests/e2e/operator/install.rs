@@ -123,6 +123,11 @@ fn the_debian_package_is_installed_upgraded_and_removed_with_history_kept() {
         return;
     };
     assert!(fs::read(&first).unwrap() == fs::read(again).unwrap(), "the same sources give the same package");
+    // A container may allow no mounts, and a host no namespaces of users.
+    if !Root::as_root("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success()) {
+        eprintln!("NOT SHOWN: no mount namespace can be made here, so no root to install into");
+        return;
+    }
     let root = Root::new();
     let history = root.path.join("home/.local/state/lorchestra/lorchestra.db");
     let of_system = root.path.join("var/lib/lorchestra/state");

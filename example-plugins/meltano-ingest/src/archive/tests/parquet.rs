@@ -70,6 +70,21 @@ fn files_are_visible_when_their_state_is_stored() {
     assert_eq!((visible(dir.path()), state(dir.path())), ("a.00001: 1 2, a.00002: 3".into(), Some("4".into())), "no empty file");
 }
 
+/// A record waits in memory while an earlier state is stored, and then no other record comes.
+#[test]
+fn a_record_after_a_state_that_was_stored_late_is_stored_with_the_next_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut archive = open(dir.path(), NEVER);
+    record(&mut archive, "a", None, 1);
+    archive.mark(&raw("1")).unwrap();
+    record(&mut archive, "a", None, 2);
+    archive.commit().unwrap();
+    assert_eq!((visible(dir.path()), state(dir.path())), ("a.00001: 1".into(), Some("1".into())));
+    archive.mark(&raw("2")).unwrap();
+    archive.finish().unwrap();
+    assert_eq!((visible(dir.path()), state(dir.path())), ("a.00001: 1, a.00002: 2".into(), Some("2".into())));
+}
+
 #[test]
 fn a_kill_between_checkpoint_and_names_is_completed() {
     let dir = tempfile::tempdir().unwrap();
