@@ -7,6 +7,8 @@ mod delivery;
 mod dev;
 pub(crate) mod doctor;
 mod events;
+mod export;
+mod fleet;
 mod jobs;
 mod lane;
 mod metrics;
@@ -53,13 +55,13 @@ pub(crate) enum Command {
     /// Run one job
     #[command(before_help = run_job::EXAMPLES)]
     RunJob(Box<run_job::RunJob>),
-    /// Run a job for every window of a time range, on all processors
+    /// Run a job once for each window of a time range, several windows at a time
     #[command(before_help = backfill::EXAMPLES)]
     Backfill(Box<backfill::Backfill>),
-    /// Run the jobs of a file in stages, and print one summary
+    /// Run the jobs of a group file, stage by stage
     #[command(before_help = run_group::EXAMPLES, after_help = run_group::FILE_FORMAT)]
     RunGroup(run_group::RunGroup),
-    /// Run one window of a plan file: what an engine calls on each node
+    /// Run one window of a plan file (a workflow engine calls this on each node)
     #[command(before_help = run_window::EXAMPLES, after_help = run_window::EXIT_CODES)]
     RunWindow(run_window::RunWindow),
     /// Run the specs of a group that arrive on stdin
@@ -71,7 +73,7 @@ pub(crate) enum Command {
         before_help = "Examples:\n  lorchestra runs list\n  lorchestra runs show last\n  lorchestra runs logs ingester/extract_gmail"
     )]
     Runs(runs::Runs),
-    /// Show how each job is doing; exit 1 if one is failing or stale
+    /// Show the health of each job; exit 1 if one is failing or stale
     #[command(
         before_help = "Examples:\n  lorchestra status\n  lorchestra status --stale 26h\n  lorchestra status ingester --json",
         after_help = status::RULE
@@ -83,10 +85,10 @@ pub(crate) enum Command {
         after_help = metrics::RULE
     )]
     Metrics(metrics::Metrics),
-    /// Write a report about the last days as one HTML page
+    /// Write a report about the last days as a single HTML page
     #[command(before_help = "Examples:\n  lorchestra report -o report.html\n  lorchestra report --days 7 -o week.html")]
     Report(report::ReportCommand),
-    /// Print the completion script of a shell
+    /// Print a completion script for a shell
     #[command(
         before_help = "Examples:\n  lorchestra completions bash > ~/.local/share/bash-completion/completions/lorchestra\n  lorchestra completions fish > ~/.config/fish/completions/lorchestra.fish"
     )]
@@ -94,18 +96,21 @@ pub(crate) enum Command {
     /// Print the manual page, or write a page for each command
     #[command(before_help = "Examples:\n  lorchestra man | man -l -\n  lorchestra man --dir ~/.local/share/man/man1")]
     Man(shell::Man),
-    /// Print the JSON Schema of an output
+    /// Print the JSON Schema of anything that lorchestra prints as JSON
     #[command(before_help = "Examples:\n  lorchestra schemas\n  lorchestra schemas status\n  lorchestra schemas --dir schemas")]
     Schemas(schemas::Schemas),
     /// Show the settings that apply, and every key of config.toml
     #[command(subcommand, before_help = "Examples:\n  lorchestra config show --origin\n  lorchestra config keys")]
     Config(config::ConfigCommand),
-    /// Find what keeps runs from starting, being recorded or being delivered; exit 1 if there is an error
+    /// Check everything that runs need, from plugins to destinations; exit 1 if something is wrong
     #[command(before_help = "Examples:\n  lorchestra doctor\n  lorchestra doctor --network\n  lorchestra doctor --json")]
     Doctor(doctor::Doctor),
-    /// Print systemd units, crontab lines or container jobs that run jobs on a schedule, and list the installed ones
+    /// Print schedules for systemd, cron or containers, and list the installed ones
     #[command(subcommand, before_help = schedule::EXAMPLES)]
     Schedule(schedule::Schedule),
+    /// Print a Kubernetes or Cloud Run job that runs the windows of a plan file
+    #[command(before_help = export::EXAMPLES, after_help = export::RULE)]
+    Export(export::Export),
     /// Check, install, remove and lock plugin libraries
     #[command(
         subcommand,
@@ -118,7 +123,7 @@ pub(crate) enum Command {
     /// Show or change bookmarks (where `--since last` starts)
     #[command(subcommand, before_help = bookmarks::EXAMPLES, after_help = bookmarks::RULE)]
     Bookmarks(bookmarks::Bookmarks),
-    /// Build a job package and run one of its jobs (for authors: no release build, nothing is installed)
+    /// Build a job package and run one of its jobs without installing it (for authors)
     #[command(before_help = dev::EXAMPLES)]
     Dev(dev::Dev),
     /// Create a new job package
@@ -152,6 +157,7 @@ pub(crate) fn run(command: &Command, verbose: u8, settings: Settings, printer: &
         Command::Config(command) => config::run(command, settings, printer),
         Command::Doctor(command) => doctor::run(command, settings, &mut notices, printer),
         Command::Schedule(command) => schedule::run(command, settings, &mut notices, printer),
+        Command::Export(command) => export::run(command, settings, printer),
         Command::Status(command) => status::run(command, settings, &mut notices, printer),
         Command::Bookmarks(command) => bookmarks::run(command, settings, &mut notices, printer),
         Command::Events(command) => events::run(command, settings, &mut notices, printer),

@@ -233,8 +233,8 @@ impl<'a> Notices<'a> {
     }
 
     /// Sends what a collector gets: last, because a person or a monitor may wait for the others.
+    #[cfg(feature = "otel")]
     fn send_telemetry(&mut self, printer: &mut Printer) {
-        #[cfg(feature = "otel")]
         if let Some(recorder) = self.recorder.take().filter(Recorder::has_runs) {
             printer.flush();
             if let Err(error) = recorder.send() {
@@ -249,6 +249,7 @@ impl<'a> Notices<'a> {
             printer.flush();
             self.call_hooks(signals, printer);
         }
+        #[cfg(feature = "otel")]
         self.send_telemetry(printer);
     }
 

@@ -27,6 +27,7 @@ pub(crate) const IS_BUILT: bool = cfg!(feature = "otel");
 
 /// What to send. The exporter itself reads endpoints, headers and other variables of its specification.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "otel"), expect(dead_code, reason = "without the feature there is never one"))]
 pub(crate) struct Telemetry {
     pub(crate) traces: bool,
     pub(crate) metrics: bool,

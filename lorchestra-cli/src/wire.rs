@@ -4,27 +4,45 @@
 //! Times are RFC 3339 in UTC. A key is never omitted: an unknown or inapplicable value is null.
 
 mod group;
+mod packages;
+mod plugins;
 mod run;
 
 pub(crate) use group::{BackfillWindow, GroupDetails, GroupLine, GroupObject, WindowObject};
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::RunSpec;
-use lorchestra_core::store::Event;
+use lorchestra_core::store::{Event, OwnType};
+pub(crate) use packages::{JobDetails, JobOverview, JobsList, PackageObject, ProblemObject};
+pub(crate) use plugins::{
+    ChangedSignature, CheckedJob, CheckedLibrary, DirectoryObject, FileObject, GlibcObject, InstalledObject, JobSignature,
+    LoadObject, LockedObject, PluginsCheck, PluginsInstall, PluginsList, PluginsLock, PluginsRemove,
+};
 pub(crate) use run::{ArtifactObject, AttemptObject, BookmarkMove, RunDetails, RunLine, RunObject, RunOutcome, RunSummary};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::Serialize;
 
-/// Returns the schema of every object, by its name without `lorchestra.`.
+/// Returns the schema of every object, by its name without `lorchestra.`, and of the payload of each of lorchestra's own events, by the type
+/// of the event.
 pub(crate) fn schemas() -> Vec<(&'static str, Schema)> {
-    vec![
+    let payloads = OwnType::ALL.map(|own| (own.as_str(), own.schema()));
+    let objects = vec![
         ("backfill-window", schema_for!(BackfillWindow)),
         ("bookmark", schema_for!(BookmarkObject)),
+        ("claim", lorchestra_core::run::claim::schema()),
         ("config", schema_for!(SettingsObject)),
         ("doctor", schema_for!(DoctorObject)),
         ("event", schema_for!(EventLine<'static>)),
         ("group", schema_for!(GroupLine)),
         ("group-show", schema_for!(GroupDetails)),
         ("hook", schema_for!(HookInput)),
+        ("jobs-list", schema_for!(JobsList)),
+        ("jobs-show", schema_for!(JobDetails)),
+        ("plan", lorchestra_core::group::plan_file::schema()),
+        ("plugins-check", schema_for!(PluginsCheck)),
+        ("plugins-install", schema_for!(PluginsInstall)),
+        ("plugins-list", schema_for!(PluginsList)),
+        ("plugins-lock", schema_for!(PluginsLock)),
+        ("plugins-remove", schema_for!(PluginsRemove)),
         ("run", schema_for!(RunLine)),
         ("run-job", schema_for!(RunOutcome)),
         ("run-spec", schema_for!(RunSpec)),
@@ -32,7 +50,8 @@ pub(crate) fn schemas() -> Vec<(&'static str, Schema)> {
         ("schedule", schema_for!(ScheduleObject)),
         ("status", schema_for!(StatusObject)),
         ("version", schema_for!(Version)),
-    ]
+    ];
+    objects.into_iter().chain(payloads).collect()
 }
 
 /// A bookmark, as `bookmarks show --json` prints it.

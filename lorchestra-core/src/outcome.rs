@@ -16,31 +16,32 @@ pub enum Cause {
     Panic,
     /// The worker was killed by a signal.
     Signal,
-    /// The worker exited without a final record.
+    /// The worker exited without a final record, with any exit code.
     Exit,
-    /// The run's deadline passed.
+    /// The job was stopped at its timeout.
     Timeout,
-    /// Someone stopped the run.
+    /// The run was stopped by Ctrl-C, SIGTERM, SIGHUP or `runs stop`.
     Cancelled,
-    /// The supervisor died or failed, and its worker with it.
+    /// Supervisor and worker died before the job finished, or the supervisor failed; or the run's spool is gone.
     Abandoned,
-    /// The library could not be loaded.
+    /// The library could not be loaded, or the worker died while loading it.
     Load,
-    /// Events may be missing because the spool could not be written.
+    /// Events may be missing: the spool could not be written, or the job closed its descriptor.
     Spool,
-    /// Another run of the same window has completed it.
+    /// Another run of the same window has its claim; the window is complete.
     Superseded,
-    /// The claim of its window was not taken.
+    /// The job succeeded, but the claim of its window was not taken: its events were not delivered in time, or its supervisor died before
+    /// that.
     Claim,
-    /// Refused: the plugin is missing, untrusted or unusable.
+    /// Refused: the plugin is missing, broken, not trusted, not locked, or not the one that a spec requires.
     Plugin,
-    /// Refused: a secret is missing or empty.
+    /// Refused: a secret is missing, empty, or readable by other users.
     Secret,
     /// Refused: another run of the same job and account is running.
     Overlap,
-    /// Refused: the configuration is wrong.
+    /// Refused: the configuration is wrong, or `--require-delivery` has nowhere to deliver to.
     Config,
-    /// Refused: the host has no process, thread or file descriptor left.
+    /// Refused: the host has no process, thread or file descriptor left for the run.
     Host,
 }
 
@@ -103,15 +104,15 @@ pub enum Outcome {
 }
 
 /// How and why a run failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Failure {
-    /// The cause.
+    /// Why the run failed.
     pub cause: Cause,
     /// One or two sentences for people, without control characters.
     pub message: String,
     /// Whether a retry would be useless.
     pub permanent: bool,
-    /// The job's own result, if it is not the outcome.
+    /// The result that the job itself had returned before a timeout or a signal ended it.
     pub job_result: Option<String>,
     /// The signal, if one was the cause.
     pub signal: Option<i32>,

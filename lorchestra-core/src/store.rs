@@ -14,6 +14,7 @@
 pub mod bookmark;
 mod checksum;
 pub mod event;
+pub mod fleet;
 pub mod group;
 pub mod health;
 pub mod history;
@@ -32,7 +33,7 @@ pub use event::{Event, EventFilter, Portion, Undelivered};
 pub use health::{JobHealth, MAX_FAILURES};
 pub use history::{RunKey, RunQuery, short_id};
 pub use outbox::{Backlog, Batch, COUNTED, Circuit, NewBatch, OutRow, Outbox, Row, RowDisposition, Stream, Was};
-pub use own::{EarlierAttempt, JobProgress, ListedArtifact, Started, Terminal};
+pub use own::{EarlierAttempt, JobProgress, ListedArtifact, OwnType, Started, Terminal};
 pub use points::RunPoint;
 pub use refusal::{Refusal, Refused};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};

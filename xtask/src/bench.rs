@@ -36,6 +36,9 @@ pub(crate) struct Options {
     /// Run all: `history` and `million` need some GB of disk, `deliver` and `taps` a Python with venv, `canonicalize` a Python
     #[arg(long)]
     all: bool,
+    /// Measure dev builds, to check that a bench works: the figures mean nothing
+    #[arg(long, conflicts_with_all = ["write", "trial"])]
+    dev: bool,
     /// Write the tables to docs/explanation/performance.md
     #[arg(long, conflicts_with = "trial")]
     write: bool,
@@ -102,7 +105,7 @@ pub(crate) fn run(options: &Options) -> Result {
     if options.trial {
         return trial(&options.names);
     }
-    let target = cargo::built("release")?;
+    let target = cargo::built(if options.dev { "debug" } else { "release" })?;
     let names = match options {
         Options { all: true, .. } => Name::value_variants().to_vec(),
         Options { names, .. } if names.is_empty() => {
@@ -110,7 +113,8 @@ pub(crate) fn run(options: &Options) -> Result {
         }
         Options { names, .. } => names.clone(),
     };
-    let mut packages = vec!["--release", "--lib", "--bins", "-p", "lorchestra-cli", "-p", "bench-parts", "-p", "bench-plugin"];
+    let mut packages = if options.dev { Vec::new() } else { vec!["--release"] };
+    packages.extend(["--lib", "--bins", "-p", "lorchestra-cli", "-p", "bench-parts", "-p", "bench-plugin"]);
     if names.contains(&Name::Deliver) {
         // With its servers; in one build, so that shared crates are built once.
         packages.extend(["-p", "lorchestra-tests"]);

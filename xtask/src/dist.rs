@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: a Debian package and an archive with an install script, both of one tree of files below `target/dist`.
+//! `cargo xtask dist`: a Debian package and an archive with an install script, both of one tree of files below `target/packages`.
 //!
 //! Builds the binary (or takes the dev build, for tests), asks it for its man pages and completions, and adds the units of
 //! docs/guides/sandbox.md. Uses Debian's own tools: `tar`, `gzip`, and `dpkg-deb` if there is one; a build machine needs nothing else. The
@@ -19,7 +19,7 @@ pub(crate) struct Options {
     /// The build to package; dev takes the binary of the tests, which is large but there
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
-    /// Directory to write to, instead of target/dist
+    /// Directory to write to, instead of target/packages
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Make only this
@@ -58,7 +58,7 @@ struct Release {
 
 pub(crate) fn run(options: &Options) -> Result {
     let binary = binary(options.profile)?;
-    let out = options.out.clone().map_or_else(|| Ok::<_, Box<dyn std::error::Error>>(cargo::target()?.join("dist")), Ok)?;
+    let out = options.out.clone().map_or_else(|| Ok::<_, Box<dyn std::error::Error>>(cargo::target()?.join("packages")), Ok)?;
     std::fs::create_dir_all(&out)?;
     let version = printed(Command::new(&binary).arg("--version"))?;
     let version = version.trim().strip_prefix("lorchestra ").ok_or("the binary prints no version")?.to_owned();

@@ -1,11 +1,12 @@
 //! `cargo xtask docs`: writes the generated reference pages, checks all pages, and builds the site.
 //!
-//! Generates `docs/reference/commands.md` from the `--help` of the built binary, and the table in `docs/reference/exit-codes.md` from the
-//! enum in the source, and the JSON Schemas in `docs/reference/schemas` from the binary. Compares the environment variables, configuration keys, causes, event types and JSON schemas in the source with the reference
-//! pages. Checks on every page: links and anchors, lines of at most 100 columns, and that `docs/README.md` lists it.
+//! Generates `docs/reference/commands.md` from the `--help` of the built binary, the JSON Schemas in `docs/reference/schemas` from the binary,
+//! the tables in `docs/reference/events.md` from these schemas, and the table in `docs/reference/exit-codes.md` from the enum in the source.
+//! Compares the environment variables, configuration keys and JSON schemas in the source with the reference pages. Checks on every page: links and anchors, lines of at most 100 columns, and that `docs/README.md` lists it.
 //!
 //! Reads the source as text instead of linking the command line, to keep xtask quick to build.
 
+mod events;
 mod help;
 mod names;
 mod pages;
@@ -47,6 +48,8 @@ pub(crate) fn run(options: &Options) -> Result {
     for (path, text) in &schemas {
         generated(&root, path, text, options.check, &mut errors)?;
     }
+    let (path, text) = events::page(&root, &schemas)?;
+    generated(&root, path, &text, options.check, &mut errors)?;
     schemas::check_others(&root, &schemas, &mut errors)?;
     let pages = Page::all(&root)?;
     for page in &pages {
@@ -83,10 +86,15 @@ fn generated(root: &Path, path: &str, text: &str, check: bool, errors: &mut Vec<
 fn exit_codes(root: &Path) -> Result<(&'static str, String)> {
     let path = "docs/reference/exit-codes.md";
     let text = pages::read(root, path)?;
-    let (begin, end) = ("<!-- generated: exit codes -->\n", "<!-- /generated -->");
-    let marker = || format!("{path} has no {} … {end}", begin.trim_end());
-    let from = text.find(begin).ok_or_else(marker)? + begin.len();
-    let to = from + text[from..].find(end).ok_or_else(marker)?;
     let table = names::exit_codes(&pages::read(root, "lorchestra-cli/src/exit.rs")?)?;
-    Ok((path, format!("{}{table}{}", &text[..from], &text[to..])))
+    Ok((path, between(path, &text, "exit codes", &table)?))
+}
+
+/// Returns a page with `new` between the markers of this name.
+fn between(path: &str, text: &str, name: &str, new: &str) -> Result<String> {
+    let (begin, end) = (format!("<!-- generated: {name} -->\n"), "<!-- /generated -->");
+    let marker = || format!("{path} has no {} … {end}", begin.trim_end());
+    let from = text.find(&begin).ok_or_else(marker)? + begin.len();
+    let to = from + text[from..].find(end).ok_or_else(marker)?;
+    Ok(format!("{}{new}{}", &text[..from], &text[to..]))
 }

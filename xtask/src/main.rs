@@ -47,8 +47,8 @@ enum Task {
     /// Kill workers, supervisors and deliveries at random moments and swap libraries, many times; block the store for minutes; check the
     /// events and what ran
     Soak {
-        /// Instead: run a group of many windows on Temporal, with workers, nodes and server killed and frozen
-        #[arg(value_parser = ["temporal"])]
+        /// Instead: run a group of many windows on this engine, with workers, nodes and server killed and frozen
+        #[arg(value_parser = ["temporal", "slurm"])]
         engine: Option<String>,
         /// Number of rounds
         #[arg(long, default_value_t = 200, value_name = "N")]
@@ -63,7 +63,7 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Measure lorchestra against its parts, for docs/explanation/performance.md
     Bench(bench::Options),
-    /// Make a Debian package and an archive with an install script, in target/dist
+    /// Make a Debian package and an archive with an install script, in target/packages
     Dist(dist::Options),
 }
 
@@ -73,6 +73,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Docs(options) => docs::run(&options),
         Task::LintWords => words::run(),
+        Task::Soak { engine: Some(engine), windows, .. } if engine == "slurm" => test::soak_slurm(windows),
         Task::Soak { engine: Some(_), windows, .. } => test::soak_temporal(windows),
         Task::Soak { engine: None, rounds, .. } => test::soak(rounds),
         Task::Deny => deny::run(),

@@ -150,6 +150,14 @@ pub(crate) fn soak(rounds: u32) -> Result {
     cargo::run(test.args(SOAKED).env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
 }
 
+/// Runs a group of many windows on Slurm, with nodes killed and frozen, then measures windows per second beside an array of `true`.
+pub(crate) fn soak_slurm(windows: u32) -> Result {
+    cargo::build(&cargo::TESTED)?;
+    let mut test = test(&["--test", "e2e", "--", "--nocapture", "--test-threads=1", "--include-ignored"])?;
+    let topics = ["engines::slurm::every_window", "engines::slurm::windows_per_second"];
+    cargo::run(test.args(topics).env("LORCHESTRA_TEST_WINDOWS", windows.to_string()))
+}
+
 #[expect(clippy::disallowed_methods, reason = "build machines set CI=true")]
 fn is_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| value == "true" || value == "1")

@@ -29,8 +29,9 @@ use std::time::Duration;
 pub(super) const KIND: &str = "backfill";
 
 pub(super) const EXAMPLES: &str = "Examples:
-  lorchestra backfill ingester extract_gmail --from 2024-01-01 --to 2025-01-01 --every 1d --dry-run
-  lorchestra backfill ingester extract_gmail --from 2024-01-01 --to 2025-01-01 --every 1mo --account anna --account bert -j 4
+  lorchestra backfill ingester/extract_gmail --from -30d --to today --every 1d --dry-run
+  lorchestra backfill ingester/extract_gmail --from 2024-01-01 --to 2025-01-01 \\
+      --every 1mo --account anna --account bert -j 4
   lorchestra backfill resume last --only failed
   lorchestra backfill list";
 
@@ -51,7 +52,7 @@ pub(crate) struct Backfill {
     #[arg(required = true, add = clap_complete::engine::ArgValueCompleter::new(crate::complete::jobs))]
     pub(crate) job: Option<String>,
 
-    /// Flags of the job (see `lorchestra backfill PACKAGE JOB --help`); a repeated --account runs every window for each
+    /// Flags of the job (see `lorchestra backfill PACKAGE JOB --help`); repeat --account to run every window for several
     // Only for the help: `argv::cut` removes them before clap parses the rest.
     #[arg(value_name = "JOB FLAGS")]
     pub(crate) rest: Vec<OsString>,
@@ -66,14 +67,14 @@ impl Backfill {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BackfillAction {
-    /// Run the windows that are missing or failed
+    /// Run the windows that failed or have not run
     #[command(
         before_help = "Examples:\n  lorchestra backfill resume last\n  lorchestra backfill resume 7c41d03f --only failed -j 2"
     )]
     Resume {
         /// Group: id, short id, start or end of an id, or `last`
         group: String,
-        /// Run only windows that failed, or only those that have not run
+        /// Run only the windows that failed, or only those that have not run (missing)
         #[arg(long, value_name = "STATE", value_parser = ["failed", "missing"])]
         only: Option<String>,
         /// Maximum number of windows that run at once [default: as before]
@@ -107,7 +108,7 @@ pub(crate) enum BackfillAction {
         #[arg(long)]
         json: bool,
     },
-    /// Stop a backfill: start no more windows, and stop those that run
+    /// Stop a backfill and its running windows
     #[command(before_help = "Example:\n  lorchestra backfill cancel 7c41d03f")]
     Cancel {
         /// Group: id, short id, start or end of an id, or `last`
@@ -118,7 +119,7 @@ pub(crate) enum BackfillAction {
 /// Flags of `backfill PACKAGE JOB`, accepted before PACKAGE and after JOB.
 #[derive(Debug, Default, Clone, Args)]
 pub(crate) struct BackfillFlags {
-    /// Beginning of the first window, e.g. 2024-01-01, -30d
+    /// Start of the first window, e.g. 2024-01-01, -30d
     #[arg(long, value_name = "TIME")]
     pub(crate) from: Option<String>,
     /// End of the last window (exclusive), e.g. 2025-01-01, today
@@ -127,22 +128,22 @@ pub(crate) struct BackfillFlags {
     /// Length of a window: 6h, 1d, 1w, 1mo, 1y, counted from --from
     #[arg(long, value_name = "LENGTH")]
     pub(crate) every: Option<Every>,
-    /// Run every window for each of these values of a parameter (repeatable: all combinations)
+    /// Run every window once for each of these values of a parameter (repeat for all combinations of several parameters)
     #[arg(long, value_name = "NAME=VALUE,…")]
     pub(crate) matrix: Vec<String>,
     /// Maximum number of windows that run at once [default: number of processors]
     #[arg(short, long, value_name = "N", value_parser = crate::values::number::<u32>(1..=1000))]
     pub(crate) jobs: Option<u32>,
-    /// Which windows to start first
+    /// Start the oldest or the newest windows first
     #[arg(long, value_name = "ORDER", value_parser = ["oldest", "newest"], default_value = "oldest")]
     pub(crate) order: String,
     /// Start no more windows after this many have failed [default: run all]
     #[arg(long, value_name = "N", value_parser = crate::values::number::<u32>(1..))]
     pub(crate) max_failures: Option<u32>,
-    /// Leave out what completed runs with the same parameters cover, and join what remains into as few runs as possible
+    /// Skip the time that completed runs with the same parameters cover, and merge adjacent windows into one run
     #[arg(long)]
     pub(crate) merge: bool,
-    /// When all windows of an account have completed, move its bookmark as one run from --from to --to would
+    /// Once all windows of an account have completed, move its bookmark as one run from --from to --to would
     #[arg(long)]
     pub(crate) move_bookmark: bool,
 
@@ -158,14 +159,14 @@ pub(crate) struct BackfillFlags {
     /// Limit the memory of each of the job's processes, e.g. 512M, 2G
     #[arg(long, value_parser = values::memory, value_name = "SIZE")]
     pub(crate) memory_max: Option<u64>,
-    /// Set a job parameter by name (useful when a flag of the same name shadows it; repeatable)
+    /// Set a job parameter by name, for example if a flag of this command has the same name (repeatable)
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) param: Vec<String>,
     #[command(flatten)]
     pub(crate) drive: DriveFlags,
     #[command(flatten)]
     pub(crate) engine: EngineFlags,
-    /// Write the windows as a plan file for `run-window`, and start nothing
+    /// Write the windows to a plan file for `run-window`, and start nothing
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     pub(crate) plan: Option<std::path::PathBuf>,
     /// Print the windows and start nothing (with --json: one object per window, schema lorchestra.backfill-window/1)

@@ -31,7 +31,7 @@ const ORIGIN: &str = "lorchestra dev";
 /// `dev [PACKAGE_DIR] JOB`.
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
-    /// Directory of the package, if it is not the working directory; then a job, and its flags and those of run-job
+    /// Directory of the package [default: the working directory], the job, and flags of the job and of run-job
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_names = ["PACKAGE_DIR] JOB [FLAGS"])]
     // Not required: clap would then write the outer brackets as <>. Without a job, this command fails with its own message.
     words: Vec<OsString>,

@@ -19,10 +19,10 @@ use lorchestra_core::text;
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
-    /// Also ask the destinations whether they accept events, and what their tables lack
+    /// Also ask each destination whether it accepts events, and whether its table lacks columns
     #[arg(long)]
     network: bool,
-    /// First create missing directories and take excess rights from this user's own files
+    /// First create missing directories, and remove access by other users from this user's own files where it is a risk
     #[arg(long)]
     fix: bool,
     /// Print one JSON object (schema lorchestra.doctor/1)

@@ -6,12 +6,12 @@ use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::{PLUGIN_DIRECTORY, PLUGIN_FLAG, Settings};
 use crate::show;
+use crate::wire::{JobDetails, JobOverview, JobsList, PackageObject, ProblemObject};
 use clap::Subcommand;
 use clap_complete::engine::ArgValueCompleter;
 use lorchestra_core::packages::catalog::{Catalog, Lookup, Package, Problem, SearchOutcome, Searched};
 use lorchestra_core::text::{self, one_line, printable};
 use lorchestra_plugin_api::manifest::JobManifest;
-use serde_json::{Value, json};
 
 /// Maximum number of problems to report in full.
 const PROBLEMS: usize = 3;
@@ -149,39 +149,25 @@ fn list_json(catalog: &Catalog, only: Option<&str>, printer: &mut Printer) -> Re
     for package in catalog.packages.iter().filter(|package| wanted(Some(&package.outline.package))) {
         match package.manifest() {
             Err(problem) => found_now.push(problem),
-            Ok(manifest) => packages.push(json!({
-                "name": manifest.package,
-                "version": manifest.version,
-                "path": package.path.display().to_string(),
-                // Null if the file no longer exists. (Its SHA-256 is omitted because that would require reading all of it.)
-                "bytes": std::fs::metadata(&package.path).ok().map(|meta| meta.len()),
-                "jobs": sorted(&manifest.jobs).into_iter().map(|job| json!({
-                    "name": job.name,
-                    "summary": job.summary(),
-                    "deprecated": job.deprecated.as_deref().map(one_line),
-                })).collect::<Vec<_>>(),
-            })),
+            Ok(manifest) => packages.push(PackageObject {
+                // Its SHA-256 is omitted because that would require reading all of it.
+                bytes: std::fs::metadata(&package.path).ok().map(|meta| meta.len()),
+                path: package.path.display().to_string(),
+                jobs: sorted(&manifest.jobs).into_iter().map(JobOverview::of).collect(),
+                name: manifest.package,
+                version: manifest.version,
+            }),
         }
     }
-    let problems: Vec<Value> = directories(catalog)
+    let problems = directories(catalog)
         .iter()
         .chain(&catalog.problems)
         .chain(&found_now)
         .filter(|problem| wanted(problem.package.as_deref()))
-        .map(problem_json)
+        .map(ProblemObject::of)
         .collect();
-    printer.json(&json!({"schema": "lorchestra.jobs-list/1", "packages": packages, "problems": problems}));
+    printer.json(&JobsList { schema: "lorchestra.jobs-list/1", packages, problems });
     Ok(Code::Success)
-}
-
-/// A problem in the JSON form of all commands.
-pub(super) fn problem_json(problem: &Problem) -> Value {
-    json!({
-        "path": problem.path.display().to_string(),
-        "reason": problem.reason.as_str(),
-        "detail": problem.detail,
-        "fix": problem.fix,
-    })
 }
 
 fn show(
@@ -194,40 +180,7 @@ fn show(
     let (package, manifest, job) = super::find_job(catalog, package_name, job_name)?;
     let path = package.path.display().to_string();
     if as_json {
-        let params: Vec<Value> = job
-            .params
-            .iter()
-            .map(|p| {
-                json!({
-                    "name": p.name,
-                    "flag": format!("--{}", p.flag()),
-                    "type": p.rust_type,
-                    "kind": p.kind.as_str(),
-                    "required": p.is_required(),
-                    "default": p.default,
-                    "docs": p.docs,
-                    "repeated": p.repeated,
-                    "values": p.values.iter().map(|value| json!({"name": value.name, "docs": value.docs})).collect::<Vec<_>>(),
-                    "deprecated": p.deprecated,
-                })
-            })
-            .collect();
-        printer.json(&json!({
-            "schema": "lorchestra.jobs-show/1",
-            "package": manifest.package,
-            "version": manifest.version,
-            "job": job.name,
-            "path": path,
-            "file": job.file,
-            "line": job.line,
-            "signature": job.signature,
-            "docs": job.docs,
-            "params": params,
-            "timeout": job.timeout,
-            "retries": job.retries,
-            "overlap": job.overlap,
-            "deprecated": job.deprecated,
-        }));
+        printer.json(&JobDetails::of(&manifest, &job, path));
         return Ok(Code::Success);
     }
     printer.line(format_args!("{package_name}/{job_name}"));

@@ -18,12 +18,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 pub(super) const RULE: &str = "\
-For the textfile collector of Prometheus' node exporter, run this every few minutes from a timer, with -o and a file that ends in
-.prom in its directory. The file appears whole or not at all.";
+To feed Prometheus, run this every few minutes from a timer with -o and a file DIRECTORY/NAME.prom, where DIRECTORY is that of the node \
+exporter's textfile collector.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Metrics {
-    /// Write this file instead of stdout, readable by other users
+    /// Write to this file instead of stdout; other users may read it, and it appears only once it is complete
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }

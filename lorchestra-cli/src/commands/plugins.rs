@@ -12,13 +12,13 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
 use crate::values;
+use crate::wire::{DirectoryObject, FileObject, LockedObject, PluginsList, PluginsLock, ProblemObject};
 use clap::Subcommand;
 use lock::Lock;
 use lorchestra_core::packages::catalog::{Alias, Catalog, Package, Problem, SearchOutcome, Searched};
 use lorchestra_core::packages::library::Library;
 use lorchestra_core::packages::lockfile::{Locked, Lockfile};
 use lorchestra_core::text::{one_line, path_text};
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
@@ -107,9 +107,9 @@ fn list(settings: &Settings, as_json: bool, printer: &mut Printer) -> Result<Cod
     entries.extend(catalog.problems.iter().map(|problem| (&*problem.path, DirectoryEntry::Problem(problem))));
     entries.extend(catalog.aliases.iter().map(|alias| (&*alias.path, DirectoryEntry::Alias(alias))));
     if as_json {
-        let directories: Vec<Value> = catalog.searched.iter().map(directory_json).collect();
-        let files: Vec<Value> = entries.iter().map(|(path, entry)| entry_json(path, entry, lock.as_ref())).collect();
-        printer.json(&json!({"schema": "lorchestra.plugins-list/1", "directories": directories, "files": files}));
+        let directories = catalog.searched.iter().map(directory_object).collect();
+        let files = entries.iter().map(|(path, entry)| entry_object(path, entry, lock.as_ref())).collect();
+        printer.json(&PluginsList { schema: "lorchestra.plugins-list/1", directories, files });
         return Ok(Code::Success);
     }
     for Searched { dir, outcome } in &catalog.searched {
@@ -154,39 +154,31 @@ fn is_locked(package: &Package, lock: &Lock) -> bool {
     lock.allows_file(package).is_ok()
 }
 
-fn directory_json(searched: &Searched) -> Value {
+fn directory_object(searched: &Searched) -> DirectoryObject {
     let (state, detail) = match &searched.outcome {
         SearchOutcome::Read { .. } | SearchOutcome::Before(_) => ("read", None),
         SearchOutcome::Missing => ("missing", None),
         SearchOutcome::NotADirectory => ("not-a-directory", None),
-        SearchOutcome::Unreadable(why) => ("unreadable", Some(why)),
+        SearchOutcome::Unreadable(why) => ("unreadable", Some(why.clone())),
     };
-    json!({"path": searched.dir.path.display().to_string(), "origin": searched.dir.origin, "state": state, "detail": detail})
+    DirectoryObject { path: searched.dir.path.display().to_string(), origin: searched.dir.origin.clone(), state, detail }
 }
 
-fn entry_json(path: &Path, entry: &DirectoryEntry<'_>, lock: Option<&Lock>) -> Value {
+fn entry_object(path: &Path, entry: &DirectoryEntry<'_>, lock: Option<&Lock>) -> FileObject {
     let path = path.display().to_string();
     match entry {
-        DirectoryEntry::Package(package) => {
-            json!({
-                "path": path,
-                "state": "usable",
-                "package": package.outline.package,
-                "version": package.outline.version,
-                "jobs": show::job_names(package),
-                // Null if the file no longer exists.
-                "bytes": std::fs::metadata(&package.path).ok().map(|meta| meta.len()),
-                // Null if there is no plugins.lock and none is required.
-                "locked": lock.map(|lock| is_locked(package, lock)),
-            })
-        }
+        DirectoryEntry::Package(package) => FileObject::Usable {
+            path,
+            package: package.outline.package.clone(),
+            version: package.outline.version.clone(),
+            jobs: show::job_names(package).into_iter().map(str::to_owned).collect(),
+            bytes: std::fs::metadata(&package.path).ok().map(|meta| meta.len()),
+            locked: lock.map(|lock| is_locked(package, lock)),
+        },
         DirectoryEntry::Problem(problem) => {
-            let mut value = jobs::problem_json(problem);
-            value["state"] = "unusable".into();
-            value["package"] = problem.package.clone().into();
-            value
+            FileObject::Unusable { package: problem.package.clone(), problem: ProblemObject::of(problem) }
         }
-        DirectoryEntry::Alias(alias) => json!({"path": path, "state": "alias", "of": alias.of.display().to_string()}),
+        DirectoryEntry::Alias(alias) => FileObject::Alias { path, of: alias.of.display().to_string() },
     }
 }
 
@@ -222,25 +214,24 @@ fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut
     }
     let changes = changes(&before, &after);
     if as_json {
-        let packages: Vec<Value> = after
-            .packages
-            .iter()
-            .map(
-                |(name, locked)| json!({"name": name, "version": locked.version, "bytes": locked.bytes, "sha256": locked.sha256}),
-            )
-            .collect();
-        let of = |wanted: &str| -> Vec<&str> {
-            changes.iter().filter(|(kind, ..)| *kind == wanted).map(|(_, name, _)| name.as_str()).collect()
+        let locked = |(name, locked): (&String, &Locked)| LockedObject {
+            name: name.clone(),
+            version: locked.version.clone(),
+            bytes: locked.bytes,
+            sha256: locked.sha256.clone(),
         };
-        printer.json(&json!({
-            "schema": "lorchestra.plugins-lock/1",
-            "path": settings.lockfile.display().to_string(),
-            "packages": packages,
-            "added": of("added"),
-            "changed": of("changed"),
-            "removed": of("removed"),
-            "problems": catalog.problems.iter().map(jobs::problem_json).collect::<Vec<_>>(),
-        }));
+        let of = |wanted: &str| -> Vec<String> {
+            changes.iter().filter(|(kind, ..)| *kind == wanted).map(|(_, name, _)| name.clone()).collect()
+        };
+        printer.json(&PluginsLock {
+            schema: "lorchestra.plugins-lock/1",
+            path: settings.lockfile.display().to_string(),
+            packages: after.packages.iter().map(locked).collect(),
+            added: of("added"),
+            changed: of("changed"),
+            removed: of("removed"),
+            problems: catalog.problems.iter().map(ProblemObject::of).collect(),
+        });
         return Ok(Code::Success);
     }
     let count = show::counted(after.packages.len(), "package");

@@ -4,6 +4,7 @@
 
 mod page;
 
+use super::fleet::{Fleet, From, RunSource};
 use super::history;
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -29,7 +30,9 @@ pub(crate) struct ReportCommand {
     /// Number of days to report
     #[arg(long, default_value_t = 30, value_name = "N", value_parser = crate::values::number::<u16>(1..=3660))]
     days: u16,
-    /// Write to this file, which appears when it is complete, instead of stdout
+    #[command(flatten)]
+    from: From,
+    /// Write to this file instead of stdout; it appears only once it is complete
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -74,10 +77,12 @@ pub(super) fn run(
     notices: &mut Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
-    let history = history(settings, notices, printer)?;
     let until = now_micros();
     let mut summary = Summary { from: until - i64::from(command.days) * DAY, until, days: command.days, ..Summary::default() };
-    if let Some((_, store)) = &history {
+    if command.from.from == RunSource::Bigquery {
+        let fleet = Fleet::read(Some(summary.from), settings)?;
+        fill(&mut summary, &fleet.history.1)?;
+    } else if let Some((_, store)) = &history(settings, notices, printer)? {
         fill(&mut summary, store)?;
         for to in &settings.destinations {
             summary.delivery.push((to.label(), store.pending(to.name())?));

@@ -38,7 +38,7 @@ pub(super) const EXAMPLES: &str = "Examples:
 
 pub(super) const FILE_FORMAT: &str = "The file:
   name = \"nightly\"            # optional; the name of the file by default
-  keep_going = false          # start later stages although a job failed
+  keep_going = false          # start later stages even if a job failed
 
   [[stage]]
   [[stage.jobs]]
@@ -52,18 +52,18 @@ pub(super) const FILE_FORMAT: &str = "The file:
 
 #[derive(Debug, Args)]
 pub(crate) struct RunGroup {
-    /// The group file
+    /// Group file (see below)
     pub(crate) file: PathBuf,
-    /// Run what failed, or did not run, in the last run of this file
+    /// Run only the jobs that failed or did not run the last time this file was run
     #[arg(long)]
     pub(crate) rerun_failed: bool,
     /// Maximum number of jobs that run at once [default: number of processors]
     #[arg(short, long, value_name = "N", value_parser = crate::values::number::<u32>(1..=1000))]
     pub(crate) jobs: Option<u32>,
-    /// Start later stages although a job failed
+    /// Start later stages even if a job failed
     #[arg(long)]
     pub(crate) keep_going: bool,
-    /// Check the file and print the jobs, and start nothing
+    /// Check the file and print its jobs, and start nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]

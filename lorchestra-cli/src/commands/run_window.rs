@@ -24,37 +24,49 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(super) const EXAMPLES: &str = "Examples:
-  lorchestra backfill ingester extract_gmail --from 2024-01-01 --to 2025-01-01 --every 1d --plan plan.jsonl
-  lorchestra run-window --plan plan.jsonl --index 17 --claims /shared/claims --attempt \"$SLURM_RESTART_COUNT\"";
+  lorchestra backfill ingester/extract_gmail --from -52w --to today --every 1d --plan plan.jsonl
+  lorchestra run-window --plan plan.jsonl --index 17
+  lorchestra run-window --plan plan.jsonl --index 17 \\
+      --claims /shared/claims --attempt \"$SLURM_RESTART_COUNT\"";
 
-pub(super) const EXIT_CODES: &str = "Exit codes: 0: the window is complete (by this run, or by another one that has its claim); 69: its events \
-are not delivered, or its window is not claimed: run it again with another attempt; 74, 75: run it again later; 78, 126: this node or its configuration must be fixed first; 143: cancelled; \
-others as for run-job. SIGTERM cancels the run.";
+pub(super) const EXIT_CODES: &str = "\
+Exit codes (others as for run-job):
+  0        the window is complete: this run or another one has its claim
+  69       its events are not delivered or it is not claimed: run it again as another attempt
+  74, 75   run it again later
+  78, 126  fix this node or its configuration first
+  143      cancelled (SIGTERM cancels the run)";
 
 #[derive(Debug, Args)]
 pub(crate) struct RunWindow {
-    /// The plan, written by `backfill --plan`
+    /// Plan file, written by `backfill --plan`
     #[arg(long, value_name = "FILE")]
     pub(crate) plan: PathBuf,
-    /// Which member to run, from 0
-    #[arg(long, value_name = "N", value_parser = values::number::<usize>(0..))]
-    pub(crate) index: usize,
-    /// The engine's attempt: another one for each start of the same member, on any node (required with --claims) [default: 1]
+    /// Index of the window in the plan, from 0
+    #[arg(long, value_name = "N", value_parser = values::number::<usize>(0..), required_unless_present = "index_from")]
+    pub(crate) index: Option<usize>,
+    /// Environment variable with the index, e.g. JOB_COMPLETION_INDEX
+    #[arg(long, value_name = "VARIABLE", conflicts_with = "index")]
+    pub(crate) index_from: Option<String>,
+    /// Attempt of the engine, different for each start of the same window on any node (required with --claims) [default: 1]
     #[arg(long, value_name = "TEXT")]
     pub(crate) attempt: Option<String>,
-    /// Directory that all nodes share: of several runs of a member, the first to complete takes the claim there, and only it counts
+    /// Environment variable with the attempt, e.g. POD_NAME (repeatable: joined)
+    #[arg(long, value_name = "VARIABLE", conflicts_with = "attempt")]
+    pub(crate) attempt_from: Vec<String>,
+    /// Directory that all nodes share; if a window is run more than once, only the run counts that takes the claim in it
     #[arg(long, value_name = "DIR")]
     pub(crate) claims: Option<PathBuf>,
     /// Directory where the result of a window that is not complete is left for the command that watches the group
     #[arg(long, value_name = "DIR", hide = true)]
     pub(crate) results: Option<PathBuf>,
-    /// Name of the engine, recorded as the requester
+    /// Name of the engine, recorded as who requested the run
     #[arg(long, value_name = "NAME", default_value = "plan")]
     pub(crate) engine: String,
-    /// Do not wait until every destination has the run's events (by default, exit with 69 if that fails)
+    /// Do not wait for delivery (by default: exit with 69 unless every destination has received the run's events in time)
     #[arg(long)]
     pub(crate) no_require_delivery: bool,
-    /// Wait this long for the events to be delivered [default: 10s]
+    /// Wait up to this long for the events to be delivered [default: 10s]
     #[arg(long, value_parser = values::duration, value_name = "DURATION")]
     pub(crate) delivery_timeout: Option<Duration>,
     /// Refuse a library whose bytes differ from plugins.lock
@@ -63,7 +75,7 @@ pub(crate) struct RunWindow {
     /// Print one JSON object about the run (schema lorchestra.run-job/1)
     #[arg(long)]
     pub(crate) json: bool,
-    /// Print nothing on success, except the output of --json
+    /// Print nothing on success, except what --json prints
     #[arg(short, long)]
     pub(crate) quiet: bool,
 }
@@ -75,13 +87,14 @@ pub(super) fn run(
     notices: &mut Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
-    if command.claims.is_some() && command.attempt.is_none() {
+    let (index, attempt) = (index(command, settings)?, attempt(command, settings)?);
+    if command.claims.is_some() && attempt.is_none() {
         // Two nodes would run the member under one id, and their events could not be distinguished.
         return Err(CommandError::new(Code::Usage, "--claims needs --attempt, which must differ for each start of a member")
             .hint("pass the attempt of the engine: --attempt \"$SLURM_RESTART_COUNT\", or the name of the pod or host"));
     }
-    let (group, PlannedMember { mut spec, .. }) = plan_file::read_member(&command.plan, command.index)?;
-    let place = u32::try_from(command.index).map_err(|_| CommandError::new(Code::Usage, "the index is too large"))?;
+    let (group, PlannedMember { mut spec, .. }) = plan_file::read_member(&command.plan, index)?;
+    let place = u32::try_from(index).map_err(|_| CommandError::new(Code::Usage, "the index is too large"))?;
     let engine: Result<RequestedBy, String> = format!("engine:{}", command.engine).parse();
     spec.requested_by = engine.map_err(|why| CommandError::new(Code::Usage, format!("--engine {:?}: {why}", command.engine)))?;
     // Each node has its own directories.
@@ -93,7 +106,7 @@ pub(super) fn run(
         spec.claim = Some(text.map_err(|_| CommandError::new(Code::Usage, "the path of --claims is not UTF-8"))?);
     }
     let own = OwnFlags {
-        run_id: Some(member_run_id(&group, place, command.attempt.as_deref().unwrap_or("1"))),
+        run_id: Some(member_run_id(&group, place, attempt.as_deref().unwrap_or("1"))),
         require_delivery: !command.no_require_delivery,
         delivery_timeout: command.delivery_timeout,
         locked: command.locked,
@@ -103,26 +116,48 @@ pub(super) fn run(
     };
     let end = run_job::run_spec(spec, &own, (verbose, settings), &mut None, (notices, printer));
     if let Some(dir) = command.results.as_ref().filter(|_| end.code != Code::Success) {
-        write_result(dir, command, &own, &end, settings);
+        write_result(dir, (index, attempt.as_deref()), &own, &end, settings);
     }
     Ok(end.code)
 }
 
+fn variable(flag: &str, name: &str, settings: &Settings) -> Result<String, CommandError> {
+    let value = settings.variable(name).and_then(|value| value.into_string().ok()).filter(|value| !value.is_empty());
+    value.ok_or_else(|| {
+        CommandError::new(Code::Usage, format!("{flag} {name}: the variable is not set"))
+            .hint("run this command where the engine sets it, or pass the value itself")
+    })
+}
+
+fn index(command: &RunWindow, settings: &Settings) -> Result<usize, CommandError> {
+    let Some(name) = &command.index_from else { return Ok(command.index.unwrap_or_default()) };
+    let value = variable("--index-from", name, settings)?;
+    value.parse().map_err(|_| CommandError::new(Code::Usage, format!("--index-from {name}: {value:?} is not an index")))
+}
+
+fn attempt(command: &RunWindow, settings: &Settings) -> Result<Option<String>, CommandError> {
+    if command.attempt_from.is_empty() {
+        return Ok(command.attempt.clone());
+    }
+    let values = command.attempt_from.iter().map(|name| variable("--attempt-from", name, settings));
+    Ok(Some(values.collect::<Result<Vec<_>, _>>()?.join(".")))
+}
+
 /// Leaves the result of a window that is not complete for the command that watches the group. Without it, that command knows only that the
 /// window has ended.
-fn write_result(dir: &Path, command: &RunWindow, own: &OwnFlags, end: &SpecEnd, settings: &Settings) {
+fn write_result(dir: &Path, (index, attempt): (usize, Option<&str>), own: &OwnFlags, end: &SpecEnd, settings: &Settings) {
     let run_id = own.run_id.map(|id| id.to_string()).unwrap_or_default();
     let state = StateDir::existing(&settings.state_dir).ok().flatten();
     let run = state.and_then(|state| Store::open(&state).ok()?.run(&run_id).ok().flatten());
     let result = WindowResult {
         schema: WindowResult::SCHEMA.into(),
-        index: command.index,
+        index,
         run_id,
         exit_code: end.code.number(),
         cause: run.as_ref().and_then(|run| run.cause),
         message: run.and_then(|run| run.message).or_else(|| end.message.clone()),
     };
-    let name = format!("{}.{}", command.index, command.attempt.as_deref().unwrap_or("1").replace('/', "_"));
+    let name = format!("{index}.{}", attempt.unwrap_or("1").replace('/', "_"));
     let written = (|| {
         let mut file = tempfile::NamedTempFile::new_in(dir)?;
         serde_json::to_writer(&mut file, &result)?;

@@ -9,6 +9,7 @@ mod show;
 mod stop;
 mod watch;
 
+use super::fleet::{Fleet, RunSource};
 use super::{find_active_run, find_run, history};
 use crate::complete;
 use crate::exit::Code;
@@ -50,38 +51,39 @@ pub(crate) enum Runs {
         before_help = "Examples:\n  lorchestra runs logs last\n  lorchestra runs logs -f last\n  lorchestra runs logs ingester/extract_gmail --trace"
     )]
     Logs {
-        /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB; the last two prefer a running run
+        /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB (the last two choose a running run first)
         #[arg(add = ArgValueCompleter::new(complete::runs))]
         run: String,
         /// Print the job's trace instead, one JSON object per line
         #[arg(long)]
         trace: bool,
-        /// Print what the job writes until the run ends
+        /// Keep printing what the job writes until the run ends
         #[arg(short, long)]
         follow: bool,
     },
-    /// Show running runs with their progress, memory and last line, until Ctrl-C or q
+    /// Watch running runs with their progress, memory and last line of output (q or Ctrl-C to quit)
     #[command(before_help = "Examples:\n  lorchestra runs watch\n  lorchestra runs watch --interval 5s")]
     Watch {
-        /// Time between two updates
+        /// Time between updates
         #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = crate::values::limit)]
         interval: Duration,
     },
-    /// Remove old runs, logs and payloads now, as retention does after each run
+    /// Remove old runs, logs and payloads at once (retention does so in small steps after each run)
     #[command(
-        before_help = "Examples:\n  lorchestra runs prune --dry-run\n  lorchestra runs prune --older-than 7d\n  lorchestra runs prune --keep 10000\n  lorchestra runs prune --max-size 2G"
+        before_help = "Examples:\n  lorchestra runs prune --dry-run\n  lorchestra runs prune --older-than 7d\n  lorchestra runs prune --keep 10000\n  lorchestra runs prune --max-size 2G",
+        after_help = "Running runs, and runs with events that a destination has not received, are always kept."
     )]
     Prune(prune::Prune),
-    /// Run the spec of an earlier run again, as a new run
+    /// Run an earlier run again with the same parameters, as a new run
     #[command(
         before_help = "Examples:\n  lorchestra runs rerun 7c41d03f\n  lorchestra runs rerun --failed --since -1d",
-        after_help = "The new run has the parameters, window, limits and sources of secrets of the earlier one, and uses the library that is installed now."
+        after_help = "The new run has the parameters, window, limits and secret sources of the earlier one. It uses the library that is installed now."
     )]
     Rerun(rerun::Rerun),
     /// Stop a running job and wait for it to end
     #[command(before_help = "Example:\n  lorchestra runs stop 7c41d03f")]
     Stop {
-        /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB; the last two prefer a running run
+        /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB (the last two choose a running run first)
         #[arg(add = ArgValueCompleter::new(complete::runs))]
         run: String,
     },
@@ -96,6 +98,12 @@ pub(super) fn run(
 ) -> Result<Code, CommandError> {
     if let Runs::Rerun(wanted) = command {
         return rerun::rerun(wanted, verbose, settings, notices, printer);
+    }
+    if let Runs::List(wanted) = command
+        && wanted.from.from == RunSource::Bigquery
+    {
+        let fleet = Fleet::read(crate::values::time("--since", wanted.since.as_deref())?, settings)?;
+        return list::list(wanted, Some(&fleet.history.1), settings, printer);
     }
     let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);

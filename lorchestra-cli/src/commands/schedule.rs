@@ -4,9 +4,9 @@
 //! does, without reading secrets, and changes nothing unless `--dir` is given. One file for each kind of schedule: [`systemd`], [`cron`],
 //! [`containers`].
 
-mod containers;
+pub(super) mod containers;
 mod cron;
-mod environment;
+pub(super) mod environment;
 mod list;
 mod systemd;
 
@@ -33,11 +33,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Time that systemd or Kubernetes waits beyond the grace period and the delivery timeout before it kills everything.
-const MARGIN: Duration = Duration::from_secs(20);
+pub(super) const MARGIN: Duration = Duration::from_secs(20);
+
+/// What Cloud Run does to a store.
+pub(super) const EPHEMERAL: &str = "Cloud Run keeps no files: runs and bookmarks are lost with each container, so events must be delivered (--require-delivery).";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Schedule {
-    /// Print what runs jobs on a schedule: systemd units, crontab lines, a Kubernetes CronJob or a Cloud Run job
+    /// Print systemd units, crontab lines, a Kubernetes CronJob or a Cloud Run job that run jobs on a schedule
     #[command(before_help = EXAMPLES, after_help = AT)]
     Print(Box<Print>),
     /// List the systemd timers and crontab lines on this machine that run jobs
@@ -48,15 +51,15 @@ pub(crate) enum Schedule {
 pub(super) const EXAMPLES: &str = "Examples:
   lorchestra schedule print ingester/extract_gmail --systemd -- --timeout 2h --since last:-2d
   lorchestra schedule print canonizer/canonicalize_email --cron --at '0 4 * * *'
-  lorchestra schedule print ingester/extract_gmail --k8s --image registry.example.org/lorchestra:1 -- --since -1d";
+  lorchestra schedule print ingester/extract_gmail --k8s \\
+      --image registry.example.org/lorchestra:1 -- --since -1d";
 
-const AT: &str = "--at is written in the syntax of the target: OnCalendar= for systemd, for example
-'*-*-* 03:15:00' or 'Mon *-*-* 09:00'; five fields for the others, for example '15 3 * * *' or
-'0 9 * * 1'. Without it, the job runs every night at 03:15.
+const AT: &str = "\
+--at has the syntax of the scheduler: OnCalendar= for systemd, for example '*-*-* 03:15:00' or 'Mon *-*-* 09:00', and five fields for the \
+others, for example '15 3 * * *' or '0 9 * * 1'. Without --at, the job runs every night at 03:15.
 
-Variables that are set now and that lorchestra reads (XDG_STATE_HOME, LORCHESTRA_PLUGIN_PATH and
-others) become part of the schedule, except secrets; in a container, also except paths of this
-machine.";
+Environment variables that lorchestra reads and that are set now (XDG_STATE_HOME, LORCHESTRA_PLUGIN_PATH and others) are copied into the \
+schedule, except secrets and, for containers, paths on this machine.";
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("target").required(true))]
@@ -79,19 +82,19 @@ pub(crate) struct Print {
     /// When to run: '*-*-* 03:15:00' for systemd, '15 3 * * *' for the others
     #[arg(long, value_name = "TIME")]
     at: Option<String>,
-    /// Print units for the system manager, which run as this user
+    /// Print units for the system manager instead; they run as this user too
     #[arg(long, requires = "systemd")]
     system: bool,
     /// Container image with lorchestra and the plugins
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
-    /// Name of the units or resources (default: lorchestra-PACKAGE-JOB)
+    /// Name of the units or resources [default: lorchestra-PACKAGE-JOB]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Write the files into this directory instead of printing them
     #[arg(long, value_name = "DIR", conflicts_with = "cron")]
     dir: Option<PathBuf>,
-    /// Flags of run-job and of the job, for one job only
+    /// Flags of run-job and of the job (only if a single job is given)
     #[arg(last = true, value_name = "JOB FLAGS")]
     rest: Vec<OsString>,
 }

@@ -1,6 +1,7 @@
 //! `status`: shows each job and account with its last success, later failures and usual duration. Exits with 1 if a job is
 //! failing or stale. Which jobs are expected, and at which interval, is in `config.toml` (`expect_every`).
 
+use super::fleet::{Fleet, From, RunSource};
 use super::history;
 use super::runs::why;
 use crate::exit::Code;
@@ -25,18 +26,22 @@ const INDENT: usize = 10;
 const WIDE: usize = 120;
 
 pub(super) const RULE: &str = "\
-A job is failing if a run failed or was refused after its last success, and stale if its last success is older than expect_every
-in config.toml (plus a tenth), or than --stale. SUCCESS is the age of the last success, FAILS the number of failures since,
-TOOK the duration of the last run, USUAL the median of successful ones.";
+A job is failing if a run failed or was refused after its last success. It is stale if its last success is older than expect_every in \
+config.toml plus a tenth, or than --stale.
+
+SUCCESS is the age of the last success, FAILS the number of failures since then, TOOK the duration of the last run, and USUAL the median \
+duration of successful runs.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     /// Show only this package, or PACKAGE/JOB
     job: Option<String>,
-    /// Count a job as stale whose last success is older than this, unless expect_every in config.toml says otherwise
+    /// Treat jobs without expect_every in config.toml as stale if their last success is older than this
     #[arg(long, value_name = "DURATION", value_parser = values::limit)]
     stale: Option<Duration>,
-    /// Run on_stale of config.toml for each stale job
+    #[command(flatten)]
+    from: From,
+    /// Run the command on_stale of config.toml for each stale job
     #[arg(long)]
     notify: bool,
     /// Print one JSON object (schema lorchestra.status/1)
@@ -91,10 +96,11 @@ pub(super) fn run(
     notices: &mut Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
-    let history = history(settings, notices, printer)?;
-    let store = history.as_ref().map(|(_, store)| store);
+    let fleet = if command.from.from == RunSource::Bigquery { Some(Fleet::read(None, settings)?) } else { None };
+    let own = if fleet.is_none() { history(settings, notices, printer)? } else { None };
+    let store = fleet.as_ref().map(|fleet| &fleet.history).or(own.as_ref()).map(|(_, store)| store);
     let jobs = judged(command.job.as_deref(), command.stale, settings, store)?;
-    let pending: Vec<([&str; 2], u64)> = match store {
+    let pending: Vec<([&str; 2], u64)> = match store.filter(|_| fleet.is_none()) {
         Some(store) => settings
             .destinations
             .iter()

@@ -8,19 +8,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
 
+/// Heading of these flags in every help text.
+const GLOBAL: &str = "Global options";
+
 /// Flags of every command.
 #[derive(Debug, Default, Args)]
 pub(crate) struct GlobalFlags {
     /// Search only this directory for plugins (repeatable)
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", help_heading = GLOBAL)]
     pub(crate) plugin_dir: Vec<PathBuf>,
 
-    /// Read this file instead of config.toml (for run-job: before PACKAGE)
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Read this configuration file instead of the default one (with run-job: before PACKAGE)
+    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
     pub(crate) config: Option<PathBuf>,
 
     /// Print more to stderr, including the job's trace (repeat for debug, trace)
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = GLOBAL)]
     pub(crate) verbose: u8,
 }
 
@@ -62,15 +65,15 @@ pub(crate) struct OwnFlags {
     #[arg(long, overrides_with = "memory_max", value_parser = values::memory, value_name = "SIZE")]
     pub(crate) memory_max: Option<u64>,
 
-    /// Exit with 69 unless every destination has the run's events in time; do not start the job without credentials
+    /// Exit with 69 unless every destination has received the run's events in time; do not start the job without credentials
     #[arg(long, overrides_with = "require_delivery")]
     pub(crate) require_delivery: bool,
 
-    /// Wait this long for the last events to be delivered; 0s: do not wait [default: 10s]
+    /// Wait up to this long for the last events to be delivered (0s: do not wait) [default: 10s]
     #[arg(long, overrides_with = "delivery_timeout", value_parser = values::duration, value_name = "DURATION")]
     pub(crate) delivery_timeout: Option<Duration>,
 
-    /// Set a job parameter by name (useful when a flag of the same name shadows it; repeatable)
+    /// Set a job parameter by name, for example if a flag of this command has the same name (repeatable)
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) param: Vec<String>,
 
@@ -98,7 +101,7 @@ pub(crate) struct OwnFlags {
     #[arg(long, overrides_with = "dry_run")]
     pub(crate) dry_run: bool,
 
-    /// Print the job's output to stderr when the run ends (of the last attempt)
+    /// When the run ends, print the output of its last attempt to stderr
     #[arg(long, overrides_with = "show_output")]
     pub(crate) show_output: bool,
 
@@ -106,7 +109,7 @@ pub(crate) struct OwnFlags {
     #[arg(long, overrides_with = "json")]
     pub(crate) json: bool,
 
-    /// Print nothing on success, except the output of --json
+    /// Print nothing on success, except what --json prints
     #[arg(short, long, overrides_with = "quiet")]
     pub(crate) quiet: bool,
 }

@@ -321,6 +321,40 @@ impl BigQuery {
 
     /// Restricted to the rows' `created_at`, so that only their partitions are read, and to satisfy a table that requires a partition
     /// filter.
+    /// Returns the events of these types that were created between two times (microseconds since 1970), oldest first: each as a JSON object
+    /// with `run_id`, `event_type`, `source`, `at` (microseconds since 1970) and `payload`.
+    ///
+    /// # Errors
+    /// Those of [`Destination::connect`], and of the query.
+    pub async fn events_of_types(&mut self, types: &[&str], (from, until): (i64, i64)) -> Result<Vec<String>, DeliveryError> {
+        self.connect().await?;
+        let limit = self.settings.timeout();
+        let answered = within(limit * 2, self.query_types(types, (from, until))).await;
+        self.finish_call(answered)
+    }
+
+    async fn query_types(&mut self, types: &[&str], (from, until): (i64, i64)) -> Result<Vec<String>, DeliveryError> {
+        let RestCall { rest, table, read, token } = self.rest().await?;
+        let name =
+            |field: Field, usual: &'static str| read.and_then(|read| read.layout.name_of(field)).unwrap_or(usual).to_owned();
+        let [run, kind, source, at, payload] = [
+            name(Field::RunId, "run_id"),
+            name(Field::EventType, "event_type"),
+            name(Field::Source, "source"),
+            name(Field::CreatedAt, "created_at"),
+            name(Field::Payload, "payload"),
+        ];
+        let sql = format!(
+            "SELECT CONCAT('{{\"run_id\":\"', `{run}`, '\",\"event_type\":\"', `{kind}`, '\",\"source\":\"', `{source}`, '\",\"at\":', \
+             CAST(UNIX_MICROS(`{at}`) AS STRING), ',\"payload\":', TO_JSON_STRING(`{payload}`), '}}') \
+             FROM `{table}` WHERE `{kind}` IN UNNEST(@ids) AND `{run}` IS NOT NULL AND `{at}` BETWEEN @first AND @last ORDER BY `{at}`",
+            table = table.full,
+        );
+        let between = encode::rfc3339(from).zip(encode::rfc3339(until)).map(|(first, last)| [first, last]);
+        let location = read.and_then(|read| read.location.as_deref());
+        rest.query(table, token.as_deref(), LookUp { location, sql, ids: types, between }).await
+    }
+
     async fn present_among(&mut self, rows: &[Row]) -> Result<Vec<String>, DeliveryError> {
         let RestCall { rest, table, read, token } = self.rest().await?;
         let column = read.and_then(|read| read.layout.name_of(Field::EventId)).unwrap_or("event_id");

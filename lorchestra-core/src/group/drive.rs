@@ -295,6 +295,10 @@ impl Driver<'_> {
                 if state == MemberState::Refused {
                     self.store.refuse_member(&member.run_id)?;
                 }
+                if cause == Some(Cause::Cancelled) && progress.stopped.is_none() && self.store.is_cancelled(self.group.n)? {
+                    // Before the next member starts, which would be cancelled too.
+                    self.stop(StopReason::Cancelled, progress);
+                }
                 member.state = state;
                 self.count(&member, (cause, message.as_deref()), progress);
             }

@@ -12,6 +12,7 @@
 
 use crate::host::locks::hex;
 use crate::plan::{RunSpec, SpecError};
+use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -43,21 +44,34 @@ pub struct PlannedMember {
 }
 
 /// A library that the members use.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 struct PlanLibrary {
     package: String,
     version: String,
+    /// Null if any build of the version may be used.
     sha256: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+/// The first line of a plan file. Each further line is an object with the `label` and the `spec` of a window.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "PlanHeader")]
 struct Header {
+    #[schemars(extend("const" = "lorchestra.plan/1"))]
     schema: String,
+    /// The id of the group.
     group: String,
+    /// What it runs: PACKAGE/JOB.
     name: String,
+    /// Number of further lines.
     members: usize,
     libraries: Vec<PlanLibrary>,
+    /// SHA-256 of the further lines.
     sha256: String,
+}
+
+/// Returns the JSON Schema of a plan file's first line.
+pub fn schema() -> Schema {
+    schema_for!(Header)
 }
 
 #[derive(Debug, Serialize)]

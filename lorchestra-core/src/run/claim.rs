@@ -33,6 +33,7 @@ use crate::host::files::{private_file, regular_file};
 use crate::host::signals::signal_name;
 use crate::host::state::StateDir;
 use crate::outcome::{Cause, Failure, Outcome};
+use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -44,13 +45,22 @@ mod model;
 /// The value of `schema`.
 const SCHEMA: &str = "lorchestra.claim/1";
 
-/// What a claim contains.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The claim of a window: the contents of a file in the directory of `run-window --claims`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 struct ClaimRecord {
+    #[schemars(extend("const" = "lorchestra.claim/1"))]
     schema: String,
+    /// The run that counts.
     run_id: String,
+    /// The id of that run's `job.started` event.
     token: String,
+    /// Where it runs, for people.
     host: String,
+}
+
+/// Returns the JSON Schema of a claim.
+pub fn schema() -> Schema {
+    schema_for!(ClaimRecord)
 }
 
 /// A run that asks for a claim.

@@ -1,6 +1,7 @@
 //! Ingests events from a spool, and reads them for people.
 
 use super::checksum::Covered;
+use super::own::OwnType;
 use super::{Store, StoreError, outbox, results};
 use crate::spool::Cursor;
 use crate::spool::record::{Final, Mark, Record};
@@ -17,21 +18,32 @@ const MANY: usize = 500;
 
 /// One event with the columns of the envelope. `payload` and `subject_id` may be personal data.
 #[derive(Debug, Serialize, JsonSchema)]
-#[expect(missing_docs, reason = "the columns of the envelope, documented in docs/reference/events.md")]
 pub struct Event {
+    /// UUIDv7; never changes.
     pub event_id: String,
+    /// One of lorchestra's own types, or a type of the job.
     pub event_type: String,
+    /// `package/job`.
     pub source: String,
+    /// Where to find the schema of the payload.
     pub schema_ref: Option<String>,
-    /// RFC 3339, UTC, with microseconds; for times outside the years 0001 to 9999, microseconds since 1970.
+    /// When the event was emitted: RFC 3339, UTC, with microseconds; for times outside the years 0001 to 9999, microseconds since 1970 as
+    /// text.
     pub created_at: String,
+    /// The run id, unless the job sets another one.
     pub correlation_id: String,
+    /// The person that the event is about; personal data.
     pub subject_id: Option<String>,
+    /// A JSON object of at most 1 MiB and 100 levels; null without `--payload`, or if retention has removed it.
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub payload: Option<Box<RawValue>>,
+    /// The run that emitted the event.
     pub run_id: String,
+    /// The attempt of the run, from 1; 0 for a skipped or refused run.
     pub attempt: u32,
+    /// Package of the job.
     pub package: String,
+    /// Name of the job.
     pub job: String,
     /// Why the server will never accept it, or why its result is unknown; only if the filter selects such events.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -310,29 +322,29 @@ fn insert(tx: &Transaction<'_>, run: i64, attempt: u32, records: &[Record<'_>]) 
 }
 
 /// One of lorchestra's own events about a run.
-pub(super) struct OwnEvent<'a> {
+pub(super) struct OwnEvent {
     pub(super) run: i64,
     /// 0 if the run was skipped.
     pub(super) attempt: u32,
-    pub(super) event_type: &'a str,
+    pub(super) event_type: OwnType,
     pub(super) at: i64,
     /// Whether it ends its run.
     pub(super) terminal: bool,
 }
 
-pub(super) fn insert_own(tx: &Transaction<'_>, event: &OwnEvent<'_>, payload: &impl serde::Serialize) -> rusqlite::Result<()> {
+pub(super) fn insert_own(tx: &Transaction<'_>, event: &OwnEvent, payload: &impl serde::Serialize) -> rusqlite::Result<()> {
     let payload = serde_json::to_string(payload).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
     let event_id = uuid::Uuid::now_v7().to_string();
     let covered = Covered {
         event_id: &event_id,
-        event_type: event.event_type,
+        event_type: event.event_type.as_str(),
         created_at: event.at,
         rest: [None, None, None, Some(&payload)],
     };
     tx.execute(
         "INSERT INTO events (event_id, run, attempt, event_type, created_at, payload, terminal, checksum)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        params![event_id, event.run, event.attempt, event.event_type, event.at, payload, event.terminal, covered.sum()],
+        params![event_id, event.run, event.attempt, event.event_type.as_str(), event.at, payload, event.terminal, covered.sum()],
     )?;
     Ok(())
 }

@@ -1,30 +1,122 @@
 //! Payloads of lorchestra's own events as types: `job.*` events are written and read back as the same type.
 
+use super::Refused;
 use crate::outcome::{Failure, Outcome};
 use crate::plan::{RequestedBy, RunSpec};
 use lorchestra_plugin_api::results::{Artifact, Dataset, Results};
+use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
+/// The type of one of lorchestra's own events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "documented by `meaning`")]
+pub enum OwnType {
+    Started,
+    Completed,
+    Failed,
+    Superseded,
+    Skipped,
+    Refused,
+}
+
+impl OwnType {
+    /// Every type.
+    pub const ALL: [Self; 6] = [Self::Started, Self::Completed, Self::Failed, Self::Superseded, Self::Skipped, Self::Refused];
+
+    /// The type as stored and sent.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "job.started",
+            Self::Completed => "job.completed",
+            Self::Failed => "job.failed",
+            Self::Superseded => "job.superseded",
+            Self::Skipped => "job.skipped",
+            Self::Refused => "job.refused",
+        }
+    }
+
+    /// What the event reports, for the reference.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Started => "A run has started.",
+            Self::Completed => "A run has completed: its job returned `Ok`, and all of its events are in the store.",
+            Self::Failed => "A run has failed.",
+            Self::Superseded => "The job of a run succeeded, but another run of the same window counts.",
+            Self::Skipped => "A run was skipped because another run of the same job and account was running.",
+            Self::Refused => "A run was requested but could not start.",
+        }
+    }
+
+    /// Returns the JSON Schema of the payload, with the type as its title and the meaning as its description.
+    pub fn schema(self) -> Schema {
+        let mut schema = match self {
+            Self::Started => without(schema_for!(Started), &["held_by"]),
+            Self::Skipped => schema_for!(Started),
+            Self::Completed => {
+                let failure = keys(&schema_for!(Failure));
+                without(schema_for!(Terminal), &failure.iter().map(String::as_str).collect::<Vec<_>>())
+            }
+            Self::Failed | Self::Superseded => with_required(schema_for!(Terminal), keys(&schema_for!(Failure))),
+            Self::Refused => schema_for!(Refused),
+        };
+        schema.insert("title".into(), self.as_str().into());
+        schema.insert("description".into(), self.meaning().into());
+        schema
+    }
+}
+
+fn keys(schema: &Schema) -> Vec<String> {
+    let properties = schema.get("properties").and_then(Value::as_object);
+    properties.into_iter().flat_map(Map::keys).cloned().collect()
+}
+
+fn without(mut schema: Schema, keys: &[&str]) -> Schema {
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.retain(|key, _| !keys.contains(&key.as_str()));
+    }
+    schema
+}
+
+fn with_required(mut schema: Schema, keys: Vec<String>) -> Schema {
+    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+        required.extend(keys.into_iter().map(Value::from));
+    }
+    schema
+}
+
 /// Payload of `job.started`; with `held_by`, of `job.skipped`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "documented in docs/reference/events.md, or at RunSpec")]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Started {
+    /// Parameters as the job receives them, without secrets.
     pub parameters: Map<String, Value>,
+    /// Start of the window.
     pub since: Option<String>,
+    /// End of the window.
     pub until: Option<String>,
+    /// The host on which the run was requested.
     pub host: String,
+    /// Version of lorchestra.
     pub lorchestra_version: String,
+    /// Path of the library.
     pub plugin_path: String,
+    /// Version of the package.
     pub plugin_version: String,
+    /// SHA-256 of the library that ran.
     pub plugin_sha256: String,
+    /// Maximum number of retries.
     pub retries: u32,
+    /// Limit on the memory of each of the job's processes, in bytes.
     pub memory_max: Option<u64>,
+    /// Who requested the run: `command-line`, `schedule`, `rerun:RUN` or `engine:NAME`.
+    #[schemars(with = "String")]
     pub requested_by: RequestedBy,
+    /// The group of the run.
     pub group: Option<String>,
+    /// W3C trace context of the requester.
     pub trace_parent: Option<String>,
-    /// For a skipped run, the run that held the overlap lock, if known.
+    /// The run that held the overlap lock; only for a skipped run, and if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_by: Option<String>,
 }
@@ -61,8 +153,8 @@ impl Started {
     }
 }
 
-/// Payload of `job.completed` and `job.failed`: how a run ended, and the measurements.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Payload of `job.completed`, `job.failed` and `job.superseded`: how a run ended, and the measurements.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Terminal {
     /// The last attempt, counted from 1.
     pub attempt: u32,
@@ -74,34 +166,37 @@ pub struct Terminal {
     pub system_ms: u64,
     /// Peak memory of any attempt, if known.
     pub max_rss_kib: Option<u64>,
-    /// Number of spool records that could not be read, or that no worker writes.
+    /// Number of spool records that were skipped because they were unreadable or forged. A forged record has a valid checksum, but no
+    /// worker writes such a record: it has an event type of lorchestra, an invalid time, or a payload that is not an object.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub damaged: u64,
-    /// Bytes of output that the disk refused.
+    /// Bytes of output that were lost because the disk was full.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub output_lost: u64,
-    /// Number of the job's processes that could not be killed.
+    /// Number of child processes that could not be killed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub processes_left: u64,
-    /// The job's result in the last attempt.
+    /// What the job reported as its result in the last attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
-    /// The files that it listed as artifacts.
+    /// The files that the job listed as artifacts in the last attempt.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<ListedArtifact>,
-    /// Its counters.
+    /// Counters of the job in the last attempt.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub counters: BTreeMap<String, u64>,
-    /// The last progress that it reported.
+    /// The last progress that the job reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<JobProgress>,
-    /// Data that it has read.
+    /// Data sets that the job reported as read, each with `namespace` and `name`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<BTreeMap<String, String>>")]
     pub inputs: Vec<Dataset>,
-    /// Data that it has written.
+    /// Data sets that the job reported as written, each with `namespace` and `name`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<BTreeMap<String, String>>")]
     pub outputs: Vec<Dataset>,
-    /// How earlier attempts ended: the last ones, oldest first.
+    /// How earlier attempts ended: the last 20, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier_attempts: Vec<EarlierAttempt>,
     /// Why it failed; `None` if it completed.
@@ -114,7 +209,7 @@ fn is_zero(n: &u64) -> bool {
 }
 
 /// A file that a job listed as an artifact.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ListedArtifact {
     /// Absolute path.
     pub path: String,
@@ -123,7 +218,7 @@ pub struct ListedArtifact {
 }
 
 /// How far a job came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JobProgress {
     /// Units done.
     pub done: u64,
@@ -132,7 +227,7 @@ pub struct JobProgress {
 }
 
 /// An attempt before the last one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "documented at Attempt")]
 pub struct EarlierAttempt {
     pub attempt: u32,
@@ -168,6 +263,16 @@ mod tests {
     use super::*;
     use crate::outcome::Cause;
     use serde_json::json;
+
+    /// A job that emitted one of these types could forge the end of a run.
+    #[test]
+    fn no_job_may_emit_an_own_type() {
+        for own in OwnType::ALL {
+            assert!(lorchestra_plugin_api::limits::RESERVED_TYPES.contains(&own.as_str()), "{own:?}");
+            let schema = own.schema();
+            assert!(keys(&schema).len() > 4 && schema.get("title") == Some(&own.as_str().into()), "{schema:?}");
+        }
+    }
 
     #[test]
     fn a_terminal_payload_survives_its_json() {

@@ -4,11 +4,13 @@
 //! a caller chose with `--run-id`, so that the caller can repeat the call.
 
 use super::event::{OwnEvent, insert_own};
+use super::own::OwnType;
 use super::{RunState, Store, StoreError};
 use crate::host::process::Identity;
 use crate::outcome::Cause;
 use crate::plan::{RequestedBy, RunSpec};
 use rusqlite::params;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The known facts about a refused run.
@@ -37,16 +39,24 @@ pub struct Refusal {
 }
 
 /// Payload of `job.refused`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "documented in docs/reference/events.md, or at Refusal")]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Refused {
+    /// Why the run was refused.
     pub cause: Cause,
+    /// The cause for people.
     pub message: String,
+    /// Exit code of the command.
     pub exit_code: u8,
+    /// The host on which the run was requested.
     pub host: String,
+    /// Version of lorchestra.
     pub lorchestra_version: String,
+    /// Who requested the run: `command-line`, `schedule`, `rerun:RUN` or `engine:NAME`.
+    #[schemars(with = "String")]
     pub requested_by: RequestedBy,
+    /// The group of the run.
     pub group: Option<String>,
+    /// The `--run-id` of the command. The refused run has another id, so that the command can be repeated.
     pub requested_run_id: Option<String>,
 }
 
@@ -101,7 +111,7 @@ impl Store {
                 ],
             )?;
             let run = tx.last_insert_rowid();
-            let event = OwnEvent { run, attempt: 0, event_type: "job.refused", at: *at, terminal: true };
+            let event = OwnEvent { run, attempt: 0, event_type: OwnType::Refused, at: *at, terminal: true };
             insert_own(tx, &event, &payload)
         })
     }

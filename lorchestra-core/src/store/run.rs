@@ -1,7 +1,7 @@
 //! Records and reads runs and attempts.
 
 use super::event::{OwnEvent, insert_own};
-use super::own::{Started, Terminal};
+use super::own::{OwnType, Started, Terminal};
 use super::{Moved, Store, StoreError, bookmark, group, results};
 use crate::host::process::Identity;
 use crate::outcome::{Cause, Outcome};
@@ -202,7 +202,7 @@ impl Store {
         self.write("recording the run", |tx| {
             let n = insert_run(tx, run, RunState::Running)?;
             insert_attempt(tx, n, 1, run.started_at, run.worker_pid)?;
-            let event = OwnEvent { run: n, attempt: 1, event_type: "job.started", at: run.started_at, terminal: false };
+            let event = OwnEvent { run: n, attempt: 1, event_type: OwnType::Started, at: run.started_at, terminal: false };
             insert_own(tx, &event, started)
         })
     }
@@ -212,7 +212,7 @@ impl Store {
         self.write("recording the skipped run", |tx| {
             let n = insert_run(tx, run, RunState::Skipped)?;
             tx.execute("UPDATE runs SET ended_at = started_at WHERE n = ?1", [n])?;
-            let event = OwnEvent { run: n, attempt: 0, event_type: "job.skipped", at: run.started_at, terminal: true };
+            let event = OwnEvent { run: n, attempt: 0, event_type: OwnType::Skipped, at: run.started_at, terminal: true };
             insert_own(tx, &event, skipped)
         })
     }
@@ -387,9 +387,11 @@ fn end_one(tx: &Transaction<'_>, run_id: &str, end: &RunEnd) -> rusqlite::Result
     results::settle(tx, n, terminal.attempt, results)?;
     let outcome = terminal.outcome();
     let (state, event_type, failure) = match &outcome {
-        Outcome::Completed => (RunState::Completed, "job.completed", None),
-        Outcome::Failed(failure) if failure.cause == Cause::Superseded => (RunState::Superseded, "job.superseded", Some(failure)),
-        Outcome::Failed(failure) => (RunState::Failed, "job.failed", Some(failure)),
+        Outcome::Completed => (RunState::Completed, OwnType::Completed, None),
+        Outcome::Failed(failure) if failure.cause == Cause::Superseded => {
+            (RunState::Superseded, OwnType::Superseded, Some(failure))
+        }
+        Outcome::Failed(failure) => (RunState::Failed, OwnType::Failed, Some(failure)),
     };
     let cause = failure.map(|failure| failure.cause.as_str());
     let message = failure.map(|failure| &failure.message);

@@ -1,5 +1,5 @@
 //! Measures `backfill` of a no-op job, in windows per second, next to `run-job` for each window: from a shell loop, and from `xargs -P`, which
-//! keeps as many processes running as there are processors (as GNU parallel does, with less work of its own).
+//! keeps as many processes running as there are processors, and from GNU parallel, if it is installed.
 //!
 //! Each side has a new history. The last row compares the time for a window in a backfill of many windows with that in one of few.
 
@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 /// Number of windows that all sides run.
-const WINDOWS: usize = 200;
+const WINDOWS: usize = 100;
 /// Number of windows of the long backfill; `LORCHESTRA_BENCH_WINDOWS` sets another one.
 const MANY: usize = 18_250;
 /// How much faster than the others a backfill must be.
@@ -27,6 +27,9 @@ pub(super) fn run(site: &Site) -> Result<String> {
     let one = shell(site, "while read -r since until; do $RUN --since \"$since\" --until \"$until\"; done", WINDOWS)?;
     let xargs = format!("xargs -P {processors} -L 1 sh -c '$RUN --since \"$0\" --until \"$1\"'");
     let parallel = shell(site, &xargs, WINDOWS)?;
+    let gnu = std::process::Command::new("parallel").arg("--version").output().is_ok_and(|version| version.status.success());
+    let script = format!("parallel --will-cite -j {processors} --colsep ' ' '$RUN --since {{1}} --until {{2}}'");
+    let gnu = if gnu { Some(shell(site, &script, WINDOWS)?) } else { None };
     let long = backfill(site, many, processors)?;
     let mut table = String::from("| | windows/s |\n| --- | ---: |");
     for (name, rate) in [
@@ -37,7 +40,11 @@ pub(super) fn run(site: &Site) -> Result<String> {
     ] {
         write!(table, "\n| {name} | {rate:.1} |")?;
     }
-    for (name, other) in [("shell loop", one), ("xargs", parallel)] {
+    if let Some(rate) = gnu {
+        write!(table, "\n| `run-job` by `parallel -j {processors}` | {rate:.1} |")?;
+    }
+    let others = [("shell loop", Some(one)), ("xargs", Some(parallel)), ("GNU parallel", gnu)];
+    for (name, other) in others.into_iter().filter_map(|(name, other)| Some((name, other?))) {
         let ratio = few / other;
         write!(table, "\n| ratio to {name} (target at least {TARGET}) | {} |", judged(ratio, ratio >= TARGET))?;
     }

@@ -1,4 +1,4 @@
-//! Finds names in the source that a reference page must list: environment variables, configuration keys, causes, event types, JSON schemas; and
+//! Finds names in the source that a reference page must list: environment variables, configuration keys, JSON schemas; and
 //! generates the table of exit codes. Reads the source line by line: rustfmt puts each field and variant on a line of its own.
 
 use super::pages;
@@ -12,13 +12,10 @@ pub(super) fn check(root: &Path, errors: &mut Vec<String>) -> Result {
     let cli = sources(root, "lorchestra-cli/src")?;
     let core = sources(root, "lorchestra-core/src")?;
     let config = pages::read(root, "lorchestra-cli/src/config.rs")?;
-    let outcome = pages::read(root, "lorchestra-core/src/outcome.rs")?;
     let both = [cli.as_str(), core.as_str()].concat();
     for (page, names) in [
         ("docs/reference/environment.md", variables(&cli)),
         ("docs/reference/configuration.md", keys(&config)),
-        ("docs/reference/events.md", causes(&outcome)),
-        ("docs/reference/events.md", event_types(&core)),
         ("docs/reference/json.md", schemas(&both)),
     ] {
         if names.is_empty() {
@@ -83,19 +80,6 @@ fn keys(source: &str) -> BTreeSet<&str> {
         }
     }
     keys
-}
-
-/// Returns the strings of `Cause::as_str`.
-fn causes(source: &str) -> BTreeSet<&str> {
-    let body = source.split("pub enum Cause").nth(1).and_then(|rest| rest.split("fn as_str").nth(1)).unwrap_or_default();
-    let arms = body.lines().take_while(|line| *line != "}").filter_map(|line| line.trim().strip_prefix("Self::"));
-    arms.filter_map(|arm| arm.split('"').nth(1)).collect()
-}
-
-/// Returns the event types of lorchestra: all strings of the form `job.NAME`.
-fn event_types(source: &str) -> BTreeSet<&str> {
-    let strings = source.split('"').filter(|text| text.starts_with("job."));
-    strings.filter(|text| text.len() > 4 && text[4..].chars().all(|c| c.is_ascii_lowercase() || c == '_')).collect()
 }
 
 /// Returns names of the form `lorchestra.NAME/N`, without the prefix.

@@ -38,10 +38,10 @@ const LINES: Duration = Duration::from_secs(30);
 /// Flags of every command that runs a group.
 #[derive(Debug, Default, Clone, Args)]
 pub(crate) struct DriveFlags {
-    /// Exit with 69 unless every destination has all events in time
+    /// Exit with 69 unless every destination has received all events in time
     #[arg(long)]
     pub(crate) require_delivery: bool,
-    /// Wait this long for the last events to be delivered; 0s: do not wait [default: 10s]
+    /// Wait up to this long for the last events to be delivered (0s: do not wait) [default: 10s]
     #[arg(long, value_parser = values::duration, value_name = "DURATION")]
     pub(crate) delivery_timeout: Option<Duration>,
     /// Refuse a library whose bytes differ from plugins.lock
@@ -126,7 +126,7 @@ impl GroupWork<'_, '_> {
         (state, store): (&StateDir, &mut Store),
         signals: &mut Signals,
         observer: &mut dyn Observer,
-    ) -> Result<(Driven, Vec<String>), CommandError> {
+    ) -> Result<(Driven, FailedMembers), CommandError> {
         let group = self.group;
         let lock = Driver::lock(state, &group.group_id)?;
         // Runs only the failed windows again, not those that have not run.
@@ -145,7 +145,7 @@ impl GroupWork<'_, '_> {
         let size = usize::try_from(group.settings.parallel).unwrap_or(1);
         let mut driver = Driver { state, store, group, leave_out: &left_out, report: &mut report, observer };
         let driven = driver.run(Pool::new(command, size), signals);
-        progress.finish(printer);
+        let unprinted = progress.finish();
         let driven = driven?;
         store.move_group_bookmarks(group, now_micros())?;
         Driver::unlock(state, &group.group_id, lock);
@@ -155,7 +155,7 @@ impl GroupWork<'_, '_> {
                 failed.extend(store.members(group.n, state, u64::MAX)?.into_iter().map(|member| member.label));
             }
         }
-        Ok((driven, failed))
+        Ok((driven, FailedMembers { names: failed, unprinted }))
     }
 
     fn begin(&self, counts: GroupCounts, left_out: usize) {
@@ -181,6 +181,15 @@ impl GroupWork<'_, '_> {
         }
         words
     }
+}
+
+/// The members that failed.
+#[derive(Debug, Default)]
+pub(super) struct FailedMembers {
+    /// Their names; empty for a backfill.
+    pub(super) names: Vec<String>,
+    /// Number of failures that were not printed as they happened.
+    pub(super) unprinted: u64,
 }
 
 /// Lets members that have not completed use the libraries that are installed now: a new build is the usual reason to resume.
@@ -288,20 +297,19 @@ impl GroupView {
         }
     }
 
-    pub(super) fn finish(self, printer: &RefCell<&mut Printer>) {
+    /// Returns the number of failures that were not printed.
+    pub(super) fn finish(self) -> u64 {
         if let Some(bar) = self.bar {
             bar.finish();
         }
-        if let Some(more) = self.failed.checked_sub(SHOWN).filter(|more| *more > 0) {
-            printer.borrow_mut().note(format_args!("  and {more} more failures"));
-        }
+        self.failed.saturating_sub(SHOWN)
     }
 }
 
 /// Prints the result and returns the exit code.
 pub(super) fn summary(
     (group, driven, took, undelivered): (&Group, &Driven, Duration, bool),
-    failed_names: &[String],
+    failed_members: &FailedMembers,
     flags: &DriveFlags,
     printer: &mut Printer,
 ) -> Code {
@@ -315,7 +323,14 @@ pub(super) fn summary(
         _ if undelivered => Code::Undelivered,
         _ => Code::Success,
     };
+    let show = match usize::try_from(failed_members.unprinted).unwrap_or(usize::MAX) {
+        0 => format!("  lorchestra backfill show {id}"),
+        more => format!("  and {}: lorchestra backfill show {id}", show::counted(more, "more failure")),
+    };
     if flags.json {
+        if failed_members.unprinted > 0 {
+            printer.note(show);
+        }
         printer.json(&GroupLine { schema: "lorchestra.group/1", group: GroupObject::of(group, *counts, false) });
     } else if completed == all {
         if !flags.quiet {
@@ -326,11 +341,11 @@ pub(super) fn summary(
         let open = if rest > 0 { format!(", {rest} not run") } else { String::new() };
         printer.bad(format_args!("{name}: {completed} of {all} {what} completed, {failed} failed{open} (group {id})"));
         if group.kind == KIND {
-            printer.note(format_args!("  lorchestra backfill show {id}"));
+            printer.note(show);
             printer.note(format_args!("  lorchestra backfill resume {id}"));
         } else {
-            if !failed_names.is_empty() {
-                printer.note(format_args!("  failed: {}", text::shortened(&failed_names.join(", "), NAMES)));
+            if !failed_members.names.is_empty() {
+                printer.note(format_args!("  failed: {}", text::shortened(&failed_members.names.join(", "), NAMES)));
             }
             printer.note(format_args!("  lorchestra runs list --group {}", group.group_id));
             printer.note("  run it again with --rerun-failed to run what failed or did not run");

@@ -49,7 +49,7 @@ pub(crate) struct EventExport {
     /// Export only events emitted at or after this time
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Write to this file, which appears when it is complete, instead of stdout
+    /// Write to this file instead of stdout; it appears only once it is complete
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }

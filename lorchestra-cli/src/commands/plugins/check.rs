@@ -7,6 +7,7 @@ use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::wire::{CheckedJob, CheckedLibrary, GlibcObject, LoadObject, PluginsCheck, ProblemObject};
 use lorchestra_core::packages::catalog::{Catalog, FileFault, Package, Reason};
 use lorchestra_core::packages::changes::Changes;
 use lorchestra_core::packages::library::Library;
@@ -14,7 +15,6 @@ use lorchestra_core::plan::duration;
 use lorchestra_core::run::decision::Stop;
 use lorchestra_core::run::supervisor::trial::{self, Verdict};
 use lorchestra_core::text::{self, one_line, path_text, shortened};
-use serde_json::{Value, json};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -40,8 +40,7 @@ pub(super) fn run(
         Ok(library) => library,
         Err(fault) => {
             if as_json {
-                let problem = jobs::problem_json(&fault.clone().at(file.to_owned()));
-                printer.json(&json!({"schema": "lorchestra.plugins-check/1", "ok": false, "problem": problem}));
+                printer.json(&checked(file, Some(&fault), false, None));
             }
             return Err(CommandError::library(file, &fault));
         }
@@ -57,7 +56,8 @@ pub(super) fn run(
     };
     let loaded = verdict.as_ref().map(describe);
     if as_json {
-        printer.json(&facts.as_value(file, problem.as_ref(), verdict.as_ref()));
+        let ok = problem.is_none() && matches!(verdict, Some(Verdict::Loaded { .. }));
+        printer.json(&checked(file, problem.as_ref(), ok, Some(facts.object(verdict.as_ref()))));
     } else {
         let loads = match &loaded {
             Some(Ok(text) | Err(text)) => text.clone(),
@@ -164,39 +164,39 @@ impl LibraryFacts<'_> {
         }
     }
 
-    fn as_value(&self, file: &Path, problem: Option<&FileFault>, verdict: Option<&Verdict>) -> Value {
+    fn object(&self, verdict: Option<&Verdict>) -> CheckedLibrary {
         let manifest = self.library.manifest();
         let (needed, host) = self.library.needed_glibc();
         let load = match verdict {
-            None => json!({"state": "not-tried"}),
-            Some(Verdict::Loaded { took }) => {
-                json!({"state": "loaded", "micros": u64::try_from(took.as_micros()).unwrap_or(u64::MAX)})
-            }
-            Some(Verdict::Refused(message)) => json!({"state": "refused", "detail": message}),
-            Some(Verdict::Died { how, printed }) => json!({"state": "died", "detail": how, "printed": printed}),
-            Some(Verdict::Late { limit, stopped }) => json!({"state": "late", "detail": late(*limit, *stopped)}),
+            None => LoadObject::NotTried,
+            Some(Verdict::Loaded { took }) => LoadObject::Loaded { micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX) },
+            Some(Verdict::Refused(message)) => LoadObject::Refused { detail: message.clone() },
+            Some(Verdict::Died { how, printed }) => LoadObject::Died { detail: how.clone(), printed: printed.clone() },
+            Some(Verdict::Late { limit, stopped }) => LoadObject::Late { detail: late(*limit, *stopped) },
         };
-        let jobs: Vec<Value> = jobs::sorted(&manifest.jobs)
-            .into_iter()
-            .map(|job| json!({"name": job.name, "signature": job.signature, "summary": job.summary()}))
-            .collect();
-        json!({
-            "schema": "lorchestra.plugins-check/1",
-            "ok": problem.is_none() && matches!(verdict, Some(Verdict::Loaded { .. })),
-            "path": file.display().to_string(),
-            "package": manifest.package,
-            "version": manifest.version,
-            "sha256": self.library.sha256(),
-            "bytes": self.library.size().ok(),
-            "rustc": manifest.rustc,
-            "target": manifest.target,
-            "abi": manifest.abi,
-            "glibc": {"needed": needed, "host": host},
-            "jobs": jobs,
-            "load": load,
-            "installed": self.installed().map(|package| package.path.display().to_string()),
-            "locked": self.lock.map(|lock| lock.allows(self.library).is_ok()),
-            "problem": problem.map(|fault| jobs::problem_json(&fault.clone().at(file.to_owned()))),
-        })
+        CheckedLibrary {
+            package: manifest.package.clone(),
+            version: manifest.version.clone(),
+            sha256: self.library.sha256().to_owned(),
+            bytes: self.library.size().ok(),
+            rustc: manifest.rustc.clone(),
+            target: manifest.target.clone(),
+            abi: manifest.abi,
+            glibc: GlibcObject { needed, host },
+            jobs: jobs::sorted(&manifest.jobs).into_iter().map(CheckedJob::of).collect(),
+            load,
+            installed: self.installed().map(|package| package.path.display().to_string()),
+            locked: self.lock.map(|lock| lock.allows(self.library).is_ok()),
+        }
+    }
+}
+
+fn checked(file: &Path, problem: Option<&FileFault>, ok: bool, library: Option<CheckedLibrary>) -> PluginsCheck {
+    PluginsCheck {
+        schema: "lorchestra.plugins-check/1",
+        ok,
+        path: file.display().to_string(),
+        problem: problem.map(|fault| ProblemObject::of(&fault.clone().at(file.to_owned()))),
+        library,
     }
 }

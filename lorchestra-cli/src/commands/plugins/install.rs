@@ -6,16 +6,13 @@ use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
+use crate::wire::{ChangedSignature, InstalledObject, JobSignature, PluginsInstall, PluginsRemove};
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::packages::changes::{ChangedJob, Changes};
 use lorchestra_core::packages::install::{self, InstallError, Installed, Previous};
 use lorchestra_core::packages::library::Library;
 use lorchestra_core::text::{self, one_line, path_text};
-use serde_json::{Value, json};
 use std::path::PathBuf;
-
-/// Maximum length of the line of a job if stdout is not a terminal, in characters. `jobs show` prints the whole signature.
-const LINE: usize = 120;
 
 pub(super) fn install(
     files: &[PathBuf],
@@ -31,7 +28,7 @@ pub(super) fn install(
     let mut failed = None;
     for library in &libraries {
         match install::install(library, &settings.plugin_dirs) {
-            Ok(installed) if as_json => printed.push(as_value(library, &installed, lock.as_ref())),
+            Ok(installed) if as_json => printed.push(object(library, &installed, lock.as_ref())),
             Ok(installed) => print(library, &installed, lock.as_ref(), printer),
             Err(error) => {
                 failed = Some(CommandError::not_installed(&library.manifest().package, error));
@@ -40,7 +37,7 @@ pub(super) fn install(
         }
     }
     if as_json {
-        printer.json(&json!({"schema": "lorchestra.plugins-install/1", "installed": printed}));
+        printer.json(&PluginsInstall { schema: "lorchestra.plugins-install/1", installed: printed });
     }
     failed.map_or(Ok(Code::Success), Err)
 }
@@ -75,12 +72,17 @@ fn print(library: &Library, installed: &Installed, lock: Option<&Lock>, printer:
 }
 
 fn print_changes(library: &Library, installed: &Installed, printer: &mut Printer) {
-    let width = printer.width().unwrap_or(LINE);
+    // One line for each job on a terminal; `jobs show` prints the whole signature.
+    let width = printer.width();
     let mut line = |what: &str, text: String| {
         let what = if what.is_empty() { String::new() } else { format!("{what}:") };
         let line = format!("  {what:10}{text}");
         // A path or a hash is printed to be copied.
-        printer.line(if matches!(&*what, "added:" | "removed:" | "changed:" | "") { show::fitted(&line, width) } else { line });
+        let of_job = matches!(&*what, "added:" | "removed:" | "changed:" | "");
+        match width.filter(|_| of_job) {
+            Some(width) => printer.line(show::fitted(&line, width)),
+            None => printer.line(line),
+        }
     };
     line("sha256", library.sha256().to_owned());
     match &installed.before {
@@ -108,7 +110,7 @@ fn print_changes(library: &Library, installed: &Installed, printer: &mut Printer
     }
     for ChangedJob { job, before, after } in &changes.changed {
         let (before, after) = (text::signature(before), text::signature(after));
-        let same = common_parameters(&before, &after);
+        let same = width.map_or(0, |_| common_parameters(&before, &after));
         let shown = |signature: &str| match same {
             0 => format!("{job}{signature}"),
             same => format!("{job}(…{}", &signature[same..]),
@@ -124,30 +126,26 @@ fn common_parameters(before: &str, after: &str) -> usize {
     before.get(..same).and_then(|start| start.rfind(", ")).map_or(0, |at| at + 1)
 }
 
-fn as_value(library: &Library, installed: &Installed, lock: Option<&Lock>) -> Value {
+fn object(library: &Library, installed: &Installed, lock: Option<&Lock>) -> InstalledObject {
     let manifest = library.manifest();
-    let changes = changes(library, installed);
-    let jobs = |jobs: &[(String, String)]| -> Vec<Value> {
-        jobs.iter().map(|(job, signature)| json!({"name": job, "signature": signature})).collect()
+    let Changes { added, removed, changed } = changes(library, installed);
+    let jobs = |jobs: Vec<(String, String)>| -> Vec<JobSignature> {
+        jobs.into_iter().map(|(name, signature)| JobSignature { name, signature }).collect()
     };
-    let changed: Vec<Value> = changes
-        .changed
-        .iter()
-        .map(|change| json!({"name": change.job, "before": change.before, "after": change.after}))
-        .collect();
-    json!({
-        "package": manifest.package,
-        "version": manifest.version,
-        "path": installed.path.display().to_string(),
-        "sha256": library.sha256(),
-        "unchanged": matches!(installed.before, Previous::Same),
-        "replaces": if let Previous::Package(old) = &installed.before { Some(&old.version) } else { None },
-        "removes": installed.removed.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
-        "added": jobs(&changes.added),
-        "removed": jobs(&changes.removed),
-        "changed": changed,
-        "locked": lock.map(|lock| lock.allows(library).is_ok()),
-    })
+    let changed = changed.into_iter().map(|ChangedJob { job: name, before, after }| ChangedSignature { name, before, after });
+    InstalledObject {
+        package: manifest.package.clone(),
+        version: manifest.version.clone(),
+        path: installed.path.display().to_string(),
+        sha256: library.sha256().to_owned(),
+        unchanged: matches!(installed.before, Previous::Same),
+        replaces: if let Previous::Package(old) = &installed.before { Some(old.version.clone()) } else { None },
+        removes: installed.removed.iter().map(|path| path.display().to_string()).collect(),
+        added: jobs(added),
+        removed: jobs(removed),
+        changed: changed.collect(),
+        locked: lock.map(|lock| lock.allows(library).is_ok()),
+    }
 }
 
 pub(super) fn remove(package: &str, as_json: bool, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
@@ -162,8 +160,8 @@ pub(super) fn remove(package: &str, as_json: bool, settings: &Settings, printer:
         error => CommandError::not_installed(package, error),
     })?;
     if as_json {
-        let paths: Vec<String> = removed.paths.iter().map(|path| path.display().to_string()).collect();
-        printer.json(&json!({"schema": "lorchestra.plugins-remove/1", "package": package, "removed": paths}));
+        let removed = removed.paths.iter().map(|path| path.display().to_string()).collect();
+        printer.json(&PluginsRemove { schema: "lorchestra.plugins-remove/1", package: package.to_owned(), removed });
         return Ok(Code::Success);
     }
     let paths: Vec<String> = removed.paths.iter().map(|path| path_text(path)).collect();

@@ -3,6 +3,7 @@
 //! The table fits a terminal with 80 columns: one line for each run, and a second one with the reason if it did not succeed.
 
 use super::duration;
+use crate::commands::fleet::From;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::{BAD, Printer, WARNING};
@@ -54,6 +55,8 @@ pub(crate) struct RunList {
     /// Show only runs started before this time
     #[arg(long, value_name = "TIME")]
     pub(crate) until: Option<String>,
+    #[command(flatten)]
+    pub(crate) from: From,
     /// Maximum number of runs to show
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = crate::values::number::<u64>(1..))]
     pub(crate) limit: u64,

@@ -21,10 +21,10 @@ const ROUNDS: u32 = 12;
 
 #[derive(Debug, Args)]
 pub(crate) struct Prune {
-    /// Remove what is older than this, instead of the limits in config.toml
+    /// Remove everything older than this, instead of using the limits in config.toml
     #[arg(long, value_name = "DURATION", value_parser = crate::values::limit)]
     older_than: Option<Duration>,
-    /// Remove all but the N newest runs and the newest success of each job and account
+    /// Keep the N newest runs and the newest success of each job and account, and remove the others
     #[arg(long, value_name = "N", value_parser = crate::values::number::<u64>(0..), conflicts_with = "older_than")]
     keep: Option<u64>,
     /// Remove the oldest runs until the state directory is smaller than this

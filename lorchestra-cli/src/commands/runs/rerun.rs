@@ -32,7 +32,7 @@ pub(crate) struct Rerun {
     /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB for its newest run
     #[arg(required_unless_present = "failed", add = clap_complete::engine::ArgValueCompleter::new(crate::complete::runs))]
     pub(crate) run: Option<String>,
-    /// Rerun all runs that failed (but were not cancelled) and that no later run covers
+    /// Rerun every run that failed (except cancelled ones), unless a later run covers it
     #[arg(long, conflicts_with = "run")]
     pub(crate) failed: bool,
     /// With --failed: only runs that started at or after this time [default: -1d]
@@ -44,13 +44,13 @@ pub(crate) struct Rerun {
     /// Refuse to run if the library has changed since the earlier run
     #[arg(long)]
     pub(crate) same_library: bool,
-    /// Exit with 69 unless every destination has the events of the new runs in time
+    /// Exit with 69 unless every destination has received the events of the new runs in time
     #[arg(long)]
     pub(crate) require_delivery: bool,
-    /// Wait this long for the last events to be delivered; 0s: do not wait [default: 10s]
+    /// Wait up to this long for the last events to be delivered (0s: do not wait) [default: 10s]
     #[arg(long, value_parser = values::duration, value_name = "DURATION")]
     pub(crate) delivery_timeout: Option<Duration>,
-    /// Print the runs that would be run again, and start nothing
+    /// Print the runs that would be rerun, and start nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Print one JSON object for each new run (schema lorchestra.run-job/1)

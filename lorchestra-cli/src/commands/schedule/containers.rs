@@ -9,7 +9,7 @@ use serde_json::json;
 /// Maximum length of a CronJob's name: Kubernetes appends 11 characters for each job.
 const LONGEST: usize = 52;
 /// Home directory in the container: the volume with configuration, store and data.
-const HOME: &str = "/var/lib/lorchestra";
+pub(in crate::commands) const HOME: &str = "/var/lib/lorchestra";
 
 /// Returns a file for each job, and notes.
 pub(super) fn files(
@@ -39,15 +39,14 @@ pub(super) fn files(
         vec![
             format!("To install: gcloud run jobs replace {name}.yaml --region REGION"),
             format!("Then let Cloud Scheduler run it ({}): gcloud run jobs execute {name}", at.unwrap_or(NIGHTLY)),
-            "Cloud Run keeps no files: runs and bookmarks are lost with each container, so events must be delivered (--require-delivery)."
-                .to_owned(),
+            super::EPHEMERAL.to_owned(),
         ]
     };
     (files, notes)
 }
 
 /// A name for Kubernetes: letters, digits and `-`, and neither too long nor with `-` at an end.
-fn resource(name: &str) -> String {
+pub(in crate::commands) fn resource(name: &str) -> String {
     let name: String = name.chars().map(|c| if c == '_' { '-' } else { c }).take(LONGEST).collect();
     name.trim_matches('-').to_owned()
 }
@@ -57,11 +56,11 @@ fn args(words: &[String]) -> String {
 }
 
 /// Variables of this environment, and secrets as variables from a Kubernetes secret of the same name as the resource.
-fn variables(job: &Scheduled, name: &str, environment: &[Variable], indent: usize) -> String {
+pub(in crate::commands) fn variables(secrets: &[String], name: &str, environment: &[Variable], indent: usize) -> String {
     let pad = " ".repeat(indent);
-    let plain = environment.iter().filter(|variable| job.variables.iter().all(|secret| secret != variable.name));
+    let plain = environment.iter().filter(|variable| secrets.iter().all(|secret| secret != variable.name));
     let plain = plain.map(|Variable { name, value, .. }| format!("{pad}- name: {name}\n{pad}  value: {}\n", json!(value)));
-    let secrets = job.variables.iter().map(|variable| {
+    let secrets = secrets.iter().map(|variable| {
         format!("{pad}- name: {variable}\n{pad}  valueFrom: {{secretKeyRef: {{name: {name}, key: {variable}}}}}\n")
     });
     plain.chain(secrets).collect()
@@ -122,7 +121,7 @@ spec:
         image = json!(image),
         args = args(&job.portable_args),
         grace = job.stop_within.as_secs(),
-        variables = variables(job, name, environment, 16),
+        variables = variables(&job.variables, name, environment, 16),
     )
 }
 
@@ -160,7 +159,7 @@ spec:
 "#,
         image = json!(image),
         args = args(&words),
-        variables = variables(job, name, environment, 16),
+        variables = variables(&job.variables, name, environment, 16),
     )
 }
 

@@ -37,23 +37,23 @@ const TEXTS: [&str; 20] = [
 ];
 
 /// A variable to set.
-pub(super) struct Variable {
-    pub(super) name: &'static str,
-    pub(super) value: String,
+pub(in crate::commands) struct Variable {
+    pub(in crate::commands) name: &'static str,
+    pub(in crate::commands) value: String,
     /// Whether it names files of this machine.
-    pub(super) is_local: bool,
+    pub(in crate::commands) is_local: bool,
 }
 
 /// Variables to set, and notes about those that are left out.
 #[derive(Default)]
-pub(super) struct Environment {
-    pub(super) variables: Vec<Variable>,
-    pub(super) notes: Vec<String>,
+pub(in crate::commands) struct Environment {
+    pub(in crate::commands) variables: Vec<Variable>,
+    pub(in crate::commands) notes: Vec<String>,
 }
 
 impl Environment {
     /// Reads the variables that are set now.
-    pub(super) fn read(settings: &Settings) -> Result<Self, CommandError> {
+    pub(in crate::commands) fn read(settings: &Settings) -> Result<Self, CommandError> {
         let mut environment = Self::default();
         for name in BASE_DIRS {
             if let Some(value) = value_of(name, settings)?.filter(|value| Path::new(value).is_absolute()) {
@@ -87,7 +87,7 @@ impl Environment {
     }
 
     /// Removes the variables that name files of this machine, which a container does not have.
-    pub(super) fn without_local(mut self) -> Self {
+    pub(in crate::commands) fn without_local(mut self) -> Self {
         let local: Vec<&str> = self.variables.iter().filter(|variable| variable.is_local).map(|variable| variable.name).collect();
         if !local.is_empty() {
             let names = local.join(", ");

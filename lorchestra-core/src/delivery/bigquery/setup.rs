@@ -62,6 +62,11 @@ pub enum SetupStep {
         /// `project.dataset.table_once`.
         view: String,
     },
+    /// A view that shows the events of runs that completed.
+    CreateEffectiveView {
+        /// `project.dataset.table_effective`.
+        view: String,
+    },
 }
 
 impl fmt::Display for SetupStep {
@@ -78,6 +83,7 @@ impl fmt::Display for SetupStep {
             }
             Self::AddColumns { table, columns } => write!(f, "add to table {table}: {}", columns.join(", ")),
             Self::CreateView { view } => write!(f, "create view {view} (each event once)"),
+            Self::CreateEffectiveView { view } => write!(f, "create view {view} (events of completed runs)"),
         }
     }
 }
@@ -112,26 +118,25 @@ async fn look(to: &mut BigQuery) -> Result<SetupPlan, DeliveryError> {
             steps.push(SetupStep::CreateTable { table: table.full.clone(), columns });
         }
     }
-    if write == WriteMethod::InsertAll {
-        let once = once(&table);
-        let missing = is_new || {
-            match read_table(call.rest, &once, call.token.as_deref()).await {
-                Err(DeliveryError::TargetMissing(_)) => true,
-                Err(refusal) => return Err(refusal),
-                Ok(TableInfo { kind: Some(kind), .. }) if kind != "VIEW" => {
-                    return Err(DeliveryError::Denied(format!(
-                        "{}: is a {kind}, and a view must be created there: rename it",
-                        once.full
-                    )));
-                }
-                Ok(_) => false,
-            }
-        };
-        if missing {
-            steps.push(SetupStep::CreateView { view: once.full });
-        }
+    if write == WriteMethod::InsertAll && (is_new || is_view_missing(&call, &once(&table)).await?) {
+        steps.push(SetupStep::CreateView { view: once(&table).full });
+    }
+    if is_new || is_view_missing(&call, &effective(&table)).await? {
+        steps.push(SetupStep::CreateEffectiveView { view: effective(&table).full });
     }
     Ok(SetupPlan { table: table.full, steps })
+}
+
+/// Whether a view does not exist. Refuses anything else of that name.
+async fn is_view_missing(call: &RestCall<'_>, view: &TableName) -> Result<bool, DeliveryError> {
+    match read_table(call.rest, view, call.token.as_deref()).await {
+        Err(DeliveryError::TargetMissing(_)) => Ok(true),
+        Err(refusal) => Err(refusal),
+        Ok(TableInfo { kind: Some(kind), .. }) if kind != "VIEW" => {
+            Err(DeliveryError::Denied(format!("{}: is a {kind}, and a view must be created there: rename it", view.full)))
+        }
+        Ok(_) => Ok(false),
+    }
 }
 
 /// Executes the plan. Treats anything created by others in the meantime as done.
@@ -149,6 +154,7 @@ pub async fn apply(to: &mut BigQuery, plan: &SetupPlan) -> Result<(), DeliveryEr
 }
 
 async fn perform(to: &mut BigQuery, step: &SetupStep) -> Result<(), DeliveryError> {
+    let write = to.config.write;
     let call = to.rest().await?;
     let table = call.table;
     match step {
@@ -177,6 +183,16 @@ async fn perform(to: &mut BigQuery, step: &SetupStep) -> Result<(), DeliveryErro
                 .description("Each event once: insertAll may write one twice")
                 .view(view);
             create(&call, &once, made).await
+        }
+        SetupStep::CreateEffectiveView { .. } => {
+            let effective = effective(table);
+            let from = if write == WriteMethod::InsertAll { once(table) } else { table.clone() };
+            let query = effective_query(&from);
+            let view = ViewDefinition { query, use_legacy_sql: Some(false), user_defined_function_resources: None };
+            let made = Table::new(&effective.project, &effective.dataset, &effective.table, TableSchema::default())
+                .description("Events of runs that completed: not those of failed, interrupted and superseded runs")
+                .view(view);
+            create(&call, &effective, made).await
         }
     }
 }
@@ -236,6 +252,20 @@ fn missing(table: &TableName, found: &[ExistingColumn]) -> Result<Option<SetupSt
 
 fn once(table: &TableName) -> TableName {
     TableName::new(&table.project, &table.dataset, &format!("{}_once", table.table))
+}
+
+fn effective(table: &TableName) -> TableName {
+    TableName::new(&table.project, &table.dataset, &format!("{}_effective", table.table))
+}
+
+/// The query of docs/guides/sql/effective.sql. A run of an engine's window is completed only if it has the claim of that window.
+fn effective_query(table: &TableName) -> String {
+    format!(
+        "SELECT event.*\nFROM `{0}` AS event\nJOIN (\n  \
+         SELECT DISTINCT run_id\n  FROM `{0}`\n  WHERE event_type = 'job.completed'\n) AS completed\n\
+         ON event.run_id = completed.run_id",
+        table.full
+    )
 }
 
 /// Duplicates of an event have the same `created_at`. Including it in the columns of the row number lets BigQuery apply a filter on it

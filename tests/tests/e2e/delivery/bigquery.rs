@@ -155,6 +155,96 @@ fn the_view_shows_each_event_once() {
     };
     assert_eq!(count("events"), json!({"n": 40, "d": 20}));
     assert_eq!(count("events_once"), json!({"n": 20, "d": 20}));
+    assert_eq!(count("events_effective"), json!({"n": 20, "d": 20}));
+}
+
+/// Of two copies of a window, the events of the one that lost its claim are not in the effective view; nor are those of a failed run.
+#[test]
+fn the_effective_view_leaves_out_what_does_not_count() {
+    for write in WRITES {
+        let (emulator, dataset, first) = set_up(write);
+        let nodes = [first, sandbox(&emulator, &dataset, write)];
+        let shared = tempfile::tempdir().unwrap();
+        let at = |name: &str| shared.path().join(name).display().to_string();
+        let (plan, claims, go) = (at("plan"), at("claims"), at("go"));
+        let args = ["backfill", "misbehave", "windowed", "--from", "2024-01-01", "--to", "2024-01-03", "--every", "1d"];
+        nodes[0].lorchestra(&[&args[..], &["--go", &go, "--plan", &plan]].concat()).exits(0);
+        let window = |index: &'static str, attempt: &'static str| {
+            ["run-window", "--plan", &plan, "--index", index, "--claims", &claims, "--attempt", attempt].map(str::to_owned)
+        };
+        let start = |node: &Sandbox, args: [String; 9]| node.start(&args.each_ref().map(String::as_str));
+        let running = [start(&nodes[0], window("0", "1")), start(&nodes[1], window("0", "2"))];
+        lorchestra_tests::eventually("both copies run", || {
+            nodes.iter().all(|node| node.runs().iter().any(|run| run.state() == "running"))
+        });
+        std::fs::write(&go, "").unwrap();
+        running.into_iter().for_each(|running| drop(running.wait().exits(0)));
+        start(&nodes[1], window("1", "1")).wait().exits(0);
+        nodes[0].lorchestra(&["run-job", "misbehave", "windowed", "--then", "fail", "--require-delivery"]).exits(1);
+        let count = |table: &str| {
+            let sql = format!(
+                "SELECT COUNT(*) AS n, COUNT(DISTINCT JSON_VALUE(payload, '$.since')) AS d FROM `{dataset}.{table}`
+                 WHERE event_type = 'window.seen' AND JSON_VALUE(payload, '$.since') IS NOT NULL"
+            );
+            emulator.rows(&sql)[0].clone()
+        };
+        assert_eq!(count("events"), json!({"n": 3, "d": 2}), "{write}");
+        assert_eq!(count("events_effective"), json!({"n": 2, "d": 2}), "{write}");
+    }
+}
+
+/// What the commands of each host show, the same commands show for all hosts out of the events table.
+#[test]
+fn status_and_history_of_all_hosts_come_from_the_table() {
+    let (emulator, dataset, first) = set_up("storage-write");
+    let hosts = [first, sandbox(&emulator, &dataset, "storage-write")];
+    hosts[0].lorchestra(&["run-job", "misbehave", "numbered", "--count", "3", "--account", "anna"]).exits(0);
+    hosts[0].lorchestra(&["run-job", "misbehave", "fail", "--retries", "1"]).exits(1);
+    hosts[1]
+        .lorchestra(&["run-job", "misbehave", "windowed", "--since", "2024-01-01", "--until", "2024-01-02", "--group", "g"])
+        .exits(0);
+    let list = |host: &Sandbox, flags: &[&str]| {
+        let args = [&["runs", "list", "--json"][..], flags].concat();
+        host.lorchestra(&args).exits(0).json_lines("lorchestra.run/1")
+    };
+    let fleet = list(&hosts[1], &["--from", "bigquery"]);
+    assert_eq!(fleet.len(), 3);
+    let mut own: Vec<Value> = hosts.iter().flat_map(|host| list(host, &[])).collect();
+    own.sort_by_key(|run| std::cmp::Reverse(run["started_at"].as_str().unwrap().to_owned()));
+    for (of_fleet, of_host) in fleet.iter().zip(&own) {
+        for key in [
+            "run_id",
+            "package",
+            "job",
+            "account",
+            "state",
+            "cause",
+            "message",
+            "since",
+            "until",
+            "host",
+            "plugin_version",
+            "started_at",
+            "ended_at",
+        ] {
+            assert_eq!(of_fleet[key], of_host[key], "{key}: {of_fleet} {of_host}");
+        }
+        assert_eq!(of_fleet["attempts"], of_host["attempts"]);
+    }
+    assert_eq!(list(&hosts[0], &["--from", "bigquery", "--group", "g"]).len(), 1);
+    assert_eq!(list(&hosts[0], &["--from", "bigquery", "--job", "misbehave/fail", "--state", "failed"]).len(), 1);
+    let status = hosts[1].lorchestra(&["status", "--from", "bigquery", "--json"]).exits(1).json("lorchestra.status/1");
+    let words: Vec<(&str, &str)> = status["jobs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|job| (job["job"].as_str().unwrap(), job["status"].as_str().unwrap()))
+        .collect();
+    assert_eq!(words, [("fail", "failing"), ("numbered", "ok"), ("windowed", "ok")]);
+    let page = hosts[1].lorchestra(&["report", "--from", "bigquery"]).exits(0);
+    assert!(page.out().contains("misbehave/numbered") && page.out().contains("misbehave/windowed"), "{}", page.shown());
+    let without = Sandbox::with(&[]).lorchestra(&["status", "--from", "bigquery"]).exits(78);
+    assert!(without.err().contains("no BigQuery table is configured"), "{}", without.shown());
 }
 
 #[test]

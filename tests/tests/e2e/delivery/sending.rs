@@ -394,6 +394,11 @@ fn a_window_that_is_not_delivered_is_not_claimed() {
     running.wait().exits(143);
     assert_eq!(site.sandbox.runs()[0].cause(), "cancelled");
     assert!(!site.sandbox.path("claims").exists(), "nothing was claimed");
+    // After the outage, it does not wait for the minute in which other commands do not ask BigQuery.
+    site.fake.come_up();
+    site.sandbox.lorchestra(&with("3", "20s")).exits(0);
+    assert_eq!(site.sandbox.runs()[0].state(), "completed");
+    site.all_is_delivered(Write::Storage, "after the outage");
 }
 
 /// Ctrl-C while the last events are in flight ends the waiting; the job had already ended.

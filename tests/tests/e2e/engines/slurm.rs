@@ -144,3 +144,32 @@ fn failures_stop_no_other_windows_and_a_cancelled_group_ends() {
     assert_eq!(causes, 12);
     eventually("no process is left", || site.sandbox.processes().is_empty());
 }
+
+/// Prints windows per second beside tasks per second of an array of `true`. For release builds: `cargo xtask soak` and by hand.
+#[test]
+#[ignore = "a measurement"]
+fn windows_per_second_beside_true() {
+    let windows = windows();
+    let site = Site::new(windows + 1);
+    let script = site.sandbox.path("true.sh");
+    std::fs::write(&script, "#!/bin/sh\nexec true\n").unwrap();
+    let begun = Instant::now();
+    let (array, output) = (format!("--array=0-{}", windows - 1), "--output=/dev/null");
+    let submitted = site.cluster.command("sbatch", &[&array, output, script.to_str().unwrap()]);
+    assert!(submitted.status.success(), "{submitted:?}");
+    let waiting = || !site.cluster.command("squeue", &["--noheader"]).stdout.is_empty();
+    while waiting() {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let alone = begun.elapsed().as_secs_f64();
+    let begun = Instant::now();
+    site.backfill(windows, &["-q"]).wait_within(Duration::from_secs(60 + u64::from(windows))).exits(0);
+    let took = begun.elapsed().as_secs_f64();
+    let rate = |seconds: f64| f64::from(windows) / seconds;
+    eprintln!(
+        "{windows} windows on Slurm: {:.1}/s, `true`: {:.1}/s, ratio {:.2} (target at least 0.8)",
+        rate(took),
+        rate(alone),
+        alone / took
+    );
+}

@@ -113,6 +113,78 @@ fn kubernetes_accepts_the_cron_job() {
     }
 }
 
+fn plan(sandbox: &Sandbox, to: &str) -> String {
+    let plan = sandbox.arg("plan.jsonl");
+    let args = ["backfill", "misbehave", "windowed", "--from", "2024-01-01", "--to", to, "--every", "1d", "--plan", &plan];
+    sandbox.lorchestra(&args).exits(0);
+    plan
+}
+
+/// The windows of a plan as an Indexed Job: with the plan in a ConfigMap, and with a plan that is too large for one.
+#[test]
+fn kubernetes_accepts_the_windows_of_a_plan() {
+    let sandbox = sandbox();
+    let target = lorchestra_tests::built::target();
+    let venv = lorchestra_test_setup::venv::ensure_formats(&target).unwrap();
+    for (to, days, has_plan) in [("2024-12-31", 365, true), ("2028-01-01", 1461, false)] {
+        let plan = plan(&sandbox, to);
+        let flags =
+            ["--image", "registry.example.org/lorchestra:1", "-j", "20", "--service-account", "w@p.iam.gserviceaccount.com"];
+        let exported = sandbox.lorchestra(&[&["export", &plan, "--k8s"][..], &flags].concat()).exits(0);
+        let yaml = exported.out();
+        assert_eq!(yaml.contains("kind: ConfigMap"), has_plan);
+        assert_eq!(exported.err().contains("Copy the plan there"), !has_plan, "{}", exported.err());
+        let documents: Vec<&str> = yaml.split("\n---\n").collect();
+        assert_eq!(documents.len(), if has_plan { 3 } else { 2 });
+        for (n, document) in documents.iter().enumerate() {
+            let file = sandbox.path(&format!("{n}.yaml"));
+            fs::write(&file, document).unwrap();
+            let mut validate = Command::new(venv.join("bin/kubernetes-validate"));
+            let valid = validate.args(["--strict", "-k", "1.34.1"]).arg(&file).output().unwrap();
+            assert!(
+                valid.status.success(),
+                "{}{}",
+                String::from_utf8_lossy(&valid.stdout),
+                String::from_utf8_lossy(&valid.stderr)
+            );
+        }
+        for line in [
+            "completionMode: Indexed",
+            &format!("completions: {days}"),
+            "parallelism: 20",
+            "values: [2, 78, 126]",
+            "action: FailIndex",
+            r#""--index-from","JOB_COMPLETION_INDEX","--attempt-from","POD_NAME""#,
+            "iam.gke.io/gcp-service-account",
+        ] {
+            assert!(yaml.contains(line), "{line}: {yaml}");
+        }
+    }
+}
+
+/// The printed arguments run a window, with the variables that the platform sets.
+#[test]
+fn the_exported_arguments_run_a_window() {
+    let sandbox = sandbox();
+    let plan = plan(&sandbox, "2024-01-03");
+    let shared = sandbox.arg("shared");
+    let flags = ["--image", "lorchestra:1", "--cloud-run", "--nfs", "10.0.0.2:/x"];
+    let yaml = sandbox.lorchestra(&[&["export", &plan][..], &flags].concat()).exits(0);
+    let args = yaml.out().lines().find_map(|line| line.trim().strip_prefix("args: ")).unwrap();
+    let args: Vec<String> = serde_json::from_str(args).unwrap();
+    let group = args[5].split('/').nth(2).unwrap().to_owned();
+    fs::create_dir_all(format!("{shared}/{group}")).unwrap();
+    fs::copy(&plan, format!("{shared}/{group}/plan.jsonl")).unwrap();
+    let args: Vec<String> = args.iter().map(|word| word.replace("/shared", &shared)).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).chain(["--no-require-delivery"]).collect();
+    let task = [("CLOUD_RUN_TASK_INDEX", "1"), ("CLOUD_RUN_EXECUTION", "lorchestra-x7"), ("CLOUD_RUN_TASK_ATTEMPT", "0")];
+    sandbox.lorchestra_with(&task, &args).exits(0);
+    assert_eq!(sandbox.run().0["since"], "2024-01-02T00:00:00.000000Z");
+    assert!(Path::new(&format!("{shared}/claims/{group}/1")).exists());
+    let missing = sandbox.lorchestra(&args).exits(2);
+    assert!(missing.err().contains("CLOUD_RUN_TASK_INDEX: the variable is not set"), "{}", missing.shown());
+}
+
 /// There is no schema of Cloud Run that works offline: the structure is checked against its documentation.
 #[test]
 fn a_cloud_run_job_requires_delivery_and_one_task() {

@@ -1,9 +1,11 @@
 //! The JSON Schemas in docs/reference/schemas describe what commands print.
 
-use lorchestra_tests::{Ended, Fixture, Sandbox};
+use lorchestra_tests::{Ended, Fixture, Sandbox, eventually};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 /// A schema of docs/reference.
 fn validator(name: &str) -> jsonschema::Validator {
@@ -22,6 +24,23 @@ fn check(ended: &Ended) -> Vec<String> {
     }
     assert!(!names.is_empty(), "{}", ended.shown());
     names
+}
+
+/// Checks the payload of an event of lorchestra: all of its keys are in the schema of the event type. Returns the type.
+fn check_payload(line: &str) -> Option<String> {
+    let event: Value = serde_json::from_str(line).unwrap();
+    let name = event["event_type"].as_str().unwrap().to_owned();
+    if !name.starts_with("job.") {
+        return None;
+    }
+    let errors: Vec<String> = validator(&name).iter_errors(&event["payload"]).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{name}: {errors:?}: {line}");
+    let path = lorchestra_tests::built::workspace().join(format!("docs/reference/schemas/{name}.json"));
+    let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    for key in event["payload"].as_object().unwrap().keys() {
+        assert!(schema["properties"].get(key).is_some(), "{name} lacks {key}");
+    }
+    Some(name)
 }
 
 fn check_text(line: &str) -> String {
@@ -48,12 +67,21 @@ fn check_text(line: &str) -> String {
     name
 }
 
+/// The text of the only claim below a directory.
+fn claim(dir: &Path) -> String {
+    let entries: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    match entries.iter().find(|path| path.is_dir()) {
+        Some(below) => claim(below),
+        None => fs::read_to_string(&entries[0]).unwrap(),
+    }
+}
+
 #[test]
 fn what_commands_print_is_valid() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave, Fixture::Kit]);
     sandbox.configure(&format!(
         "on_start = \"cat >> {0}\"\non_success = \"cat >> {0}\"\non_failure = \"cat >> {0}\"\non_stale = \"cat >> {0}\"\n\
-         [destinations.jsonl]\ndir = \"{1}\"\n[job.\"misbehave/print\"]\nexpect_every = \"1d\"\n",
+         [destinations.jsonl]\ndir = \"{1}\"\n[job.\"misbehave/print\"]\nexpect_every = \"1d\"\n[job.\"kit/kinds\"]\ngrace = \"1s\"\n",
         sandbox.arg("hooks"),
         sandbox.arg("nowhere")
     ));
@@ -77,14 +105,48 @@ fn what_commands_print_is_valid() {
     run(&["doctor", "--json"], 1);
     run(&["config", "show", "--json"], 0);
     run(&["--version", "--json"], 0);
+    run(&["jobs", "list", "--json"], 0);
+    run(&["jobs", "show", "misbehave/typed", "--json"], 0);
+    let library = Fixture::Kit.built().display().to_string();
+    run(&["plugins", "check", &library, "--json"], 0);
+    fs::write(sandbox.path("text.so"), "no library").unwrap();
+    run(&["plugins", "check", &sandbox.arg("text.so"), "--json"], 126);
+    fs::write(sandbox.plugins().join("bad.so"), "no library").unwrap();
+    std::os::unix::fs::symlink("libmisbehave.so", sandbox.plugins().join("other.so")).unwrap();
+    run(&["plugins", "install", &library, "--json"], 0);
+    run(&["plugins", "list", "--json"], 0);
+    run(&["plugins", "lock", "--json"], 0);
+    run(&["plugins", "remove", "kit", "--json"], 0);
+    let days = ["backfill", "misbehave/windowed", "--from", "2024-02-28", "--to", "2024-03-01", "--every", "1d"];
+    run(&[&days[..], &["--dry-run", "--json"]].concat(), 0);
+    run(&[&days[..], &["--json", "--then", "fail"]].concat(), 1);
+    run(&["backfill", "list", "--json"], 0);
+    run(&["backfill", "show", "last", "--json"], 0);
+    sandbox.lorchestra(&[&days[..], &["--plan", &sandbox.arg("plan")]].concat()).exits(0);
+    fs::create_dir(sandbox.path("claims")).unwrap();
+    let window = ["run-window", "--index", "0", "--plan", &sandbox.arg("plan"), "--claims", &sandbox.arg("claims")];
+    sandbox.lorchestra(&[&window[..], &["--attempt", "1", "--no-require-delivery"]].concat()).exits(0);
+    let files = [sandbox.read("plan").lines().next().unwrap().to_owned(), claim(&sandbox.path("claims"))];
+    seen.extend(files.iter().map(|text| check_text(text)));
+    let mut run = |args: &[&str], code| seen.extend(check(&sandbox.lorchestra(args).exits(code)));
     let units = sandbox.home().join(".config/systemd/user");
     sandbox.lorchestra(&["schedule", "print", "misbehave/noop", "--systemd", "--dir", units.to_str().unwrap()]).exits(0);
     run(&["schedule", "list", "--json"], 0);
     let hooks: Vec<String> = sandbox.read("hooks").lines().map(check_text).collect();
     assert!(hooks.len() >= 5, "{hooks:?}");
     seen.extend(hooks);
+    // The same window again: another run has its claim.
+    sandbox.lorchestra(&[&window[..], &["--attempt", "2", "--no-require-delivery"]].concat()).exits(0);
+    let marker = sandbox.arg("marker");
+    let running = sandbox.start(&["run-job", "misbehave", "wait", "--marker", &marker]);
+    eventually("the job runs", || !sandbox.read("marker").is_empty());
+    sandbox.lorchestra(&["run-job", "--on-overlap", "skip", "misbehave", "wait"]).exits(0);
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
+    let of_events = sandbox.lorchestra(&["events", "list", "--json", "--payload"]).exits(0);
+    seen.extend(of_events.out().lines().filter_map(check_payload));
     let listed = sandbox.lorchestra(&["schemas"]).exits(0);
-    assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), listed.out().lines().collect::<Vec<_>>(), "every schema");
+    assert_eq!(seen, listed.out().lines().map(str::to_owned).collect(), "every schema");
     let unknown = sandbox.lorchestra(&["schemas", "nothing"]).exits(2);
     assert!(unknown.err().contains("run-spec"), "{}", unknown.shown());
 }

@@ -129,7 +129,7 @@ fn failures_are_counted_and_refusals_explained() {
     command.current_dir(&away);
     let first = Running::start(command).wait().exits(1);
     assert_eq!(first.err().matches("error: not this window").count(), 3, "{}", first.shown());
-    assert!(first.err().contains("\n  and 2 more failures\n"), "{}", first.shown());
+    assert!(first.err().contains("\n  and 2 more failures: lorchestra backfill show "), "{}", first.shown());
     std::fs::remove_dir(&away).unwrap();
     sandbox.lorchestra(&["backfill", "resume", "last"]).exits(1);
     let shown = sandbox.lorchestra(&["backfill", "show", "last"]).exits(0);

@@ -62,7 +62,7 @@ fn json_is_printed_however_quiet() {
     let sandbox = sandbox();
     let help = sandbox.lorchestra(&["run-job", "--help"]).exits(0);
     let words: Vec<&str> = help.out().split_whitespace().collect();
-    assert!(words.join(" ").contains("Print nothing on success, except the output of --json"), "{}", help.shown());
+    assert!(words.join(" ").contains("Print nothing on success, except what --json prints"), "{}", help.shown());
     for args in [&["run-job", "-q", "--json", "misbehave", "noop"][..], &["run-job", "--json", "misbehave", "noop", "-q"]] {
         let ended = sandbox.lorchestra(args).exits(0);
         assert_eq!(ended.json("lorchestra.run-job/1")["state"], "completed");

@@ -4,7 +4,7 @@
 //! last event. A window that has left the engine without a claim has failed; the result that `run-window` left says why, and without one
 //! its process was killed or its node is lost.
 
-use super::super::drive::{DriveFlags, GroupView, Resume, pin_libraries, summary};
+use super::super::drive::{DriveFlags, FailedMembers, GroupView, Resume, pin_libraries, summary};
 use super::{AnyEngine, GroupFiles, Seen, read_result};
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -148,7 +148,7 @@ pub(in crate::commands::backfill) fn drive(
     let printer_cell = RefCell::new(&mut *printer);
     let mut view = GroupView::new(group, counts, flags.quiet);
     let stopped = watch.run(&mut signals, &mut |event| view.event(event, &printer_cell), &printer_cell);
-    view.finish(&printer_cell);
+    let unprinted = view.finish();
     drop(watch);
     let stopped = stopped?;
     store.move_group_bookmarks(group, now_micros())?;
@@ -160,7 +160,12 @@ pub(in crate::commands::backfill) fn drive(
         return Ok(Code::Interrupted(signal));
     }
     let driven = Driven { counts: store.group_counts(group.n)?, stopped };
-    Ok(summary((group, &driven, started.elapsed(), false), &[], flags, printer))
+    Ok(summary(
+        (group, &driven, started.elapsed(), false),
+        &FailedMembers { unprinted, ..FailedMembers::default() },
+        flags,
+        printer,
+    ))
 }
 
 fn label(engine: &str) -> &'static str {
