@@ -108,7 +108,7 @@ impl Programs {
         args.extend(["--claims".into(), command.claims].map(OsString::from));
         args.extend(command.flags.into_iter().map(OsString::from));
         let stdout = self.run(&ctx, (command.lorchestra, args), &format!("window {index}")).await?;
-        let is_superseded = run_of(&stdout).is_some_and(|run| run.state == "superseded");
+        let is_superseded = run_of(&stdout).is_some_and(|run| run.is_superseded());
         Ok(WindowDone { is_superseded, attempt: ctx.info().attempt })
     }
 
@@ -213,6 +213,15 @@ fn failure(verdict: Verdict, end: WindowEnd) -> ActivityError {
 struct RunReport {
     state: String,
     message: Option<String>,
+    /// 0 if the window already had a claim: then it is the run that has it.
+    attempts: u32,
+}
+
+impl RunReport {
+    /// Whether another run has the claim.
+    fn is_superseded(&self) -> bool {
+        self.state == "superseded" || self.attempts == 0
+    }
 }
 
 /// Returns the run in the output of `run-window --json`; `None` if none was started.
@@ -265,8 +274,11 @@ mod tests {
         assert_eq!(message_of("\nerror: busy\n  wait\n", status), "busy (exit code 75)");
         assert_eq!(message_of("", ExitStatus::from_raw(9)), "killed by signal 9");
         assert_eq!(message_of(&"x".repeat(5000), status).len(), MESSAGE + " (exit code 75)".len());
-        let run = run_of("noise\n{\"state\":\"superseded\",\"message\":null,\"run_id\":\"r\"}\n").unwrap();
-        assert_eq!((run.state.as_str(), run.message), ("superseded", None));
+        let run = |state, attempts| {
+            run_of(&format!("noise\n{{\"state\":\"{state}\",\"message\":null,\"attempts\":{attempts}}}\n")).unwrap()
+        };
+        assert!(run("superseded", 1).is_superseded() && run("completed", 0).is_superseded());
+        assert!(!run("completed", 2).is_superseded() && run("failed", 1).message.is_none());
         assert!(run_of("noise").is_none());
     }
 }

@@ -9,5 +9,19 @@ pub(crate) fn run() -> Result {
     if !there {
         return Err("cargo-deny is not installed: cargo install --locked cargo-deny".into());
     }
-    cargo::run(Command::new("cargo-deny").current_dir(cargo::root()?).args(["--all-features", "--locked", "check"]))
+    // Each workspace has a lock file of its own.
+    for manifest in ["Cargo.toml", "lorchestra-temporal/Cargo.toml"] {
+        let mut deny = Command::new("cargo-deny");
+        deny.current_dir(cargo::root()?).args([
+            "--manifest-path",
+            manifest,
+            "--all-features",
+            "--locked",
+            "check",
+            "--config",
+            "deny.toml",
+        ]);
+        cargo::run(&mut deny)?;
+    }
+    Ok(())
 }

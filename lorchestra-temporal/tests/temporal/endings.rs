@@ -80,9 +80,11 @@ fn windows_of_an_account_run_side_by_side_only_up_to_its_limit() {
     assert_eq!(group.submit("limits", &["--jobs", "8"])["state"], "running");
     let running = || group.windows().iter().filter(|window| window["state"] == "running").count();
     eventually("one window of each account runs", || running() == 2);
-    std::thread::sleep(Duration::from_secs(1));
-    assert_eq!((running(), nodes[0].runs().len()), (2, 2));
+    // Longer than the heartbeat timeout: a window that runs is not started again.
+    std::thread::sleep(Duration::from_secs(8));
+    assert_eq!((running(), nodes[0].runs().len()), (2, 2), "{}", nodes[0].log());
     assert_eq!(group.temporal(&["collect"]).status.code(), Some(75));
     fs::write(group.path("go"), "").unwrap();
     assert_eq!(group.result(Duration::from_secs(60))["completed"], 8);
+    assert!(group.windows().iter().all(|window| window["attempt"] == 1), "{:?}", group.windows());
 }

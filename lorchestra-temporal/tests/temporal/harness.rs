@@ -290,13 +290,16 @@ impl Group {
         let text = fs::read_to_string(self.path("plan.jsonl")).unwrap();
         let (header, lines) = text.split_once('\n').unwrap();
         let mut header: Value = serde_json::from_str(header).unwrap();
+        let sum = |text: &str| Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let mut changed = String::new();
-        for line in lines.lines() {
+        for (index, line) in lines.lines().enumerate() {
             let mut member: Value = serde_json::from_str(line).unwrap();
             change(&mut member["spec"]);
+            let label = member["label"].as_str().unwrap();
+            member["check"] = sum(&format!("{} {index} {label}\n{}", self.id, member["spec"])).into();
             changed.push_str(&format!("{member}\n"));
         }
-        header["sha256"] = Sha256::digest(&changed).iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
+        header["sha256"] = sum(&changed).into();
         fs::write(self.path("plan.jsonl"), format!("{header}\n{changed}")).unwrap();
     }
 

@@ -108,3 +108,19 @@ fn a_server_that_loses_its_database_gets_only_the_missing_windows_again() {
     assert_eq!(result["completed"], 3, "{result}");
     assert_eq!(node.runs().len(), 4);
 }
+
+#[test]
+fn a_destination_that_is_down_is_waited_for() {
+    let server = Server::start();
+    let nodes = [Node::new()];
+    let group = Group::plan(&server, &nodes[0], 2, &[]);
+    fs::rename(nodes[0].path("events"), nodes[0].path("elsewhere")).unwrap();
+    group.submit("undelivered", &["--window-flag=--delivery-timeout=1s"]);
+    let _worker = nodes[0].worker(&server, "undelivered", 2);
+    eventually("windows are started again", || nodes[0].log().matches("exit code 69").count() >= 3);
+    assert_eq!(group.claims(), 0);
+    fs::rename(nodes[0].path("elsewhere"), nodes[0].path("events")).unwrap();
+    assert_eq!(group.result(Duration::from_secs(60))["completed"], 2);
+    let view = effective(&nodes);
+    assert!(view.len() == 2 && view.values().all(|runs| *runs == 1), "{view:?}");
+}
