@@ -143,7 +143,7 @@ pub(crate) struct HookInput {
     /// The cause for people, which may be the job's own text; only for failures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) message: Option<String>,
-    /// The run in the way of a skipped one.
+    /// The run that held the overlap lock of a skipped one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) held_by: Option<String>,
     /// When the last success of a stale job ended; omitted if there is none.

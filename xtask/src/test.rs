@@ -150,7 +150,7 @@ pub(crate) fn soak(rounds: u32) -> Result {
     cargo::run(test.args(SOAKED).env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
 }
 
-/// Runs a group of many windows on Slurm, with nodes killed and frozen, then measures windows per second beside an array of `true`.
+/// Runs a group of many windows on Slurm, with nodes killed and frozen, then measures windows per second next to an array of `true`.
 pub(crate) fn soak_slurm(windows: u32) -> Result {
     cargo::build(&cargo::TESTED)?;
     let mut test = test(&["--test", "e2e", "--", "--nocapture", "--test-threads=1", "--include-ignored"])?;

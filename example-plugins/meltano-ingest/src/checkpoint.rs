@@ -98,10 +98,10 @@ pub(crate) struct Lengths {
     /// The number of the last Parquet file.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) last_part: u64,
-    /// Complete Parquet files that are to get their names: from, to.
+    /// Complete Parquet files to rename: from, to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) renames: Vec<(String, String)>,
-    /// Parquet files of replaced versions that are to be removed.
+    /// Parquet files of replaced versions to remove.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) removes: Vec<String>,
     /// Columns of Parquet files that differ from the schema.

@@ -125,7 +125,7 @@ impl Stream {
             format,
             path: match format {
                 Format::Jsonl => kept.active_path(dir),
-                Format::Parquet => dir.join(format!("{}.*.parquet", kept.file)),
+                Format::Parquet => dir.join(format!("{}.?????.parquet", kept.file)),
             },
             active,
             version: kept.version,

@@ -121,7 +121,7 @@ fn flush_failure(trouble: &Incomplete, backlog: Backlog) -> Option<CommandError>
     })
 }
 
-/// Turns a refusal into an error; its text already includes a hint if there is one.
+/// Turns a refusal into an error. The refusal's text already includes its hint, if it has one.
 pub(super) fn refused(refusal: &DeliveryError) -> CommandError {
     let failure = CommandError::new(Code::Undelivered, refusal.to_string());
     match refusal {

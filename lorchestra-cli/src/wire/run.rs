@@ -101,7 +101,7 @@ pub(crate) struct RunDetails {
     pub(crate) artifacts: Vec<ArtifactObject>,
     /// Paths of its log files.
     pub(crate) logs: Vec<String>,
-    /// The run in the way of a skipped one.
+    /// The run that held the overlap lock of a skipped one.
     pub(crate) held_by: Option<String>,
     /// Undelivered events by destination; null if none is configured.
     pub(crate) delivery: Option<Map<String, Value>>,
@@ -150,7 +150,7 @@ pub(crate) struct RunOutcome {
     pub(crate) duration_ms: u64,
     /// What the job reported as its result.
     pub(crate) result: Option<Value>,
-    /// The run in the way of a skipped one; omitted for others.
+    /// The run that held the overlap lock of a skipped one; omitted for others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) held_by: Option<String>,
 }

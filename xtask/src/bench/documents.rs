@@ -112,7 +112,7 @@ fn with_model(site: &Site, data: &Path, input: &Path) -> Result<String> {
     Ok(table)
 }
 
-/// What searches took, in milliseconds.
+/// Durations of searches, in milliseconds.
 struct Searches {
     /// Inside the job, for each mode.
     middles: Vec<f64>,

@@ -1,4 +1,4 @@
-//! Parts by themselves: what is in which file, and what is removed.
+//! Parts without an archive: what is in which file, and what is removed.
 
 use super::*;
 use crate::layout::Widened;

@@ -41,7 +41,7 @@ const MAILS: [(&str, &str, &str); 30] = [
     ("diet", "Lunch", "Could the canteen offer more dishes without meat? A few of us have asked."),
     ("salary", "Your pay from March", "Following our talk, your monthly wage rises by four percent."),
     ("job", "Application", "Ms. Okafor applies for the position of accountant; her letter is attached."),
-    ("holiday", "July", "I will be at the sea for two weeks; Ines answers my mail in that time."),
+    ("holiday", "July", "I will be at the sea for two weeks; Anna answers my mail in that time."),
     ("exam", "Results", "You passed the driving theory test with two mistakes. The practical part follows."),
 ];
 
@@ -91,7 +91,7 @@ const QUERIES: [(&str, &str); 42] = [
     ("software version Wednesday", "deploy"),
 ];
 
-/// How often the right mail comes first, and the mean of 1 / rank (0 if it is not among the first ten).
+/// The number of queries for which the right mail comes first, and the mean of 1 / rank (0 if it is not among the first ten).
 #[derive(Debug, Default)]
 struct Quality {
     first: usize,

@@ -1,6 +1,8 @@
 //! The package `vector-projector` end to end: the sample mailbox through ingester, canonizer, index and search; kills and full disks; an
 //! embedding model from PyPI.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
 use lorchestra_test_setup::venv;
 use lorchestra_tests::small_disk::SmallDisks;
 use lorchestra_tests::{Event, Fixture, Sandbox, built, eventually, schema};
@@ -133,6 +135,28 @@ fn mail_in_many_languages_is_found() {
     for query in ["京料", "都京", "lod", "zzz"] {
         sandbox.lorchestra(&["run-job", "vector-projector", "search", "--query", query, "--mode", "text"]).exits(0);
         assert!(hits(&sandbox).is_empty(), "{query}");
+    }
+}
+
+/// Mails with faults that have hidden words from other tools: words are found, so the text of the index is that of the preview.
+#[test]
+fn words_of_damaged_mail_are_found() {
+    let sandbox = sandbox();
+    let cases = built::workspace().join("example-plugins/canonizer/sample/cases");
+    let mut lines = String::new();
+    for (n, entry) in fs::read_dir(cases).unwrap().enumerate() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "eml") {
+            let raw = URL_SAFE.encode(fs::read(path).unwrap());
+            lines.push_str(&format!("{}\n", json!({"id": format!("m{n}"), "threadId": "1", "labelIds": [], "raw": raw})));
+        }
+    }
+    fs::write(sandbox.path("cases.jsonl"), lines).unwrap();
+    sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_email", "--input", "cases.jsonl"]).exits(0);
+    sandbox.lorchestra(&INDEX).exits(0);
+    for query in ["attached", "regards", "eighty", "middle", "two", "after", "payment 4711", "grusse", "bucher.pdf", "jorg"] {
+        sandbox.lorchestra(&["run-job", "vector-projector", "search", "--query", query, "--mode", "text"]).exits(0);
+        assert!(!hits(&sandbox).is_empty(), "{query}");
     }
 }
 

@@ -127,7 +127,7 @@ fn schema() -> Result<TypePtr, ParquetError> {
     Ok(Arc::new(Type::group_type_builder("event").with_fields(fields).build()?))
 }
 
-/// Returns the error of the system, if it is one.
+/// Returns the system error in an error of the Parquet writer, if there is one.
 fn io_error(error: ParquetError) -> io::Error {
     match error {
         ParquetError::External(error) => match error.downcast::<io::Error>() {
