@@ -6,7 +6,7 @@ use super::timing::judged;
 use crate::Result;
 use crate::test::temporal::command;
 use lorchestra_test_setup::venv;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -50,15 +50,15 @@ pub(super) fn run(site: &Site) -> Result<String> {
     let mut server = site.sandbox.command(&temporal);
     server.args(["server", "start-dev", "--headless", "--ip", "127.0.0.1", "--log-level", "error", "--port", &port.to_string()]);
     let _server = start(server.arg("--db-filename").arg(site.sandbox.path().join("temporal.db")))?;
+    let bench = Bench { site, program, address, windows };
     let began = Instant::now();
-    while TcpStream::connect(&address).is_err() {
+    // 1: it knows no such group.
+    while bench.temporal(&["watch", "--once", "--group", "none"]).stderr(Stdio::null()).status()?.code() != Some(1) {
         if began.elapsed() > START {
-            return Err("the Temporal server does not listen".into());
+            return Err("the Temporal server does not answer".into());
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    std::thread::sleep(Duration::from_secs(2));
-    let bench = Bench { site, program, address, windows };
     let engine = bench.rate("true", Path::new("/bin/true"))?;
     let lorchestra = bench.rate("lorchestra", &site.target.join("lorchestra"))?;
     let ratio = lorchestra / engine;
@@ -96,8 +96,9 @@ impl Bench<'_> {
         let header: serde_json::Value = serde_json::from_str(text.lines().next().unwrap_or_default())?;
         let group = header["group"].as_str().ok_or("the plan has no group")?;
         let jobs = std::thread::available_parallelism()?.get().to_string();
-        let mut worker = self.temporal(&["worker", "--task-queue", queue, "-j", &jobs, "--lorchestra"]);
-        let _worker = start(worker.arg(lorchestra))?;
+        let lorchestra = lorchestra.display().to_string();
+        let mut worker = self.temporal(&["worker", "--task-queue", queue, "-j", &jobs, "--lorchestra", &lorchestra]);
+        let _worker = start(&mut worker)?;
         std::thread::sleep(Duration::from_secs(2));
         let claims = shared.join("claims").display().to_string();
         let begun = Instant::now();
