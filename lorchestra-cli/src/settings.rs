@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) locked: bool,
     /// The state directory.
     pub(crate) state_dir: PathBuf,
+    /// It is the `state_dir` of the configuration.
+    pub(crate) has_configured_state_dir: bool,
     /// A store at the default location while the state directory is elsewhere: there are two histories.
     pub(crate) second_store: Option<PathBuf>,
     /// Parent of the packages' data directories.
@@ -187,6 +189,7 @@ impl Settings {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let (destinations, destinations_warning) = destinations::resolve(&config.destinations, &variable, base.config_dir())?;
         let state_home = base.state_dir().map_or_else(|| base.home_dir().join(".local/state"), PathBuf::from);
+        let has_configured_state_dir = config.state_dir.is_some();
         let state_dir = config.state_dir.unwrap_or_else(|| state_home.join("lorchestra"));
         let default_state = base.home_dir().join(".local/state/lorchestra");
         // The same directory may have another name.
@@ -207,6 +210,7 @@ impl Settings {
             lockfile: base.config_dir().join("lorchestra/plugins.lock"),
             locked: config.locked,
             state_dir,
+            has_configured_state_dir,
             second_store,
             data_root: config.data_dir.unwrap_or_else(|| base.data_dir().join("lorchestra/data")),
             hooks,

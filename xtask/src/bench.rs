@@ -19,7 +19,6 @@ mod run;
 mod server;
 mod start;
 mod taps;
-mod temporal;
 mod timing;
 mod trust;
 
@@ -76,8 +75,6 @@ enum Name {
     Canonicalize,
     /// A Singer tap's records into files of JSON lines and of Parquet, compared with targets in Python
     Taps,
-    /// `backfill` of a no-op on Temporal, next to Temporal running `true`; compiles Temporal's SDK
-    Temporal,
     /// An index of 1000, 100 000 and a million documents, and searches in it; 10 000 with an embedding model
     Documents,
 }
@@ -110,8 +107,7 @@ pub(crate) fn run(options: &Options) -> Result {
     }
     let target = cargo::built(if options.dev { "debug" } else { "release" })?;
     let names = match options {
-        // Not the one that compiles another workspace for minutes.
-        Options { all: true, .. } => Name::value_variants().iter().copied().filter(|name| *name != Name::Temporal).collect(),
+        Options { all: true, .. } => Name::value_variants().to_vec(),
         Options { names, .. } if names.is_empty() => {
             vec![Name::List, Name::Start, Name::Run, Name::Emit, Name::Trust, Name::Recovery]
         }
@@ -153,7 +149,6 @@ pub(crate) fn run(options: &Options) -> Result {
             Name::Deliver => deliver::run(&site)?,
             Name::Canonicalize => canonicalize::run(&site)?,
             Name::Taps => taps::run(&site)?,
-            Name::Temporal => temporal::run(&site)?,
             Name::Documents => documents::run(&site)?,
         };
         println!("\n{}\n\n{table}", name.key());
@@ -171,7 +166,6 @@ fn trial(names: &[Name]) -> Result {
             Name::Canonicalize => canonicalize::run(&site)?,
             Name::Taps => taps::run(&site)?,
             Name::Documents => documents::run(&site)?,
-            Name::Temporal => temporal::run(&site)?,
             other => return Err(format!("--trial: {} has no small form", other.key()).into()),
         };
         println!("\n{}\n\n{table}", name.key());

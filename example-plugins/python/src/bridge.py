@@ -106,7 +106,10 @@ class Channel:
             reply = self.replies.pop(number)
         if self.stop is not None and not self.is_busy:
             stop, self.stop = self.stop, None
-            raise stop
+            if threading.current_thread() is threading.main_thread():
+                raise stop
+            # Only the main thread ends the job.
+            os.kill(os.getpid(), signal.SIGTERM if isinstance(stop, SystemExit) else signal.SIGINT)
         return reply
 
     def send(self, line):

@@ -103,7 +103,9 @@ struct Client {
 impl Client {
     fn new(until: Instant) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-        let http = reqwest::Client::builder().user_agent(concat!("lorchestra/", env!("CARGO_PKG_VERSION"))).build();
+        // No redirect: requests carry the headers of the environment, such as a key.
+        let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        let http = builder.user_agent(concat!("lorchestra/", env!("CARGO_PKG_VERSION"))).build();
         let http = http.map_err(|e| format!("no HTTP client: {}", e.without_url()))?;
         Ok(Self { http, runtime: Arc::new(runtime), until, why: Arc::default() })
     }

@@ -6,7 +6,7 @@
 //! | `mailparser` | the source package of `mail-parser` on PyPI |
 //! | `cpython` | the tests of Python's own `email`, if they are installed with the interpreter (Debian's has a package of its own for them) |
 //!
-//! The sources of `postal-mime` and `mailparser` on npm contain no messages.
+//! The package `postal-mime` on npm contains no messages.
 
 use crate::venv;
 use std::fs;

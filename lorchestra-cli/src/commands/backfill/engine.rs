@@ -47,7 +47,7 @@ pub(crate) struct EngineFlags {
     /// Flag for sbatch or lorchestra-temporal submit, e.g. --engine-flag=--partition=long (repeatable)
     #[arg(long, value_name = "FLAG", require_equals = true)]
     pub(crate) engine_flag: Vec<String>,
-    /// Parent of the state directories on the nodes [default: /var/tmp/lorchestra-UID]
+    /// Parent of the state directories on the nodes of Slurm [default: /var/tmp/lorchestra-UID]
     #[arg(long, value_name = "DIR")]
     pub(crate) node_state: Option<PathBuf>,
     /// Submit the windows and do not wait for them
@@ -69,6 +69,15 @@ impl EngineFlags {
             return Err(CommandError::new(Code::Usage, format!("--engine {} needs --shared DIR", self.engine))
                 .hint("name a directory that this host and all nodes share, for plan, claims and results"));
         };
+        if self.node_state.is_some() && self.engine != "slurm" {
+            return Err(CommandError::new(Code::Usage, format!("--node-state is not for --engine {}", self.engine))
+                .hint("remove it: a worker of Temporal has the state directory of its own environment"));
+        }
+        if self.engine == "slurm" && settings.has_configured_state_dir {
+            let message = "state_dir in config.toml is the same on all nodes, but each must have a history of its own";
+            return Err(CommandError::new(Code::Config, message)
+                .hint("remove it, or pass --config FILE with a copy of the configuration that has no state_dir"));
+        }
         let node_state = match &self.node_state {
             Some(dir) => absolute(dir)?,
             None => format!("/var/tmp/lorchestra-{}", rustix::process::getuid().as_raw()),

@@ -67,10 +67,12 @@ impl<'a> Slurm<'a> {
         let text = format!(
             "#!/bin/sh\n\
              # Written by lorchestra: runs one window of group {group}. $1 is the window of array index 0.\n\
-             # Each node has its own state directory; each start of a window is another attempt.\n\
+             # Each node has its own state directory. Each start of a window is another attempt, also if the controller has forgotten one.\n\
              export XDG_STATE_HOME={state}/\"${{SLURMD_NODENAME:-node}}\"\n\
-             mkdir -p \"$XDG_STATE_HOME\" && chmod 700 \"$XDG_STATE_HOME\" || exit 74\n\
-             exec {command} \\\n  --index \"$(($1 + SLURM_ARRAY_TASK_ID))\" --attempt \"$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}\"\n",
+             mkdir -p \"$XDG_STATE_HOME\" && test -O {state} && test -O \"$XDG_STATE_HOME\" && chmod 700 {state} \"$XDG_STATE_HOME\" || {{\n  \
+             echo \"cannot use $XDG_STATE_HOME: it cannot be created, or another user owns it\" >&2\n  exit 74\n}}\n\
+             exec {command} \\\n  --index \"$(($1 + SLURM_ARRAY_TASK_ID))\" \\\n  \
+             --attempt \"$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}.${{SLURMD_NODENAME:-node}}\"\n",
             group = self.files.group.group_id,
             state = shell(Path::new(&engine.node_state)),
             command = words.join(" "),
