@@ -1,4 +1,4 @@
-//! Dovecot, unpacked from Debian's packages ([`crate::debian`]).
+//! Dovecot, unpacked from Debian's packages (`debian.rs`).
 
 use crate::debian::{Server, run};
 use std::fs;

@@ -1,4 +1,4 @@
-//! Slurm and munge, unpacked from Debian's packages ([`crate::debian`]).
+//! Slurm and munge, unpacked from Debian's packages (`debian.rs`).
 
 use crate::debian::{Server, run};
 use std::path::{Path, PathBuf};
