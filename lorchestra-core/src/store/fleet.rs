@@ -87,10 +87,10 @@ fn add(tx: &Transaction<'_>, event: &FleetEvent) -> rusqlite::Result<()> {
     let n: i64 = tx.prepare_cached("SELECT n FROM runs WHERE run_id = ?1")?.query_row([run_id], |row| row.get(0))?;
     let cause = text("cause");
     tx.prepare_cached(
-        "UPDATE runs SET state = ?2, cause = ?3, cause_key = coalesce(?3, ''), message = ?4, job_result = ?5, ended_at = ?6
-         WHERE n = ?1 AND state = 'running'",
+        "UPDATE runs SET state = ?2, cause = ?3, cause_key = coalesce(?3, ''), message = ?4, job_result = ?5, ended_at = ?6,
+            max_rss_kib = ?7 WHERE n = ?1 AND state = 'running'",
     )?
-    .execute(params![n, state.as_str(), cause, text("message"), text("job_result"), at])?;
+    .execute(params![n, state.as_str(), cause, text("message"), text("job_result"), at, payload["max_rss_kib"].as_i64()])?;
     let attempts = payload["attempt"].as_u64().unwrap_or(0).min(ATTEMPTS);
     for attempt in 1..=attempts {
         tx.prepare_cached("INSERT OR IGNORE INTO attempts (run, attempt, started_at, ended_at) VALUES (?1, ?2, ?3, ?4)")?

@@ -27,8 +27,7 @@ impl Store {
         let ended = key.state != RunState::Running;
         self.read("reading runs", |db| {
             let mut statement = db.prepare_cached(
-                "SELECT run_id, started_at, ended_at,
-                    (SELECT payload ->> '$.max_rss_kib' FROM events WHERE run = runs.n AND terminal) FROM runs
+                "SELECT run_id, started_at, ended_at, max_rss_kib FROM runs
                  WHERE package = ?1 AND job = ?2 AND account_key = ?3 AND state = ?4 AND cause_key = ?5
                     AND started_at >= ?6 AND started_at < ?7 ORDER BY started_at",
             )?;

@@ -397,9 +397,18 @@ fn end_one(tx: &Transaction<'_>, run_id: &str, end: &RunEnd) -> rusqlite::Result
     let message = failure.map(|failure| &failure.message);
     let job_result = failure.and_then(|failure| failure.job_result.as_ref());
     tx.prepare_cached(
-        "UPDATE runs SET state = ?2, cause = ?3, cause_key = coalesce(?3, ''), message = ?4, job_result = ?5, ended_at = ?6 WHERE n = ?1",
+        "UPDATE runs SET state = ?2, cause = ?3, cause_key = coalesce(?3, ''), message = ?4, job_result = ?5, ended_at = ?6,
+            max_rss_kib = ?7 WHERE n = ?1",
     )?
-    .execute(params![n, state.as_str(), cause, message, job_result, ended_at])?;
+    .execute(params![
+        n,
+        state.as_str(),
+        cause,
+        message,
+        job_result,
+        ended_at,
+        terminal.max_rss_kib.map(u64::cast_signed)
+    ])?;
     // An attempt that has already ended keeps its own end: the run was stopped, or its supervisor died, before the next attempt.
     tx.prepare_cached(
         "UPDATE attempts SET ended_at = ?3, cause = ?4, message = ?5 WHERE run = ?1 AND attempt = ?2 AND ended_at IS NULL",

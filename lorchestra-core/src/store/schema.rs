@@ -107,6 +107,7 @@ CREATE TABLE runs (
     bookmark_after   INTEGER,
     logs             INTEGER NOT NULL DEFAULT 1,
     payloads         INTEGER NOT NULL DEFAULT 1,
+    max_rss_kib      INTEGER,
     group_name       TEXT GENERATED ALWAYS AS (nullif(spec, '') ->> '$.group') VIRTUAL,
     account_key      TEXT NOT NULL DEFAULT '' CHECK (account_key = coalesce(account, '')),
     cause_key        TEXT NOT NULL DEFAULT '' CHECK (cause_key = coalesce(cause, ''))
