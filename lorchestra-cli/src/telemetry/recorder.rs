@@ -35,7 +35,7 @@ pub(crate) struct Recorder {
 }
 
 /// A run that a span is about.
-struct About<'a> {
+struct RunAttributes<'a> {
     run_id: &'a str,
     package: &'a str,
     job: &'a str,
@@ -43,7 +43,7 @@ struct About<'a> {
     caller: Option<&'a str>,
 }
 
-impl<'a> About<'a> {
+impl<'a> RunAttributes<'a> {
     fn of(run_id: &'a str, spec: &'a RunSpec) -> Self {
         let RunSpec { package, job, group, trace_parent, .. } = spec;
         Self { run_id, package, job, group: group.as_deref(), caller: trace_parent.as_deref() }
@@ -66,7 +66,7 @@ impl Recorder {
                 self.active = Some((start, now + *wait, attempt + 1));
             }
             RunEvent::Ended { run_id, spec, terminal, .. } => self.ended(run_id, spec, terminal, now),
-            RunEvent::Skipped { run_id, spec, .. } => self.instant(&About::of(run_id, spec), "skipped", None, now),
+            RunEvent::Skipped { run_id, spec, .. } => self.instant(&RunAttributes::of(run_id, spec), "skipped", None, now),
             RunEvent::Refused { run_id, refusal } => self.refused(run_id, refusal, now),
             RunEvent::Recovered(closed) => closed.recovered.iter().for_each(|one| self.recovered(one, now)),
             _ => {}
@@ -91,7 +91,7 @@ impl Recorder {
     fn ended(&mut self, run_id: &str, spec: &RunSpec, terminal: &Terminal, now: SystemTime) {
         let millis = Duration::from_millis;
         let (start, attempt_start, attempt) = self.active.take().unwrap_or((now - millis(terminal.duration_ms), now, 1));
-        let about = About::of(run_id, spec);
+        let about = RunAttributes::of(run_id, spec);
         let trace = RunTrace::of(run_id, about.caller);
         for span in self.spans.iter_mut().filter(|span| span.parent_span_id == SpanId::from(trace.run_span())) {
             span.span_context = context(&trace, span.span_context.span_id());
@@ -118,14 +118,14 @@ impl Recorder {
     fn refused(&mut self, run_id: &str, refusal: &Refusal, now: SystemTime) {
         let Refusal { package, job, group, cause, spec, .. } = refusal;
         let caller = spec.as_ref().and_then(|spec| spec.trace_parent.as_deref());
-        self.instant(&About { run_id, package, job, group: group.as_deref(), caller }, "refused", Some(*cause), now);
+        self.instant(&RunAttributes { run_id, package, job, group: group.as_deref(), caller }, "refused", Some(*cause), now);
     }
 
     fn recovered(&mut self, Recovered { run, outcome }: &Recovered, now: SystemTime) {
         let spec = run.spec().ok();
         let caller = spec.as_ref().and_then(|spec| spec.trace_parent.as_deref());
         let group = spec.as_ref().and_then(|spec| spec.group.as_deref());
-        let about = About { run_id: &run.run_id, package: &run.package, job: &run.job, group, caller };
+        let about = RunAttributes { run_id: &run.run_id, package: &run.package, job: &run.job, group, caller };
         let cause = match outcome {
             Outcome::Completed => None,
             Outcome::Failed(failure) => Some(failure.cause),
@@ -136,19 +136,19 @@ impl Recorder {
     }
 
     /// A run that never started a job.
-    fn instant(&mut self, about: &About<'_>, state: &'static str, cause: Option<Cause>, now: SystemTime) {
+    fn instant(&mut self, about: &RunAttributes<'_>, state: &'static str, cause: Option<Cause>, now: SystemTime) {
         self.run(about, (now, now), state, cause);
         self.measure(about, state, cause, Measured { attributes: Vec::new(), took: None, cpu: None, peak_bytes: None });
     }
 
-    fn measure(&mut self, about: &About<'_>, state: &'static str, cause: Option<Cause>, measured: Measured) {
+    fn measure(&mut self, about: &RunAttributes<'_>, state: &'static str, cause: Option<Cause>, measured: Measured) {
         let mut attributes = name(about);
         attributes.push(KeyValue::new("lorchestra.state", state));
         attributes.extend(cause.map(|cause| KeyValue::new("error.type", cause.as_str())));
         self.measured.push(Measured { attributes, ..measured });
     }
 
-    fn run(&mut self, about: &About<'_>, times: (SystemTime, SystemTime), state: &'static str, cause: Option<Cause>) {
+    fn run(&mut self, about: &RunAttributes<'_>, times: (SystemTime, SystemTime), state: &'static str, cause: Option<Cause>) {
         let trace = RunTrace::of(about.run_id, about.caller);
         let mut attributes = name(about);
         attributes.push(KeyValue::new("lorchestra.run_id", about.run_id.to_owned()));
@@ -187,7 +187,7 @@ fn state(cause: Option<Cause>) -> &'static str {
     }
 }
 
-fn name(about: &About<'_>) -> Vec<KeyValue> {
+fn name(about: &RunAttributes<'_>) -> Vec<KeyValue> {
     vec![KeyValue::new("lorchestra.package", about.package.to_owned()), KeyValue::new("lorchestra.job", about.job.to_owned())]
 }
 

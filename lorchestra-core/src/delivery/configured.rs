@@ -157,6 +157,14 @@ impl Destination for AnyDestination {
         each!(self, one => one.has_room(slot))
     }
 
+    fn is_sent(&self, row: &Row) -> bool {
+        each!(self, one => one.is_sent(row))
+    }
+
+    fn is_ahead(&self, slot: Slot<'_>) -> bool {
+        each!(self, one => one.is_ahead(slot))
+    }
+
     async fn connect(&mut self) -> Result<(), DeliveryError> {
         each!(self, one => one.connect().await)
     }

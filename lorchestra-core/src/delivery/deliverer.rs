@@ -22,8 +22,8 @@
 //!   first, so that a request in flight cannot land afterwards.
 //! - A definite refusal takes the batch back. It is *fresh* if every answer about it so far was definite: then nothing of it can still
 //!   arrive.
-//! - If something is at the position of a batch with an unknown result, it may be another batch: the batch's first and last event are
-//!   looked up, if reading is permitted. This check, and [`Outbox::doubtful_to`], detect a state directory that was copied or restored.
+//! - If something is at the position of a batch with an unknown result, it may be another batch: the batch's events are looked up,
+//!   if reading is permitted. This check, and [`Outbox::doubtful_to`], detect a state directory that was copied or restored.
 //! - If something is at the position of a batch that was never sent, all pending events are looked up before they are sent: a snapshot of
 //!   the machine was restored, and the store knows nothing of what was delivered since.
 //! - No event is skipped: an event that is not delivered is pending, set aside with the server's reason, or uncertain.
@@ -213,10 +213,13 @@ impl<'a, D: Destination> Deliverer<'a, D> {
 
     /// Resends each batch with an unknown result once; its rows may be in the table twice afterwards.
     pub async fn resend_uncertain(&mut self) -> Result<(), Stopped> {
+        // Not what becomes uncertain now: the user has not seen it.
+        let known = self.store.uncertain_batches()?;
         self.drain(true).await?;
         let mut tried = HashSet::new();
         let next = |store: &Outbox, tried: &mut HashSet<(i64, i64)>| -> Result<Option<Batch>, StoreError> {
-            Ok(store.uncertain_batches()?.into_iter().find(|batch| tried.insert((batch.first, batch.last))))
+            let is_known = |batch: &Batch| known.iter().any(|of| of.first <= batch.first && batch.last <= of.last);
+            Ok(store.uncertain_batches()?.into_iter().find(|batch| is_known(batch) && tried.insert((batch.first, batch.last))))
         };
         while let Some(batch) = next(self.store, &mut tried)? {
             let (rows, damaged): (Vec<_>, Vec<_>) = self.store.rows_of(&batch)?.into_iter().partition(|out| out.intact);
@@ -362,8 +365,8 @@ impl<'a, D: Destination> Deliverer<'a, D> {
                 }
                 Err(DeliveryError::Denied(denied)) => {
                     self.tried = suspect;
-                    let batch = self.store.send_one_again(Was::Suspect, &self.unplaced(suspect, suspect, 1))?;
-                    self.store.give_up(&batch, &unverified(&denied))?;
+                    let new = self.unplaced(suspect, suspect, 1);
+                    self.store.set_uncertain(&new, Some(Was::Suspect), &unverified(&denied))?;
                     self.progress.uncertain += 1;
                     return Ok(());
                 }
@@ -554,29 +557,33 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     fn give_up_doubtful(&mut self, doubtful: &[OutRow], denied: &str) -> Result<(), StepError> {
         let (Some(first), Some(last)) = (doubtful.first(), doubtful.last()) else { return Ok(()) };
         let rows = i64::try_from(doubtful.len()).unwrap_or(i64::MAX);
-        if let Some(batch) = self.store.advance(None, Some(&self.unplaced(first.n, last.n, rows)))? {
-            self.store.give_up(&batch, &unverified(denied))?;
-            self.progress.uncertain += doubtful.len() as u64;
-        }
+        self.store.set_uncertain(&self.unplaced(first.n, last.n, rows), None, &unverified(denied))?;
+        self.progress.uncertain += doubtful.len() as u64;
         Ok(())
     }
 
     async fn landed(&mut self) -> Result<(), StepError> {
         let Some(flight) = self.flights.pop_front() else { return Ok(()) };
         self.progress.delivered += flight.rows.len() as u64;
-        self.left = 0;
-        self.stream_works = true;
-        self.renewed = false;
-        self.session.trouble = None;
-        self.suspicion = None;
-        self.suspects = 0;
-        self.proven = true;
+        if flight.rows.iter().any(|row| self.session.destination.is_sent(row)) {
+            self.left = 0;
+            self.stream_works = true;
+            self.renewed = false;
+            self.session.trouble = None;
+            self.suspicion = None;
+            self.suspects = 0;
+            self.proven = true;
+        }
         self.batch_limit = (self.batch_limit * 2).min(self.policy.rows);
         // Suspects are next, or batches that are already frozen.
         let others_wait = self.one_by_one && !self.flights.is_empty();
         if others_wait || self.store.suspect(0)?.is_some() {
             self.store.advance(Some(&flight.batch), None)?;
             return Ok(());
+        }
+        // Nothing is frozen whose result is unknown.
+        if self.flights.is_empty() {
+            self.one_by_one = false;
         }
         match self.freeze(Some(&flight.batch)).await {
             Ok(_) => Ok(()),

@@ -164,6 +164,11 @@ pub trait Destination {
         true
     }
 
+    /// Whether this row is sent: some destinations pass over what is not for them. A row that is not sent proves nothing about the server.
+    fn is_sent(&self, _row: &Row) -> bool {
+        true
+    }
+
     /// Whether the stream is longer than its slot's offset, at which nothing was sent yet: another store has written to it. Only if that is
     /// known without a request; otherwise [`Destination::append`] shows it.
     fn is_ahead(&self, _slot: Slot<'_>) -> bool {

@@ -171,6 +171,11 @@ impl Destination for Jsonl {
                 Err(failed) => return Err(failed.about(path)),
             }
         }
+        let end = slot.offset.saturating_add(slot.length);
+        if !rows.is_empty() && there > begin && !line::is_event_at(&file, end.unsigned_abs()) {
+            // What follows, if anything, was written by another program.
+            return Ok(end);
+        }
         let there = length().map_err(|error| refusal(path, &error))?;
         Ok(i64::try_from(there).unwrap_or(i64::MAX))
     }

@@ -201,12 +201,12 @@ impl FinishingThread {
 }
 
 /// The process that holds the delivery lock.
-struct Holder {
+struct LockHolder {
     pid: u32,
     is_stopped: bool,
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for LockHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pid, is_stopped } = self;
         if *is_stopped {
@@ -342,10 +342,10 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
     }
 
     /// Returns who delivers, if its process is visible.
-    fn holder(&self) -> Option<Holder> {
+    fn holder(&self) -> Option<LockHolder> {
         let pid = FileLock::read_holder(&self.lock_path)?.parse().ok()?;
         let is_stopped = process::is_stopped(pid, &self.lock_path)?;
-        Some(Holder { pid, is_stopped })
+        Some(LockHolder { pid, is_stopped })
     }
 
     /// Returns the destination, created on first use, without connecting.
@@ -389,6 +389,8 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
     }
 
     async fn drain(&mut self, request: &FlushRequest) -> Option<Incomplete> {
+        // An earlier one may have been dropped in the middle.
+        self.asking = false;
         if request.timeout.is_zero() {
             return matches!(self.store.has_pending(None), Ok(true)).then_some(Incomplete::Deadline(None));
         }

@@ -63,14 +63,14 @@ impl OpenLineage {
         Self { config, client: None }
     }
 
-    async fn post(&self, client: &reqwest::Client, body: String) -> Result<(), Answer> {
+    async fn post(&self, client: &reqwest::Client, body: String) -> Result<(), Unaccepted> {
         let mut request = client.post(&self.config.url).header("content-type", "application/json").body(body);
         if let Some(key) = &self.config.api_key {
             request = request.bearer_auth(key.as_str());
         }
         let answer = match request.send().await {
             Ok(answer) => answer,
-            Err(error) => return Err(Answer::Failed(self.later(text::chain(&error.without_url()), None))),
+            Err(error) => return Err(Unaccepted::Failed(self.later(text::chain(&error.without_url()), None))),
         };
         let status = answer.status();
         if status.is_success() {
@@ -82,11 +82,11 @@ impl OpenLineage {
         Err(self.classify(status, reason, after.map(Duration::from_secs)))
     }
 
-    fn classify(&self, status: StatusCode, reason: String, after: Option<Duration>) -> Answer {
+    fn classify(&self, status: StatusCode, reason: String, after: Option<Duration>) -> Unaccepted {
         let about = format!("{}: {reason}", self.config.url);
-        Answer::Failed(match status {
+        Unaccepted::Failed(match status {
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE => {
-                return Answer::Refused(reason);
+                return Unaccepted::Refused(reason);
             }
             StatusCode::UNAUTHORIZED => DeliveryError::Unauthenticated(format!("{about}; check OPENLINEAGE_API_KEY")),
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
@@ -106,7 +106,7 @@ impl OpenLineage {
 }
 
 /// Why an event was not accepted.
-enum Answer {
+enum Unaccepted {
     /// Because of its content.
     Refused(String),
     Failed(DeliveryError),
@@ -135,6 +135,10 @@ impl Destination for OpenLineage {
 
     fn policy(&self) -> DeliveryPolicy {
         DeliveryPolicy::new(ROWS, BYTES)
+    }
+
+    fn is_sent(&self, row: &Row) -> bool {
+        event::of(row, &self.config.namespace).is_some()
     }
 
     async fn connect(&mut self) -> Result<(), DeliveryError> {
@@ -168,27 +172,18 @@ impl Destination for OpenLineage {
     async fn append(&mut self, _: BatchTarget<'_>, rows: &[Row]) -> Result<Landed, DeliveryError> {
         let client = self.client.as_ref().ok_or_else(|| DeliveryError::Denied("not connected".into()))?;
         let mut refused: Vec<RefusedRow> = Vec::new();
-        let mut sent = 0;
         for (index, row) in rows.iter().enumerate() {
             let Some(event) = event::of(row, &self.config.namespace) else { continue };
-            sent += 1;
             match self.post(client, event).await {
                 Ok(()) => {}
-                Err(Answer::Refused(reason)) => refused.push(RefusedRow { index, reason }),
-                Err(Answer::Failed(error)) if refused.is_empty() => return Err(error),
+                Err(Unaccepted::Refused(reason)) => refused.push(RefusedRow { index, reason }),
+                Err(Unaccepted::Failed(error)) if refused.is_empty() => return Err(error),
                 // What is refused is known; the others are sent again.
-                Err(Answer::Failed(_)) => break,
+                Err(Unaccepted::Failed(_)) => break,
             }
         }
-        match refused.first() {
-            None => Ok(Landed::Now),
-            // Rows that are not sent prove nothing.
-            Some(first) if sent > 1 && refused.len() == sent && refused.iter().all(|row| row.reason == first.reason) => {
-                Err(DeliveryError::EveryRow(format!("{}: it refuses every event: {}", self.config.url, first.reason)))
-            }
-            // The others of the batch are sent again without these.
-            Some(_) => Err(DeliveryError::Rows(refused)),
-        }
+        // The others of the batch are sent again without these.
+        if refused.is_empty() { Ok(Landed::Now) } else { Err(DeliveryError::Rows(refused)) }
     }
 
     async fn finalize(&mut self, _: Slot<'_>, _: &[Row]) -> Result<i64, DeliveryError> {

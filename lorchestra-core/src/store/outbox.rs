@@ -338,33 +338,39 @@ impl Outbox {
     /// Marks a batch as uncertain because it cannot be determined whether it arrived; later batches are unaffected.
     pub fn give_up(&mut self, batch: &Batch, reason: &str) -> Result<(), StoreError> {
         let destination = &self.destination;
+        self.store.write("setting a batch aside", |tx| give_up(tx, destination, batch, reason))
+    }
+
+    /// Makes pending rows uncertain, or a suspect, that another store may have delivered. They are not sent.
+    pub fn set_uncertain(&mut self, new: &NewBatch, was: Option<Was>, reason: &str) -> Result<(), StoreError> {
+        let destination = &self.destination;
         self.store.write("setting a batch aside", |tx| {
-            // They stay pending, and the mark passes them, as it does suspects.
-            pending_before(tx, destination, batch)?
-                .into_iter()
-                .try_for_each(|n| settle(tx, destination, n, "suspect", Some("it is not known whether a batch after it arrived")))?;
-            let rest = rest_of(tx, destination, batch)?;
-            let mut parts = without_holes(&rest);
-            let head = parts.next().unwrap_or_default();
-            let (first, last) = head.first().zip(head.last()).unwrap_or((&batch.first, &batch.last));
-            tx.execute(
-                "UPDATE batches SET state = 'uncertain', reason = ?2, first = ?3, last = ?4, rows = ?5 WHERE n = ?1",
-                params![batch.id, reason, first, last, last - first + 1],
-            )?;
-            for part in parts {
-                let ([first, ..], [.., last]) = (part, part) else { continue };
-                tx.prepare_cached(
-                    "INSERT INTO batches (destination, target, stream, start, length, first, last, rows, state, was, reason, made_at)
-                     SELECT destination, target, stream, start, length, ?2, ?3, ?4, 'uncertain', was, ?5, made_at
-                     FROM batches WHERE n = ?1",
-                )?
-                .execute(params![batch.id, first, last, last - first + 1, reason])?;
+            if was == Some(Was::Suspect) {
+                unsettle(tx, destination, new.first)?;
             }
+            let batch = freeze(tx, destination, new, was)?;
+            give_up(tx, destination, &batch, reason)
+        })
+    }
+
+    /// Records that this stream is about to be finalized: from now on, it is not another store that has done so.
+    pub fn close_stream(&mut self, target: &str, stream: &str) -> Result<(), StoreError> {
+        let destination = &self.destination;
+        self.store.write("closing a stream", |tx| {
             tx.execute(
-                "UPDATE outbox SET delivered_to = max(delivered_to, ?2) WHERE destination = ?1",
-                params![destination, batch.last],
+                "UPDATE streams SET closing = 1 WHERE destination = ?1 AND target = ?2 AND stream = ?3",
+                params![destination, target, stream],
             )
             .map(drop)
+        })
+    }
+
+    /// Whether this stream is in use, and this store has not begun to finalize it.
+    pub fn is_open(&self, target: &str, stream: &str) -> Result<bool, StoreError> {
+        self.store.read("reading streams", |db| {
+            let sql =
+                "SELECT EXISTS (SELECT 1 FROM streams WHERE destination = ?1 AND target = ?2 AND stream = ?3 AND NOT closing)";
+            db.prepare_cached(sql)?.query_row(params![self.destination, target, stream], |row| row.get(0))
         })
     }
 
@@ -544,6 +550,33 @@ fn freeze(tx: &Transaction<'_>, destination: &str, new: &NewBatch, was: Option<W
         rows: new.rows,
         was,
     })
+}
+
+/// See [`Outbox::give_up`].
+fn give_up(tx: &Transaction<'_>, destination: &str, batch: &Batch, reason: &str) -> rusqlite::Result<()> {
+    // They stay pending, and the mark passes them, as it does suspects.
+    pending_before(tx, destination, batch)?
+        .into_iter()
+        .try_for_each(|n| settle(tx, destination, n, "suspect", Some("it is not known whether a batch after it arrived")))?;
+    let rest = rest_of(tx, destination, batch)?;
+    let mut parts = without_holes(&rest);
+    let head = parts.next().unwrap_or_default();
+    let (first, last) = head.first().zip(head.last()).unwrap_or((&batch.first, &batch.last));
+    tx.execute(
+        "UPDATE batches SET state = 'uncertain', reason = ?2, first = ?3, last = ?4, rows = ?5 WHERE n = ?1",
+        params![batch.id, reason, first, last, last - first + 1],
+    )?;
+    for part in parts {
+        let ([first, ..], [.., last]) = (part, part) else { continue };
+        tx.prepare_cached(
+            "INSERT INTO batches (destination, target, stream, start, length, first, last, rows, state, was, reason, made_at)
+             SELECT destination, target, stream, start, length, ?2, ?3, ?4, 'uncertain', was, ?5, made_at
+             FROM batches WHERE n = ?1",
+        )?
+        .execute(params![batch.id, first, last, last - first + 1, reason])?;
+    }
+    tx.execute("UPDATE outbox SET delivered_to = max(delivered_to, ?2) WHERE destination = ?1", params![destination, batch.last])
+        .map(drop)
 }
 
 fn settle(tx: &Transaction<'_>, destination: &str, event: i64, how: &str, reason: Option<&str>) -> rusqlite::Result<()> {

@@ -62,7 +62,13 @@ fn every_statement_is_answered_by_an_index() {
     delivery(&mut outbox);
     outbox.store.doubt_deliveries().unwrap();
     outbox.doubt().unwrap();
+    outbox.use_stream("t", "s").unwrap();
+    assert!(outbox.is_open("t", "s").unwrap());
+    outbox.close_stream("t", "s").unwrap();
+    assert!(!outbox.is_open("t", "s").unwrap());
     prune(&site, &mut outbox.store, vec!["there".into()]);
+    let fleet_site = super::tests::site();
+    fleet(&mut open(&fleet_site, &seen));
     let db = rusqlite::Connection::open(site.state.store()).unwrap();
     let seen: Vec<String> = seen.lock().unwrap().iter().filter(|sql| is_statement(sql)).cloned().collect();
 
@@ -228,6 +234,8 @@ fn groups(store: &mut Store) {
     let member = store.member(found.n, 0).unwrap().unwrap();
     store.member_spec(found.n, 0).unwrap().unwrap();
     store.members(found.n, group::MemberState::Pending, 1).unwrap();
+    store.member_specs(found.n).unwrap();
+    store.settle_members(found.n, &[(0, group::MemberState::Failed, None)]).unwrap();
     store.refuse_member(&member.run_id).unwrap();
     store.resume_group(&found, group::Retry::Failed).unwrap();
     store.pin_library(found.n, "pkg", "2", "ff").unwrap();
@@ -239,6 +247,18 @@ fn groups(store: &mut Store) {
     store.refuse_member(&member.run_id).unwrap();
     let query = RunQuery { group: Some("nightly".into()), ..RunQuery::default() };
     store.find_runs(&query, 1).unwrap();
+}
+
+/// The runs of other hosts, in a store of their own.
+fn fleet(store: &mut Store) {
+    let event = |event_type: &str| super::fleet::FleetEvent {
+        run_id: "of-another-host".into(),
+        event_type: event_type.into(),
+        source: "pkg/job".into(),
+        at: 5,
+        payload: serde_json::json!({"attempt": 1, "duration_ms": 1}),
+    };
+    store.fill(&[event("job.started"), event("job.completed")]).unwrap();
 }
 
 /// The outbox.

@@ -235,6 +235,7 @@ CREATE TABLE streams (
     stream      TEXT NOT NULL,
     next_offset INTEGER NOT NULL,
     used_at     INTEGER NOT NULL,
+    closing     INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (destination, target)
 ) STRICT, WITHOUT ROWID;
 

@@ -5,7 +5,7 @@
 //! arrive any more: its stream was fenced, or something else is at its position.
 
 use super::{Deliverer, STREAMS, STUMBLES, StepError, slot};
-use crate::delivery::{DeliveryError, Destination, Row, Slot};
+use crate::delivery::{DeliveryError, Destination, Slot};
 use crate::store::{RowDisposition, Was};
 use std::collections::HashSet;
 
@@ -28,6 +28,7 @@ impl<D: Destination> Deliverer<'_, D> {
         if let Some((_, fenced)) = self.fenced.as_ref().filter(|(stream, _)| stream == slot.stream) {
             return Ok(Some(fenced.clone()));
         }
+        self.store.close_stream(&flight.batch.target, slot.stream)?;
         let fenced = match self.session.destination.finalize(slot, &flight.rows).await {
             Ok(length) => Fenced::Length(length),
             Err(DeliveryError::StreamGone(gone)) => Fenced::Gone(gone),
@@ -49,6 +50,9 @@ impl<D: Destination> Deliverer<'_, D> {
         }
         if let Some(slot) = self.flights.front().and_then(|flight| slot(&flight.batch)) {
             // Whatever is at its position is not ours to complete.
+            if let Some(flight) = self.flights.front() {
+                self.store.close_stream(&flight.batch.target, slot.stream)?;
+            }
             let _ = self.session.destination.finalize(Slot { length: 0, ..slot }, &[]).await;
         }
         Ok(())
@@ -77,10 +81,13 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(())
     }
 
-    /// Does the same for a stream that was finalized. Only [`settle`](Self::settle) finalizes streams, and then leaves them: if the batch
-    /// was never sent before, another store has finalized it.
+    /// Does the same for a stream that was finalized. If this store has not begun to do so, another one has: the state is older than its
+    /// deliveries.
     pub(super) async fn settle_finalized(&mut self) -> Result<(), StepError> {
-        if self.flights.front().is_some_and(|flight| flight.fresh) {
+        let front = self.flights.front().and_then(|flight| Some((flight.batch.target.clone(), flight.stream()?.clone())));
+        if let Some((target, stream)) = front
+            && self.store.is_open(&target, &stream)?
+        {
             self.doubt()?;
         }
         self.settle().await
@@ -122,13 +129,13 @@ impl<D: Destination> Deliverer<'_, D> {
             Fenced::Length(length) if length >= flight.end() => self.confirm(true).await.map(|()| false),
             // The other store may have taken it back from here and sent it to another stream.
             Fenced::Length(_) if doubtful => {
-                self.settle_by_query("the state directory or the machine was copied or restored").await.map(|()| false)
+                self.clear_by_query("the state directory or the machine was copied or restored").await
             }
             Fenced::Length(_) => {
                 self.store.leave_stream(&flight.batch.target)?;
                 Ok(true)
             }
-            Fenced::Gone(gone) => self.settle_by_query(&gone).await.map(|()| false),
+            Fenced::Gone(gone) => self.clear_by_query(&gone).await,
         }
     }
 
@@ -139,7 +146,8 @@ impl<D: Destination> Deliverer<'_, D> {
         let known = self.flights.iter().filter(|flight| flight.stream() == first.stream()).map(super::Flight::end).max();
         let from = if first.fresh { first.offset() } else { first.end() };
         let is_inside = *length > first.offset() && *length < from;
-        is_inside || first.fresh && *length > from || known.is_some_and(|known| *length > known)
+        let is_ours = first.batch.target == self.session.destination.name();
+        is_inside || first.fresh && *length > from || is_ours && known.is_some_and(|known| *length > known)
     }
 
     fn is_doubtful(&mut self) -> Result<bool, StepError> {
@@ -148,15 +156,14 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(self.flights.front().is_some_and(|flight| flight.batch.first <= to || is_shared(flight)))
     }
 
-    /// Something is at the position of a batch with an unknown result: looks up its first and last row, if reading is permitted.
+    /// Something is at the position of a batch with an unknown result: looks up its rows, if reading is permitted.
     pub(super) async fn confirm(&mut self, leave: bool) -> Result<(), StepError> {
         let doubtful = self.is_doubtful()?;
         let Some(flight) = self.flights.front() else { return Ok(()) };
-        let ends: Vec<Row> = flight.rows.first().into_iter().chain(flight.rows.last()).cloned().collect();
         // The batch went to another target, which cannot be queried.
         if flight.batch.target == self.session.destination.name() {
-            match self.session.destination.present(&ends).await {
-                Ok(there) if ends.iter().all(|row| there.contains(&row.event_id)) => {}
+            match self.session.destination.present(&flight.rows).await {
+                Ok(there) if flight.rows.iter().all(|row| there.contains(&row.event_id)) => {}
                 Ok(_) => return self.settle_by_query(ANOTHER).await,
                 Err(DeliveryError::Denied(denied)) if doubtful => {
                     return self.give_up(&format!("{ANOTHER}, or it has arrived; the destination cannot be queried: {denied}"));
@@ -171,23 +178,36 @@ impl<D: Destination> Deliverer<'_, D> {
         self.landed().await
     }
 
-    /// Queries the target for the rows that are there. Leaves the stream.
+    /// Queries the target for the rows that are there. Leaves the stream, and takes the batch back.
     pub(super) async fn settle_by_query(&mut self, why: &str) -> Result<(), StepError> {
-        let Some(flight) = self.flights.front() else { return Ok(()) };
+        if self.clear_by_query(why).await? { self.leave_and_take_back(Vec::new()) } else { Ok(()) }
+    }
+
+    /// Like [`clear_place`](Self::clear_place), by a query of the target. Leaves the stream.
+    async fn clear_by_query(&mut self, why: &str) -> Result<bool, StepError> {
+        let Some(flight) = self.flights.front() else { return Ok(false) };
         // Another target than the one that the batch was sent to knows nothing about it.
         if flight.batch.target != self.session.destination.name() {
             let target = flight.batch.target.clone();
-            return self.give_up(&format!("{why}; {target}, where it was sent, is no longer the configured target"));
+            self.give_up(&format!("{why}; {target}, where it was sent, is no longer the configured target"))?;
+            return Ok(false);
         }
         let there = match self.session.destination.present(&flight.rows).await {
             Ok(there) => there,
             Err(DeliveryError::Denied(denied)) => {
-                return self.give_up(&format!("{why}; the destination cannot be queried for it: {denied}"));
+                self.give_up(&format!("{why}; the destination cannot be queried for it: {denied}"))?;
+                return Ok(false);
             }
             // A retry may succeed.
             Err(other) => return Err(StepError::Refused(other)),
         };
-        self.leave_with(&there)
+        if there.is_empty() {
+            // The caller may have to split it.
+            self.store.leave_stream(&flight.batch.target)?;
+            return Ok(true);
+        }
+        self.leave_with(&there)?;
+        Ok(false)
     }
 
     fn leave_with(&mut self, there: &HashSet<String>) -> Result<(), StepError> {

@@ -132,16 +132,19 @@ impl<D: Destination> Deliverer<'_, D> {
         let alike = |reason: &str| reason.chars().filter(|c| !c.is_ascii_digit() && *c != '…').collect::<String>();
         let first = refused.first()?;
         let kind = alike(&first.reason);
-        let all = refused.len() == flight.rows.len()
-            && (!self.proven && refused.len() > 1 || refused.iter().all(|row| alike(&row.reason) == kind));
+        let sent = flight.rows.iter().filter(|row| self.session.destination.is_sent(row)).count();
+        let all =
+            refused.len() == sent && (!self.proven && refused.len() > 1 || refused.iter().all(|row| alike(&row.reason) == kind));
         all.then(|| first.reason.clone())
     }
 
     /// Handles a batch whose rows were all refused for one reason, which may be the target or this host's clock.
     fn every_row(&mut self, reason: &str) -> Result<(), StepError> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
-        let (name, count, last) = (self.session.destination.name(), flight.rows.len(), flight.batch.last);
-        let numbers = flight.numbers.clone();
+        let (name, last) = (self.session.destination.name(), flight.batch.last);
+        let rows = flight.numbers.iter().zip(&flight.rows);
+        let numbers: Vec<i64> = rows.filter(|(_, row)| self.session.destination.is_sent(row)).map(|(n, _)| *n).collect();
+        let count = numbers.len();
         let text = match count {
             1 => format!("{name}: an event was refused, and none was accepted after it: {reason}"),
             _ => format!(

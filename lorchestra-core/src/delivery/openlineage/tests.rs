@@ -60,11 +60,11 @@ fn ends_of_runs_are_complete_fail_or_abort() {
 fn each_status_has_its_class() {
     let to = OpenLineage::new(OpenLineageConfig { url: "http://x/api/v1/lineage".into(), namespace: "n".into(), api_key: None });
     let class = |status: u16| match to.classify(StatusCode::from_u16(status).unwrap(), "r".into(), None) {
-        Answer::Refused(_) => "row",
-        Answer::Failed(DeliveryError::Later { .. }) => "later",
-        Answer::Failed(DeliveryError::Unauthenticated(_)) => "key",
-        Answer::Failed(DeliveryError::TargetMissing(_)) => "url",
-        Answer::Failed(_) => "denied",
+        Unaccepted::Refused(_) => "row",
+        Unaccepted::Failed(DeliveryError::Later { .. }) => "later",
+        Unaccepted::Failed(DeliveryError::Unauthenticated(_)) => "key",
+        Unaccepted::Failed(DeliveryError::TargetMissing(_)) => "url",
+        Unaccepted::Failed(_) => "denied",
     };
     for (statuses, expected) in [
         (&[400, 422, 413][..], "row"),

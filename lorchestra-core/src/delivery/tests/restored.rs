@@ -199,3 +199,46 @@ fn files_that_are_ahead_of_a_restored_snapshot_get_nothing_twice() {
     assert!(is_distinct(&lines), "{lines:?}");
     assert_eq!(lines.len(), ids.len() + 9 + 1);
 }
+
+/// The snapshot has a batch in flight. Since then, its stream was left, and everything was sent to another one.
+#[test]
+fn a_snapshot_with_a_batch_in_flight_whose_stream_was_left_delivers_nothing_twice() {
+    for unclosable in [false, true] {
+        let site = site();
+        let (mut store, ids) = filled(&site, 30);
+        let server = server([InjectedFault::None; 2].into_iter().chain([InjectedFault::Later { done: false }; 20]));
+        let _ = drained(&mut store, &server, 7);
+        server.borrow_mut().script.clear();
+        (0..5).for_each(|n| emit(&mut store, &format!("pending {n}")));
+        assert!(store.frozen_batch().unwrap().is_some() && server.borrow().rows.is_empty());
+        drop(store);
+        let snapshot = tempfile::tempdir().unwrap();
+        copied(&site, snapshot.path());
+        server.borrow_mut().streams.values_mut().for_each(|stream| stream.finalized = true);
+        deliver_all(&mut reopened(&site), &server, true, 7);
+        assert_eq!(server.borrow().rows.len(), ids.len() + 5);
+        restore_in_place(&site, &snapshot.path().join("state"));
+        server.borrow_mut().unclosable = unclosable;
+        let mut store = reopened(&site);
+        emit(&mut store, "after the restore");
+        deliver_all(&mut store, &server, true, 7);
+        let rows = server.borrow().rows.clone();
+        assert!(is_distinct(&rows), "unclosable {unclosable}: {rows:?}");
+        assert_eq!(rows.len(), ids.len() + 5 + 1);
+    }
+}
+
+/// This store finalizes a stream, and the answer is lost: nobody else has done it, so nothing becomes uncertain.
+#[test]
+fn a_stream_that_this_store_has_finalized_raises_no_doubt() {
+    let site = site();
+    let (mut store, ids) = filled(&site, 20);
+    let server = server([InjectedFault::None; 2]);
+    server.borrow_mut().unreadable = true;
+    server.borrow_mut().poison = HashMap::from([(ids[3].clone(), false)]);
+    server.borrow_mut().finalize_unanswered = 1;
+    deliver_all(&mut store, &server, true, 100);
+    assert_eq!(server.borrow().finalize_unanswered, 0, "it was needed");
+    assert_eq!(uncertain(&store), 0);
+    assert_eq!(server.borrow().rows.len(), ids.len() - 1);
+}

@@ -84,6 +84,8 @@ pub(super) struct Server {
     pub(super) every_row: Option<&'static str>,
     /// As soon as it has this many rows.
     pub(super) every_row_after: usize,
+    /// This many times, a stream is finalized and there is no answer.
+    pub(super) finalize_unanswered: u32,
     /// Streams cannot be finalized, for no given reason.
     pub(super) unclosable: bool,
     /// Maximum number of batches in flight.
@@ -255,7 +257,12 @@ impl Destination for Table {
         }
         let stream = server.streams.get_mut(stream).ok_or_else(|| DeliveryError::StreamGone("no stream".into()))?;
         stream.finalized = true;
-        Ok(i64::try_from(stream.rows.len()).unwrap())
+        let length = i64::try_from(stream.rows.len()).unwrap();
+        if server.finalize_unanswered > 0 {
+            server.finalize_unanswered -= 1;
+            return Err(later());
+        }
+        Ok(length)
     }
 
     async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, DeliveryError> {

@@ -262,11 +262,16 @@ fn backlog_of_a_million_events() {
     let count = std::env::var("LORCHESTRA_TEST_BACKLOG").unwrap_or_else(|_| "20000".to_owned());
     let Site { sandbox, fake, table } = Site::new(Write::Storage);
     let machine = Machine::with(sandbox, Box::new(()));
+    machine.run(&["events", "setup"], 0);
     fake.go_down();
     machine.run(&["run-job", "-q", "--delivery-timeout", "0s", "misbehave", "numbered", "--count", &count], 0);
     fake.come_up();
     follow("backlog-of-a-million-events", &machine);
-    assert_eq!(fake.row_count(&table), count.parse::<u64>().unwrap() + 4, "also the starts and ends of two runs");
+    assert_eq!(
+        fake.row_count(&table),
+        count.parse::<u64>().unwrap() + 5,
+        "also the starts and ends of two runs, and the event of events setup"
+    );
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl<'a> Slurm<'a> {
              # Written by lorchestra: runs one window of group {group}. $1 is the window of array index 0.\n\
              # Each node has its own state directory. Each start of a window is another attempt, also if the controller has forgotten one.\n\
              export XDG_STATE_HOME={state}/\"${{SLURMD_NODENAME:-node}}\"\n\
-             mkdir -p \"$XDG_STATE_HOME\" && test -O {state} && test -O \"$XDG_STATE_HOME\" && chmod 700 {state} \"$XDG_STATE_HOME\" || {{\n  \
+             (umask 077 && mkdir -p \"$XDG_STATE_HOME\") && test -O {state} && test -O \"$XDG_STATE_HOME\" || {{\n  \
              echo \"cannot use $XDG_STATE_HOME: it cannot be created, or another user owns it\" >&2\n  exit 74\n}}\n\
              exec {command} \\\n  --index \"$(($1 + SLURM_ARRAY_TASK_ID))\" \\\n  \
              --attempt \"$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}.${{SLURMD_NODENAME:-node}}\"\n",

@@ -34,7 +34,7 @@ pub(super) fn program(settings: &Settings) -> Result<PathBuf, CommandError> {
 
 /// A state of a window, as `watch --json` prints it.
 #[derive(Debug, Deserialize)]
-struct Line {
+struct WatchLine {
     index: u32,
     state: String,
     exit_code: Option<i32>,
@@ -44,7 +44,7 @@ struct Line {
 pub(super) struct Temporal<'a> {
     files: &'a GroupFiles<'a>,
     program: PathBuf,
-    watch: Option<(Child, Receiver<Line>)>,
+    watch: Option<(Child, Receiver<WatchLine>)>,
     seen: BTreeMap<u32, Seen>,
 }
 
@@ -64,7 +64,7 @@ impl<'a> Temporal<'a> {
         self.files.engine.flags.iter().filter(|flag| flag.starts_with("--address=") || flag.starts_with("--namespace="))
     }
 
-    fn start_watch(&self) -> Result<(Child, Receiver<Line>), CommandError> {
+    fn start_watch(&self) -> Result<(Child, Receiver<WatchLine>), CommandError> {
         let failed = |error| CommandError::not_started("lorchestra-temporal watch", &error);
         let mut command = self.command("watch");
         command.arg("--json").args(self.connection()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -136,7 +136,7 @@ impl Engine for Temporal<'_> {
                 return output(self.command("watch").args(["--json", "--once"]).args(self.connection())).map(|_| BTreeMap::new());
             }
             for line in String::from_utf8_lossy(&text.stdout).lines() {
-                if let Ok(line) = serde_json::from_str::<Line>(line) {
+                if let Ok(line) = serde_json::from_str::<WatchLine>(line) {
                     self.seen.insert(line.index, state_of(&line));
                 }
             }
@@ -164,7 +164,7 @@ impl Engine for Temporal<'_> {
     }
 }
 
-fn state_of(line: &Line) -> Seen {
+fn state_of(line: &WatchLine) -> Seen {
     match line.state.as_str() {
         "queued" => Seen::Waiting,
         "running" => Seen::Running,

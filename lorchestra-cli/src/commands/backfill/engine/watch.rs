@@ -44,7 +44,7 @@ struct Open {
 }
 
 /// What is known about a window now.
-enum Verdict {
+enum WindowVerdict {
     Open(MemberState),
     Completed(Option<String>),
     Failed {
@@ -70,30 +70,30 @@ impl Look {
         Ok(Self { seen, claimed: files.claimed(), results: files.results_by_place() })
     }
 
-    fn judge(&self, files: &GroupFiles<'_>, place: u32) -> Verdict {
+    fn judge(&self, files: &GroupFiles<'_>, place: u32) -> WindowVerdict {
         let failed = |code: Option<i32>| match code {
-            None => Verdict::Lost,
-            Some(code) => Verdict::Failed { cause: None, message: format!("exit code {code}"), is_temporary: false },
+            None => WindowVerdict::Lost,
+            Some(code) => WindowVerdict::Failed { cause: None, message: format!("exit code {code}"), is_temporary: false },
         };
         match self.seen.get(&place) {
-            Some(Seen::Waiting) => return Verdict::Open(MemberState::Pending),
-            Some(Seen::Running) => return Verdict::Open(MemberState::Running),
-            Some(Seen::Complete) => return Verdict::Completed(files.holder(place)),
+            Some(Seen::Waiting) => return WindowVerdict::Open(MemberState::Pending),
+            Some(Seen::Running) => return WindowVerdict::Open(MemberState::Running),
+            Some(Seen::Complete) => return WindowVerdict::Completed(files.holder(place)),
             Some(Seen::Ended(_)) | None => {}
         }
         if self.claimed.contains(&place) {
-            return Verdict::Completed(files.holder(place));
+            return WindowVerdict::Completed(files.holder(place));
         }
         let Some(result) = self.results.get(&place).and_then(|path| read_result(path)) else {
             return match self.seen.get(&place) {
                 Some(Seen::Ended(code)) => failed(*code),
-                _ => Verdict::Lost,
+                _ => WindowVerdict::Lost,
             };
         };
         let is_temporary =
             [Code::Undelivered, Code::NotWritable, Code::Overlap].iter().any(|code| code.number() == result.exit_code);
         let message = result.message.unwrap_or_else(|| format!("exit code {}", result.exit_code));
-        Verdict::Failed { cause: result.cause, message, is_temporary }
+        WindowVerdict::Failed { cause: result.cause, message, is_temporary }
     }
 }
 
@@ -237,7 +237,7 @@ impl Watch<'_, '_> {
         let mut ended = Vec::new();
         for (place, open) in &mut self.open {
             let verdict = look.judge(self.files, *place);
-            if let Verdict::Open(now) = verdict {
+            if let WindowVerdict::Open(now) = verdict {
                 open.missed = 0;
                 if open.member.state != now {
                     open.member.state = now;
@@ -246,27 +246,27 @@ impl Watch<'_, '_> {
                 continue;
             }
             open.missed += 1;
-            let is_complete = matches!(verdict, Verdict::Completed(_));
+            let is_complete = matches!(verdict, WindowVerdict::Completed(_));
             if open.missed < MISSED && !is_complete {
                 continue;
             }
             let may_repeat = self.client.resubmits() && self.stopped.is_none() && open.resubmissions < RESUBMISSIONS;
             let (to, run_id, cause, message) = match verdict {
-                Verdict::Completed(run_id) => (MemberState::Completed, run_id, None, None),
-                Verdict::Failed { is_temporary: true, .. } | Verdict::Lost if may_repeat => {
+                WindowVerdict::Completed(run_id) => (MemberState::Completed, run_id, None, None),
+                WindowVerdict::Failed { is_temporary: true, .. } | WindowVerdict::Lost if may_repeat => {
                     open.missed = 0;
                     open.resubmissions += 1;
                     again.push(*place);
                     continue;
                 }
                 // Cancelled before it began.
-                Verdict::Lost if self.stopped.is_some() => (MemberState::Pending, None, None, None),
-                Verdict::Lost => {
+                WindowVerdict::Lost if self.stopped.is_some() => (MemberState::Pending, None, None, None),
+                WindowVerdict::Lost => {
                     let message = format!("it left no result: see {}", self.files.dir.display());
                     (MemberState::Failed, None, None, Some(message))
                 }
-                Verdict::Failed { cause, message, .. } => (MemberState::Failed, None, cause, Some(message)),
-                Verdict::Open(_) => continue,
+                WindowVerdict::Failed { cause, message, .. } => (MemberState::Failed, None, cause, Some(message)),
+                WindowVerdict::Open(_) => continue,
             };
             open.member.state = to;
             if let Some(run_id) = &run_id {
@@ -308,12 +308,12 @@ fn settle_all((files, client): (&GroupFiles<'_>, &mut AnyEngine<'_>), store: &mu
     for of in [MemberState::Pending, MemberState::Running, MemberState::Failed] {
         for member in store.members(files.group.n, of, u64::MAX)? {
             let (to, run_id) = match look.judge(files, member.place) {
-                Verdict::Open(now) => (now, None),
-                Verdict::Completed(run_id) => (MemberState::Completed, run_id),
-                Verdict::Failed { .. } => (MemberState::Failed, None),
+                WindowVerdict::Open(now) => (now, None),
+                WindowVerdict::Completed(run_id) => (MemberState::Completed, run_id),
+                WindowVerdict::Failed { .. } => (MemberState::Failed, None),
                 // Never submitted, or cancelled while it waited.
-                Verdict::Lost if of == MemberState::Running => (MemberState::Failed, None),
-                Verdict::Lost => continue,
+                WindowVerdict::Lost if of == MemberState::Running => (MemberState::Failed, None),
+                WindowVerdict::Lost => continue,
             };
             if to != of {
                 settled.push((member.place, to, run_id));

@@ -314,7 +314,7 @@ fn of_storage_error(code: StorageErrorCode) -> &'static str {
         S::StreamNotFound => "Nothing: the stream expired, or the table was recreated",
         S::InvalidStreamType => "Report it: lorchestra creates committed streams only",
         S::SchemaMismatchExtraFields => "Nothing, if a column was just added; else run `lorchestra events setup`",
-        S::OffsetAlreadyExists => "Nothing: an earlier request arrived; lorchestra looks up its first and last event",
+        S::OffsetAlreadyExists => "Nothing: an earlier request arrived; lorchestra looks up its events",
         S::OffsetOutOfRange => "Nothing; if it repeats, check that no copy of the state directory is in use",
         S::CmekNotProvided | S::InvalidCmekProvided | S::CmekEncryptionError | S::KmsPermissionDenied => {
             "Check the table's encryption key, and that BigQuery's service account may use it"
@@ -330,7 +330,7 @@ fn of_code(code: Code) -> &'static str {
         Code::Unknown => "Check for a proxy that answers instead of BigQuery",
         Code::InvalidArgument => "Check `events list --failed`: BigQuery may refuse a row without naming it",
         Code::NotFound => "Nothing: the stream expired, or the table was recreated",
-        Code::AlreadyExists => "Nothing: an earlier request arrived; lorchestra looks up its first and last event",
+        Code::AlreadyExists => "Nothing: an earlier request arrived; lorchestra looks up its events",
         Code::PermissionDenied => "Grant `roles/bigquery.dataEditor` on the table; lorchestra retries within a minute",
         Code::ResourceExhausted => "Nothing, or ask for more quota",
         Code::FailedPrecondition => "Check that billing and the API are enabled; lorchestra retries within a minute",
