@@ -228,7 +228,7 @@ fn a_snapshot_with_a_batch_in_flight_whose_stream_was_left_delivers_nothing_twic
     }
 }
 
-/// This store finalizes a stream, and the answer is lost: nobody else has done it, so nothing becomes uncertain.
+/// This store finalizes a stream, and the answer is lost: no other store has done it, so nothing becomes uncertain.
 #[test]
 fn a_stream_that_this_store_has_finalized_raises_no_doubt() {
     let site = site();

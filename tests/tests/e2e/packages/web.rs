@@ -56,13 +56,18 @@ fn the_job_stops_on_request() {
     let (url, asked) = server(50);
     let running = sandbox.start(&["run-job", "--grace", "1h", "web", "fetch", "--url", &url, "--count", "100"]);
     eventually("more than half of the requests were sent", || asked.load(Ordering::SeqCst) > 50);
+    let fetched = || {
+        let runs = sandbox.runs();
+        runs.first()
+            .map_or(0, |run| sandbox.whole_events_of(run).iter().filter(|event| event.event_type() == "page.fetched").count())
+    };
+    eventually("the answers have arrived", || fetched() == 50);
     running.signal(Signal::INT);
     let ended = running.wait().exits(130);
     let run = sandbox.run();
     assert_eq!(run.cause(), "cancelled", "{}", ended.shown());
     assert_eq!(run.0["job_result"], "error: the run was cancelled");
-    let pages = sandbox.whole_events_of(&run).iter().filter(|event| event.event_type() == "page.fetched").count();
-    assert_eq!(pages, 50, "every fetched page was reported");
+    assert_eq!(fetched(), 50, "every fetched page was reported");
     assert!(sandbox.processes().is_empty());
 }
 
