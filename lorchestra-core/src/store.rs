@@ -150,6 +150,12 @@ impl StoreError {
         {
             return Self::Damaged { path, why: format!("{doing}: {source}") };
         }
+        // Of a stored spec, in a generated column.
+        if let Sql::SqliteFailure(_, Some(text)) = &source
+            && text == "malformed JSON"
+        {
+            return Self::Damaged { path, why: format!("{doing}: {text}") };
+        }
         let code = source.sqlite_error_code();
         match code {
             Some(Code::DatabaseBusy | Code::DatabaseLocked) => Self::Busy { path, doing },
