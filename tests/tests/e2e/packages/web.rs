@@ -59,7 +59,7 @@ fn the_job_stops_on_request() {
     let fetched = || {
         let runs = sandbox.runs();
         runs.first()
-            .map_or(0, |run| sandbox.whole_events_of(run).iter().filter(|event| event.event_type() == "page.fetched").count())
+            .map_or(0, |run| sandbox.events_of(run.id()).iter().filter(|event| event.event_type() == "page.fetched").count())
     };
     eventually("the answers have arrived", || fetched() == 50);
     running.signal(Signal::INT);
