@@ -1,16 +1,18 @@
 //! The configuration file: its keys, and errors for files with unknown keys. Reads one file, no environment.
 
+mod message;
+mod value;
+
 use crate::failure::CommandError;
 use lorchestra_core::host::files;
 use lorchestra_core::outcome::Cause;
-use lorchestra_core::plan::retries::{MOST, RETRYABLE};
 use lorchestra_core::plan::source::Source;
-use lorchestra_core::plan::{OnOverlap, RunPolicy, duration, size};
-use lorchestra_core::run::log;
-use lorchestra_core::text::{self, one_line, shell};
+use lorchestra_core::plan::{OnOverlap, RunPolicy};
+use lorchestra_core::text::{one_line, shell};
 use lorchestra_plugin_api::manifest::is_name;
+use message::{nearest, of_key, plain};
 use rustix::fs::OFlags;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -49,11 +51,11 @@ pub(crate) type ConfiguredKeys = Vec<String>;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RetentionConfig {
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "value::duration")]
     pub(crate) logs: Option<Duration>,
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "value::duration")]
     pub(crate) payloads: Option<Duration>,
-    #[serde(deserialize_with = "kept")]
+    #[serde(deserialize_with = "value::kept")]
     pub(crate) runs: Option<Duration>,
 }
 
@@ -61,7 +63,7 @@ pub(crate) struct RetentionConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct LogsConfig {
-    #[serde(deserialize_with = "log_size")]
+    #[serde(deserialize_with = "value::log_size")]
     pub(crate) max: Option<u64>,
 }
 
@@ -94,7 +96,7 @@ pub(crate) struct OpenLineageSection {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct JsonlSection {
     pub(crate) dir: Option<PathBuf>,
-    #[serde(deserialize_with = "rotate_size")]
+    #[serde(deserialize_with = "value::rotate_size")]
     pub(crate) rotate_size: Option<u64>,
     pub(crate) rotate: Option<RotateSetting>,
 }
@@ -141,7 +143,7 @@ pub(crate) enum Write {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DeliveryConfig {
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "value::duration")]
     pub(crate) timeout: Option<Duration>,
 }
 
@@ -149,25 +151,25 @@ pub(crate) struct DeliveryConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct JobConfig {
-    #[serde(deserialize_with = "limit")]
+    #[serde(deserialize_with = "value::limit")]
     pub(crate) timeout: Option<Duration>,
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "value::duration")]
     pub(crate) grace: Option<Duration>,
-    #[serde(deserialize_with = "overlap")]
+    #[serde(deserialize_with = "value::overlap")]
     pub(crate) overlap: Option<OnOverlap>,
-    #[serde(deserialize_with = "tries")]
+    #[serde(deserialize_with = "value::tries")]
     pub(crate) retries: Option<u32>,
-    #[serde(deserialize_with = "causes")]
+    #[serde(deserialize_with = "value::causes")]
     pub(crate) retry_on: Option<Vec<Cause>>,
-    #[serde(deserialize_with = "wait")]
+    #[serde(deserialize_with = "value::wait")]
     pub(crate) retry_wait: Option<Duration>,
-    #[serde(deserialize_with = "memory")]
+    #[serde(deserialize_with = "value::memory")]
     pub(crate) memory_max: Option<u64>,
     /// The longest time between two successes that `status` accepts.
-    #[serde(deserialize_with = "every")]
+    #[serde(deserialize_with = "value::every")]
     pub(crate) expect_every: Option<Duration>,
     /// URL of the monitor that expects this job.
-    #[serde(deserialize_with = "url")]
+    #[serde(deserialize_with = "value::url")]
     pub(crate) ping: Option<String>,
     /// Values for parameters that are not given on the command line, by parameter.
     pub(crate) params: BTreeMap<String, toml::Value>,
@@ -188,95 +190,6 @@ impl JobConfig {
             memory_max: self.memory_max,
         }
     }
-}
-
-fn overlap<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<OnOverlap>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map(Some).map_err(serde::de::Error::custom)
-}
-
-fn tries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    let number = u32::deserialize(deserializer)?;
-    if number > MOST { Err(serde::de::Error::custom(format!("at most {MOST} retries"))) } else { Ok(Some(number)) }
-}
-
-/// Causes that another attempt may fix.
-fn causes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Cause>>, D::Error> {
-    let causes = Vec::<Cause>::deserialize(deserializer)?;
-    match causes.iter().find(|cause| !RETRYABLE.contains(cause)) {
-        Some(cause) => {
-            let known = RETRYABLE.map(Cause::as_str).join(", ");
-            Err(serde::de::Error::custom(format!("a job is never retried after {}; valid causes are {known}", cause.as_str())))
-        }
-        None => Ok(Some(causes)),
-    }
-}
-
-fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    crate::values::memory(&text).map(Some).map_err(serde::de::Error::custom)
-}
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    duration::parse(&text).map(Some).map_err(serde::de::Error::custom)
-}
-
-fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    crate::values::limit(&text).map(Some).map_err(serde::de::Error::custom)
-}
-
-fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let is_url = |rest: &str| !rest.is_empty() && !rest.starts_with('/') && rest.chars().all(|c| c.is_ascii_graphic());
-    // Not repeated: who knows the URL can report successes.
-    match text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) {
-        Some(rest) if is_url(rest) => Ok(Some(text)),
-        _ => Err(serde::de::Error::custom("write the URL of the check, which starts with https://")),
-    }
-}
-
-fn every<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    match duration(deserializer)? {
-        Some(Duration::ZERO) => Err(serde::de::Error::custom("a job cannot be expected every 0s; set a duration such as 1d")),
-        every => Ok(every),
-    }
-}
-
-/// The delay before another attempt: without one, the cause of a failure would still be there at the next attempt.
-fn wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    match duration(deserializer)? {
-        Some(Duration::ZERO) => {
-            Err(serde::de::Error::custom("a wait of 0 would retry without a pause; set a duration, or omit it for 1s"))
-        }
-        wait => Ok(wait),
-    }
-}
-
-/// How long runs are kept. 0 is refused, because no one could ever see a run.
-fn kept<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    match duration(deserializer)? {
-        Some(Duration::ZERO) => Err(serde::de::Error::custom(
-            "a retention of 0 would remove every run as it ends; set a duration, or omit it for 365d",
-        )),
-        kept => Ok(kept),
-    }
-}
-
-fn log_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    match size::parse(&text) {
-        Ok(bytes) if bytes < log::MIN_MAX => {
-            Err(serde::de::Error::custom(format!("a log of {text} is too small; use {} or more", size::show(log::MIN_MAX))))
-        }
-        parsed => parsed.map(Some).map_err(|why| serde::de::Error::custom(format!("{text:?}: {why}"))),
-    }
-}
-
-fn rotate_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    size::parse(&text).map(Some).map_err(|why| serde::de::Error::custom(format!("{text:?}: {why}")))
 }
 
 /// The command that lists all keys, even if the file is invalid.
@@ -402,48 +315,6 @@ fn dotted(table: &toml::Table, above: &str, names: &mut Vec<String>) {
 /// A secret's key in the file, for messages.
 pub(crate) fn secret_key(job: &str, name: &str) -> String {
     format!("[job.{job:?}.secrets] {name}")
-}
-
-/// Rewrites serde's message in the terms of the file: tables, lists and keys instead of structs, sequences and fields.
-fn plain(message: &str) -> String {
-    let message = message.replace("unknown field ", "unknown key ").replace("unknown variant ", "unknown value ");
-    if message.starts_with("invalid basic string") || message.starts_with("invalid literal string") {
-        return "the text in quotes is not valid; check its closing quote".to_owned();
-    }
-    let Some((found, expected)) = message.split_once(", expected ").filter(|_| message.starts_with("invalid type: ")) else {
-        return message;
-    };
-    let found = found.trim_start_matches("invalid type: ");
-    let expected = match expected {
-        "a sequence" => "a list: [\"…\"]",
-        "a boolean" => "true or false",
-        "a string" | "path string" => "a text in quotes",
-        "u32" | "u64" | "i64" => "a whole number",
-        // A table whose type has a name only in the source.
-        other if other.starts_with("struct ") || other == "a map" => "a table: [name], with keys below it",
-        other => other,
-    };
-    format!("is {found}, but must be {expected}")
-}
-
-/// Adds to a message the key at its position in the file. The value is not repeated because it may be a secret.
-fn of_key(text: &str, at: usize, message: &str) -> String {
-    let line = text[..at].rsplit('\n').next().unwrap_or_default().len();
-    let line = text[at - line..].lines().next().unwrap_or_default();
-    let key = line.split_once('=').map_or("", |(key, _)| key.trim());
-    let is_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-.\"/".contains(c));
-    match message {
-        _ if !is_key || message.contains(&format!("`{key}`")) => message.to_owned(),
-        _ if message.starts_with("is ") => format!("{key} {message}"),
-        _ => format!("{key}: {message}"),
-    }
-}
-
-/// Returns the key of the table that is most similar to the unknown one. serde's message lists them: "unknown field `x`, expected one of
-/// `a`, `b`".
-fn nearest(message: &str) -> Option<&str> {
-    let (unknown, expected) = message.strip_prefix("unknown key `")?.split_once("`, expected ")?;
-    text::nearest(unknown, expected.split('`').skip(1).step_by(2)).first().copied()
 }
 
 #[cfg(test)]

@@ -84,10 +84,11 @@ pub fn target() -> PathBuf {
     target.map_or_else(|| workspace().join("target"), std::path::Path::to_owned)
 }
 
-/// `target/<profile>/<name>`: test executables are in `target/<profile>/deps`.
+/// `target/<profile>/<name>`: test executables are in `target/<profile>/deps`, programs next to it.
 fn artifact(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("a test knows its own executable");
-    let profile = exe.ancestors().nth(2).expect("a test executable is in target/<profile>/deps");
+    let profile = exe.ancestors().find(|directory| directory.join("deps").is_dir());
+    let profile = profile.expect("an executable of the tests is in target/<profile>");
     let path = profile.join(name);
     assert!(path.is_file(), "{} is not built: run `cargo xtask test`, which builds what these tests need first", path.display());
     path

@@ -1,7 +1,9 @@
 //! A real Slurm cluster: slurmctld, munge, and three nodes on this host, unpacked by `cargo xtask test` ([`lorchestra_test_setup::slurm`]).
 //! Each daemon can be killed, frozen and started again. Short timeouts: a node that does not answer is down after some seconds.
 
-use crate::{DEADLINE, processes};
+pub mod site;
+
+use crate::{DEADLINE, built, processes};
 use lorchestra_test_setup::slurm as setup;
 use rustix::process::Signal;
 use std::fs;
@@ -31,9 +33,7 @@ impl Slurm {
     /// # Panics
     /// If it is not installed, or does not start.
     pub fn start(array: u32) -> Self {
-        let exe = std::env::current_exe().expect("a test knows its own executable");
-        let target = exe.ancestors().nth(3).expect("a test executable is in target/<profile>/deps");
-        let root = setup::ensure(target).unwrap_or_else(|error| panic!("{error}"));
+        let root = setup::ensure(&built::target()).unwrap_or_else(|error| panic!("{error}"));
         let dir = tempfile::Builder::new().prefix("lorchestra-slurm-").tempdir().expect("a temporary directory");
         for name in ["munge", "state", "log"] {
             fs::create_dir(dir.path().join(name)).expect("a directory");

@@ -153,9 +153,9 @@ pub(crate) fn soak(rounds: u32) -> Result {
 /// Runs a group of many windows on Slurm, with nodes killed and frozen, then measures windows per second next to an array of `true`.
 pub(crate) fn soak_slurm(windows: u32) -> Result {
     cargo::build(&cargo::TESTED)?;
-    let mut test = test(&["--test", "e2e", "--", "--nocapture", "--test-threads=1", "--include-ignored"])?;
-    let topics = ["engines::slurm::every_window", "engines::slurm::windows_per_second"];
-    cargo::run(test.args(topics).env("LORCHESTRA_TEST_WINDOWS", windows.to_string()))
+    let mut test = test(&["--test", "e2e", "--", "--nocapture", "engines::slurm::every_window"])?;
+    cargo::run(test.env("LORCHESTRA_TEST_WINDOWS", windows.to_string()))?;
+    cargo::run(std::process::Command::new(cargo::built("debug")?.join("slurm-rate")).arg(windows.to_string()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "build machines set CI=true")]

@@ -13,6 +13,7 @@
 
 mod answer;
 mod columns;
+mod config;
 mod connect;
 mod credentials;
 mod encode;
@@ -25,6 +26,7 @@ mod storage;
 mod tests;
 mod token;
 
+pub use config::{BigQueryConfig, WriteMethod};
 pub use credentials::CredentialSources;
 
 use super::{BatchTarget, DeliveryError, DeliveryPolicy, Destination, Landed, Row, Slot};
@@ -36,7 +38,6 @@ use gcp_bigquery_client::Client;
 use rest::{Call, LookUp, Rest, TableName};
 use serde_json::Value;
 use std::collections::HashSet;
-use std::fmt;
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
@@ -63,59 +64,6 @@ const STREAM_IDLE: Duration = Duration::from_secs(60 * 60 * 60);
 const CREATE: Duration = Duration::from_secs(120);
 /// Number of ids in one query of [`Destination::present`].
 const IDS: usize = 5000;
-
-/// How to write batches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum WriteMethod {
-    /// Committed streams with offsets: each event exactly once.
-    #[default]
-    StorageWrite,
-    /// insertAll: each event at least once; the view of [`setup`] shows it once.
-    InsertAll,
-}
-
-/// The user's configuration.
-#[derive(Clone)]
-pub struct BigQueryConfig {
-    /// `None` for the project of the credentials.
-    pub project: Option<String>,
-    /// Dataset id.
-    pub dataset: String,
-    /// Table id.
-    pub table: String,
-    /// Where setup creates a missing dataset, such as `EU`. `None` for BigQuery's default.
-    pub location: Option<String>,
-    /// How to write batches.
-    pub write: WriteMethod,
-    /// REST endpoint: `host:port`, `http://…` (plain text: an emulator, no credentials) or `https://…`. `None` for Google's.
-    pub endpoint: Option<String>,
-    /// gRPC endpoint, in the same forms. `None` for Google's; with a plain-text `endpoint` there is no default.
-    pub storage_endpoint: Option<String>,
-    /// Where to look for credentials.
-    pub credentials: CredentialSources,
-    /// HTTPS_PROXY: proxy for https endpoints and for token requests.
-    pub proxy: Option<String>,
-    /// NO_PROXY: hosts to connect to directly.
-    pub no_proxy: Option<String>,
-    /// Time limit of one request. Connecting has the same limit, but at most 5 s.
-    pub timeout: Duration,
-}
-
-impl fmt::Debug for BigQueryConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Addresses and the proxy may contain a password.
-        f.debug_struct("BigQueryConfig")
-            .field("project", &self.project)
-            .field("dataset", &self.dataset)
-            .field("table", &self.table)
-            .field("location", &self.location)
-            .field("write", &self.write)
-            .field("credentials", &self.credentials)
-            .field("proxy", &self.proxy.is_some())
-            .field("timeout", &self.timeout)
-            .finish_non_exhaustive()
-    }
-}
 
 /// A BigQuery table.
 #[derive(Debug)]

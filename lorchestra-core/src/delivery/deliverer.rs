@@ -16,7 +16,7 @@
 //! abandoned, and they are settled one after the other, like those of a process that died.
 //!
 //! [`super::destination`] defines what a stream is, which states it has, and what the parts guarantee each other. `verdict` decides what a
-//! refusal means for the rows, `settle` determines whether a batch arrived.
+//! refusal means for the rows, `settle` determines whether a batch arrived, `doubt` looks up what another store may have delivered.
 //!
 //! - A batch that was sent and not answered is never resized and never sent anywhere else until its result is known. Its stream is fenced
 //!   first, so that a request in flight cannot land afterwards.
@@ -33,6 +33,8 @@
 //!   alone, and others are sent before it. The row is then a *suspect* and still pending: when another row has landed, it is resent once,
 //!   and set aside permanently if it is refused again. If no other row lands, the server is at fault.
 
+mod doubt;
+mod flight;
 mod pipeline;
 mod settle;
 mod verdict;
@@ -42,6 +44,7 @@ use super::policy::DeliveryPolicy;
 use super::session::Session;
 use crate::host::backoff::Backoff;
 use crate::store::{Batch, Circuit, NewBatch, OutRow, Outbox, Row, StoreError, Was};
+use flight::{Flight, slot};
 use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 
@@ -70,39 +73,6 @@ pub struct Progress {
     pub uncertain: u64,
 }
 
-/// A batch in flight.
-struct Flight {
-    batch: Batch,
-    numbers: Vec<i64>,
-    rows: Vec<Row>,
-    /// Every request for it so far got a definite answer.
-    fresh: bool,
-    /// Number of failures that the batch itself may have caused.
-    stumbles: u32,
-    /// Number of times the server refused, without a reason, to close its stream.
-    fence_refusals: u32,
-    /// It was sent over the connection that is open.
-    sent: bool,
-    /// Approximate size in bytes.
-    size: usize,
-}
-
-impl Flight {
-    fn stream(&self) -> Option<&String> {
-        self.batch.place.as_ref().map(|(stream, _)| stream)
-    }
-
-    /// Its position in its stream.
-    fn offset(&self) -> i64 {
-        self.batch.place.as_ref().map_or(0, |(_, offset)| *offset)
-    }
-
-    /// Its end in its stream.
-    fn end(&self) -> i64 {
-        self.offset().saturating_add(self.batch.length)
-    }
-}
-
 /// Delivers events while it is polled.
 pub struct Deliverer<'a, D> {
     store: &'a mut Outbox,
@@ -125,8 +95,6 @@ pub struct Deliverer<'a, D> {
     has_more: bool,
     /// A fenced stream, and its contents.
     fenced: Option<(String, settle::Fenced)>,
-    /// A stream that another store writes to as well.
-    shared: Option<String>,
     /// The last stream that was left.
     left_stream: Option<String>,
     /// A batch has landed: the server accepts rows.
@@ -173,7 +141,6 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             is_waiting: false,
             has_more: false,
             fenced: None,
-            shared: None,
             left_stream: None,
             proven: false,
             stream_works: false,
@@ -260,7 +227,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
     /// The next batch to send, one at a time. No one has sent it yet.
     fn send_alone(&mut self, batch: Batch, rows: Vec<OutRow>) {
         self.one_by_one = true;
-        self.flights.push_back(flight(batch, rows, true));
+        self.flights.push_back(Flight::new(batch, rows, true));
     }
 
     async fn place_patiently(&mut self, rows: &[OutRow]) -> Result<Option<NewBatch>, Stopped> {
@@ -312,7 +279,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             self.one_by_one = !frozen.is_empty();
             for batch in frozen {
                 let out = self.store.rows_of(&batch)?;
-                self.flights.push_back(flight(batch, out, false));
+                self.flights.push_back(Flight::new(batch, out, false));
             }
         }
         if self.flights.is_empty() {
@@ -343,57 +310,6 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             return self.settle_behind().await.map(|()| true);
         }
         if self.may_pipeline() { self.pipeline().await } else { self.send_one().await }.map(|()| true)
-    }
-
-    /// Resends a suspect, unless another store has delivered it, or may have.
-    async fn retry(&mut self, suspect: i64) -> Result<(), StepError> {
-        let rows: Vec<OutRow> = self.store.row(suspect)?.into_iter().collect();
-        if rows.iter().any(|out| !out.intact) {
-            self.tried = suspect;
-            self.progress.refused += 1;
-            return Ok(self.store.resolve_suspect(suspect, false)?);
-        }
-        if suspect <= self.doubtful_to()? {
-            self.connect().await?;
-            let doubtful: Vec<Row> = rows.iter().map(|out| out.row.clone()).collect();
-            match self.session.destination.present(&doubtful).await {
-                Ok(there) if there.is_empty() => {}
-                Ok(_) => {
-                    self.tried = suspect;
-                    self.progress.delivered += 1;
-                    return Ok(self.store.resolve_suspect(suspect, true)?);
-                }
-                Err(DeliveryError::Denied(denied)) => {
-                    self.tried = suspect;
-                    let new = self.unplaced(suspect, suspect, 1);
-                    self.store.set_uncertain(&new, Some(Was::Suspect), &unverified(&denied))?;
-                    self.progress.uncertain += 1;
-                    return Ok(());
-                }
-                Err(other) => return Err(StepError::Refused(other)),
-            }
-        }
-        let new = self.place(&rows).await?;
-        self.tried = suspect;
-        if let Some(new) = new {
-            let batch = self.store.send_one_again(Was::Suspect, &new)?;
-            self.send_alone(batch, rows);
-        }
-        Ok(())
-    }
-
-    /// Another store may have delivered events up to this one.
-    fn doubtful_to(&mut self) -> Result<i64, StepError> {
-        match self.doubtful_to {
-            Some(to) => Ok(to),
-            None => Ok(*self.doubtful_to.insert(self.store.doubtful_to()?)),
-        }
-    }
-
-    /// A batch that has no position, because it is not sent.
-    fn unplaced(&self, first: i64, last: i64, rows: i64) -> NewBatch {
-        let target = self.session.destination.name().to_owned();
-        NewBatch { target, stream: None, length: 0, first, last, rows }
     }
 
     /// Sends the first batch, and waits for the answer.
@@ -456,8 +372,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
                 && destination.is_ahead(Slot { stream: &stream.name, offset: stream.offset, length: new.length })
             {
                 self.store.leave_stream(&new.target)?;
-                self.store.doubt()?;
-                self.doubtful_to = None;
+                self.doubt()?;
                 let reason = format!("{} has rows that this store has not sent", stream.name);
                 return Err(StepError::Refused(DeliveryError::Later { reason, after: None, perhaps_request: false }));
             }
@@ -509,7 +424,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         let batch = self.store.advance(done, new.as_ref())?;
         let is_frozen = batch.is_some();
         if let Some(batch) = batch {
-            let flight = flight(batch, out, true);
+            let flight = Flight::new(batch, out, true);
             self.has_more = flight.rows.len() >= self.batch_limit || flight.size >= self.policy.bytes / 2;
             self.flights.push_back(flight);
         }
@@ -527,39 +442,6 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             self.store.set_aside_damaged(&damaged)?;
             self.progress.refused += damaged.len() as u64;
         }
-    }
-
-    /// Removes the rows that another store may have delivered and that are in the target.
-    async fn without_doubtful(&mut self, out: Vec<OutRow>) -> Result<Vec<OutRow>, StepError> {
-        let to = self.doubtful_to()?;
-        let doubtful: Vec<Row> = out.iter().filter(|out| out.n <= to).map(|out| out.row.clone()).collect();
-        if doubtful.is_empty() {
-            return Ok(out);
-        }
-        self.connect().await?;
-        let there = match self.session.destination.present(&doubtful).await {
-            Ok(there) => there,
-            Err(DeliveryError::Denied(denied)) => {
-                let (doubtful, rest): (Vec<_>, Vec<_>) = out.into_iter().partition(|out| out.n <= to);
-                self.give_up_doubtful(&doubtful, &denied)?;
-                return Ok(rest);
-            }
-            Err(other) => return Err(StepError::Refused(other)),
-        };
-        let (present, rest): (Vec<_>, Vec<_>) = out.into_iter().partition(|out| there.contains(&out.row.event_id));
-        let present: Vec<i64> = present.iter().map(|out| out.n).collect();
-        self.progress.delivered += present.len() as u64;
-        self.store.settle_present(&present)?;
-        Ok(rest)
-    }
-
-    /// Marks rows as uncertain that another store may have delivered, if the target cannot be queried for them.
-    fn give_up_doubtful(&mut self, doubtful: &[OutRow], denied: &str) -> Result<(), StepError> {
-        let (Some(first), Some(last)) = (doubtful.first(), doubtful.last()) else { return Ok(()) };
-        let rows = i64::try_from(doubtful.len()).unwrap_or(i64::MAX);
-        self.store.set_uncertain(&self.unplaced(first.n, last.n, rows), None, &unverified(denied))?;
-        self.progress.uncertain += doubtful.len() as u64;
-        Ok(())
     }
 
     async fn landed(&mut self) -> Result<(), StepError> {
@@ -596,25 +478,6 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             }
         }
     }
-}
-
-/// Why events are uncertain that another store may have delivered.
-fn unverified(denied: &str) -> String {
-    format!("the state directory or the machine was copied or restored; the destination cannot be queried for it: {denied}")
-}
-
-/// Approximate size of a row in addition to its payload.
-const ENVELOPE: usize = 300;
-
-/// The slot of a batch, if it goes to a stream.
-fn slot(batch: &Batch) -> Option<Slot<'_>> {
-    batch.place.as_ref().map(|(stream, offset)| Slot { stream, offset: *offset, length: batch.length })
-}
-
-fn flight(batch: Batch, out: Vec<OutRow>, fresh: bool) -> Flight {
-    let (numbers, rows): (Vec<i64>, Vec<Row>) = out.into_iter().map(|out| (out.n, out.row)).unzip();
-    let size = rows.iter().map(|row| row.payload.as_ref().map_or(0, String::len) + ENVELOPE).sum();
-    Flight { batch, numbers, rows, fresh, stumbles: 0, fence_refusals: 0, sent: false, size }
 }
 
 /// Why a step failed.

@@ -11,14 +11,18 @@
 
 mod backlog;
 mod batch;
+mod circuit;
 #[cfg(test)]
 mod properties;
+mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use backlog::{Backlog, COUNTED};
 pub(super) use backlog::{delivered_to, pending, refused, uncertain, unsettled, why_uncertain};
-pub use batch::{Batch, NewBatch, OutRow, Row, RowDisposition, Stream, Was};
+pub use batch::{Batch, NewBatch, OutRow, Row, RowDisposition, Was};
+pub use circuit::Circuit;
+pub use stream::Stream;
 
 use super::checksum::Covered;
 use super::{Store, StoreError};
@@ -27,18 +31,7 @@ use batch::{BATCH, batch};
 use rusqlite::{OptionalExtension, Transaction, params};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
-
-/// An open circuit: all processes leave a destination that did not respond alone for a while.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Circuit {
-    /// When the circuit closes, in microseconds since 1970.
-    pub until: i64,
-    /// What had failed.
-    pub reason: String,
-    /// The destination's address: the circuit does not apply to another one.
-    pub route: String,
-}
+use std::time::UNIX_EPOCH;
 
 const ROW: &str =
     "SELECT e.n, e.event_id, e.event_type, r.package, r.job, e.schema_ref, e.created_at, e.correlation_id, e.subject_id,
@@ -353,27 +346,6 @@ impl Outbox {
         })
     }
 
-    /// Records that this stream is about to be finalized: from now on, it is not another store that has done so.
-    pub fn close_stream(&mut self, target: &str, stream: &str) -> Result<(), StoreError> {
-        let destination = &self.destination;
-        self.store.write("closing a stream", |tx| {
-            tx.execute(
-                "UPDATE streams SET closing = 1 WHERE destination = ?1 AND target = ?2 AND stream = ?3",
-                params![destination, target, stream],
-            )
-            .map(drop)
-        })
-    }
-
-    /// Whether this stream is in use, and this store has not begun to finalize it.
-    pub fn is_open(&self, target: &str, stream: &str) -> Result<bool, StoreError> {
-        self.store.read("reading streams", |db| {
-            let sql =
-                "SELECT EXISTS (SELECT 1 FROM streams WHERE destination = ?1 AND target = ?2 AND stream = ?3 AND NOT closing)";
-            db.prepare_cached(sql)?.query_row(params![self.destination, target, stream], |row| row.get(0))
-        })
-    }
-
     /// Freezes an uncertain batch again at a new position, to be resent although it may have arrived.
     pub fn send_again(&mut self, batch: &Batch, new: &NewBatch) -> Result<Batch, StoreError> {
         let destination = &self.destination;
@@ -410,65 +382,6 @@ impl Outbox {
     /// Returns the row of one event, if it still exists.
     pub fn row(&self, event: i64) -> Result<Option<OutRow>, StoreError> {
         Ok(self.out_rows(&format!("{ROW} WHERE e.n = ?1"), [event], usize::MAX)?.pop())
-    }
-
-    /// Returns the stream of a target if a batch landed in it, or it was created, after `since` (microseconds since 1970).
-    pub fn stream(&self, target: &str, since: i64) -> Result<Option<Stream>, StoreError> {
-        self.store.read("reading streams", |db| {
-            db.query_row(
-                "SELECT stream, next_offset FROM streams WHERE destination = ?1 AND target = ?2 AND used_at > ?3",
-                params![self.destination, target, since],
-                |row| Ok(Stream { name: row.get(0)?, offset: row.get(1)? }),
-            )
-            .optional()
-        })
-    }
-
-    /// Sends batches for this target to this new, empty stream from now on.
-    pub fn use_stream(&mut self, target: &str, stream: &str) -> Result<(), StoreError> {
-        let destination = &self.destination;
-        self.store.write("recording a stream", |tx| {
-            tx.execute(
-                "INSERT OR REPLACE INTO streams (destination, target, stream, next_offset, used_at) VALUES (?1, ?2, ?3, 0, ?4)",
-                params![destination, target, stream, crate::host::clock::now_micros()],
-            )
-            .map(drop)
-        })
-    }
-
-    /// Stops using the target's stream.
-    pub fn leave_stream(&mut self, target: &str) -> Result<(), StoreError> {
-        let destination = &self.destination;
-        self.store.write("leaving a stream", |tx| {
-            tx.execute("DELETE FROM streams WHERE destination = ?1 AND target = ?2", params![destination, target]).map(drop)
-        })
-    }
-
-    /// Returns the circuit of `route` if it is open at `now` (microseconds since 1970). If it seems to be open for longer than `longest`,
-    /// the clock was set back after it opened, and it counts as closed.
-    pub fn circuit(&self, route: &str, now: i64, longest: Duration) -> Result<Option<Circuit>, StoreError> {
-        let latest = now.saturating_add(i64::try_from(longest.as_micros()).unwrap_or(i64::MAX));
-        self.store.read("reading the state of delivery", |db| {
-            db.query_row(
-                "SELECT closed_until, closed_reason, closed_route FROM outbox
-                 WHERE destination = ?1 AND closed_route = ?2 AND closed_until > ?3 AND closed_until <= ?4",
-                params![self.destination, route, now, latest],
-                |row| Ok(Circuit { until: row.get(0)?, reason: row.get(1)?, route: row.get(2)? }),
-            )
-            .optional()
-        })
-    }
-
-    /// Opens or closes the circuit.
-    pub fn set_circuit(&mut self, circuit: Option<&Circuit>) -> Result<(), StoreError> {
-        let destination = &self.destination;
-        self.store.write("recording the state of delivery", |tx| {
-            tx.execute(
-                "UPDATE outbox SET closed_until = ?2, closed_reason = ?3, closed_route = ?4 WHERE destination = ?1",
-                params![destination, circuit.map_or(0, |c| c.until), circuit.map(|c| &c.reason), circuit.map(|c| &c.route)],
-            )
-            .map(drop)
-        })
     }
 
     /// Returns the target of the last batch.

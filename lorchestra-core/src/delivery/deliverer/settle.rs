@@ -4,7 +4,8 @@
 //! Talks to the destination and to the store, for the [`Deliverer`]. Guarantees that such a batch is taken back only when nothing of it can
 //! arrive any more: its stream was fenced, or something else is at its position.
 
-use super::{Deliverer, STREAMS, STUMBLES, StepError, slot};
+use super::flight::slot;
+use super::{Deliverer, STREAMS, STUMBLES, StepError};
 use crate::delivery::{DeliveryError, Destination, Slot};
 use crate::store::{RowDisposition, Was};
 use std::collections::HashSet;
@@ -48,11 +49,10 @@ impl<D: Destination> Deliverer<'_, D> {
         if self.flights.len() > 1 {
             return self.fence().await.map(drop);
         }
-        if let Some(slot) = self.flights.front().and_then(|flight| slot(&flight.batch)) {
+        let Some(flight) = self.flights.front() else { return Ok(()) };
+        if let Some(slot) = slot(&flight.batch) {
+            self.store.close_stream(&flight.batch.target, slot.stream)?;
             // Whatever is at its position is not ours to complete.
-            if let Some(flight) = self.flights.front() {
-                self.store.close_stream(&flight.batch.target, slot.stream)?;
-            }
             let _ = self.session.destination.finalize(Slot { length: 0, ..slot }, &[]).await;
         }
         Ok(())
@@ -61,16 +61,8 @@ impl<D: Destination> Deliverer<'_, D> {
     /// Handles a batch that was never sent although something is at its position: this state is older than its deliveries (a snapshot of
     /// the machine was restored), or another store has the same stream.
     pub(super) async fn overtaken(&mut self) -> Result<(), StepError> {
-        self.shared = self.flights.front().and_then(|flight| flight.stream().cloned());
         self.doubt()?;
         self.settle_by_query(ANOTHER).await
-    }
-
-    /// From now on, no event of this store is sent before the target was queried for it.
-    fn doubt(&mut self) -> Result<(), StepError> {
-        self.store.doubt()?;
-        self.doubtful_to = None;
-        Ok(())
     }
 
     /// Fences the stream, determines whether the batch is in it, and leaves the stream.
@@ -152,8 +144,7 @@ impl<D: Destination> Deliverer<'_, D> {
 
     fn is_doubtful(&mut self) -> Result<bool, StepError> {
         let to = self.doubtful_to()?;
-        let is_shared = |flight: &super::Flight| self.shared.is_some() && flight.stream() == self.shared.as_ref();
-        Ok(self.flights.front().is_some_and(|flight| flight.batch.first <= to || is_shared(flight)))
+        Ok(self.flights.front().is_some_and(|flight| flight.batch.first <= to))
     }
 
     /// Something is at the position of a batch with an unknown result: looks up its rows, if reading is permitted.

@@ -91,15 +91,6 @@ pub struct NewBatch {
     pub rows: i64,
 }
 
-/// A stream that batches go to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stream {
-    /// Its name.
-    pub name: String,
-    /// The offset of the next batch.
-    pub offset: i64,
-}
-
 /// The state of an individually settled row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RowDisposition {

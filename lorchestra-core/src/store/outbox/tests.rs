@@ -3,6 +3,7 @@
 use super::*;
 use crate::store::retention::{FORGOTTEN, Retention};
 use crate::store::tests::{end, new_run, site, started};
+use std::time::Duration;
 
 /// A batch of these rows, without a stream.
 fn batch(rows: &[OutRow]) -> NewBatch {

@@ -1,41 +1,27 @@
 //! `backfill --engine slurm` on a real cluster of three nodes, each with its own store: every window effective once, whatever is killed or
 //! frozen. `LORCHESTRA_TEST_WINDOWS=18250` for a soak.
 
-use lorchestra_tests::slurm::{NODES, Slurm};
-use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
+use lorchestra_tests::slurm::NODES;
+use lorchestra_tests::slurm::site::Site;
+use lorchestra_tests::{eventually, processes};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// A sandbox whose commands find the cluster.
-struct Site {
-    sandbox: Sandbox,
-    cluster: Slurm,
+/// What the stores of the nodes say.
+trait Nodes {
+    /// The runs of a node, oldest first.
+    fn runs(&self, node: usize) -> Vec<Value>;
+    fn running(&self, node: usize) -> Vec<Value>;
+    fn group(&self) -> Value;
+    /// Signals the supervisors of a node's runs.
+    fn signal(&self, runs: &[Value], signal: Signal);
+    /// The number of runs by state, and of completed runs by window.
+    fn summary(&self) -> (BTreeMap<String, usize>, BTreeMap<String, usize>);
 }
 
-impl Site {
-    fn new(array: u32) -> Self {
-        Self { sandbox: Sandbox::with(&[Fixture::Misbehave]), cluster: Slurm::start(array) }
-    }
-
-    fn start(&self, args: &[&str]) -> Running {
-        let mut command = self.sandbox.command(args);
-        command.envs(self.cluster.environment());
-        Running::start(command)
-    }
-
-    fn backfill(&self, windows: u32, flags: &[&str]) -> Running {
-        let (shared, nodes) = (self.sandbox.arg("shared"), self.sandbox.arg("nodes"));
-        let from = "2020-01-01";
-        let to = chrono::DateTime::from_timestamp(1_577_836_800 + i64::from(windows) * 3600, 0).unwrap();
-        let to = to.format("%FT%TZ").to_string();
-        let what = ["backfill", "misbehave", "windowed", "--from", from, "--to", &to, "--every", "1h"];
-        let engine = ["--engine", "slurm", "--shared", &shared, "--node-state", &nodes];
-        self.start(&[&what[..], &engine, flags].concat())
-    }
-
-    /// The runs of a node, oldest first.
+impl Nodes for Site {
     fn runs(&self, node: usize) -> Vec<Value> {
         let state = self.sandbox.arg(&format!("nodes/n{node}"));
         let args = ["runs", "list", "--json", "--limit", "1000000"];
@@ -51,14 +37,12 @@ impl Site {
         shown.json("lorchestra.group-show/1")
     }
 
-    /// Signals the supervisors of a node's runs.
     fn signal(&self, runs: &[Value], signal: Signal) {
         for run in runs {
             processes::signal(u32::try_from(run["supervisor_pid"].as_u64().unwrap()).unwrap(), signal);
         }
     }
 
-    /// The number of runs by state, and of completed runs by window.
     fn summary(&self) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
         let (mut states, mut completed) = (BTreeMap::new(), BTreeMap::new());
         for run in (0..NODES).flat_map(|node| self.runs(node)) {
@@ -143,33 +127,4 @@ fn failures_stop_no_other_windows_and_a_cancelled_group_ends() {
     let causes = (0..NODES).flat_map(|node| site.runs(node)).filter(|run| run["cause"] == "cancelled").count();
     assert_eq!(causes, 12);
     eventually("no process is left", || site.sandbox.processes().is_empty());
-}
-
-/// Prints windows per second beside tasks per second of an array of `true`. For release builds: `cargo xtask soak` and by hand.
-#[test]
-#[ignore = "a measurement"]
-fn windows_per_second_beside_true() {
-    let windows = windows();
-    let site = Site::new(windows + 1);
-    let script = site.sandbox.path("true.sh");
-    std::fs::write(&script, "#!/bin/sh\nexec true\n").unwrap();
-    let begun = Instant::now();
-    let (array, output) = (format!("--array=0-{}", windows - 1), "--output=/dev/null");
-    let submitted = site.cluster.command("sbatch", &[&array, output, script.to_str().unwrap()]);
-    assert!(submitted.status.success(), "{submitted:?}");
-    let waiting = || !site.cluster.command("squeue", &["--noheader"]).stdout.is_empty();
-    while waiting() {
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    let alone = begun.elapsed().as_secs_f64();
-    let begun = Instant::now();
-    site.backfill(windows, &["-q"]).wait_within(Duration::from_secs(60 + u64::from(windows))).exits(0);
-    let took = begun.elapsed().as_secs_f64();
-    let rate = |seconds: f64| f64::from(windows) / seconds;
-    eprintln!(
-        "{windows} windows on Slurm: {:.1}/s, `true`: {:.1}/s, ratio {:.2} (target at least 0.8)",
-        rate(took),
-        rate(alone),
-        alone / took
-    );
 }
