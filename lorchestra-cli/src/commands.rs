@@ -46,6 +46,7 @@ use lorchestra_core::store::{Run, RunQuery, RunState, Store, short_id};
 use lorchestra_core::text::path_text;
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 use run_job::refused::Asked;
+use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -379,4 +380,10 @@ fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Ru
             }))
         }
     }
+}
+
+/// The path of this binary, for commands that others start.
+pub(crate) fn executable() -> Result<PathBuf, CommandError> {
+    std::env::current_exe()
+        .map_err(|error| CommandError::new(Code::Internal, format!("the path of this binary is unknown: {error}")))
 }

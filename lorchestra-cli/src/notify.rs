@@ -191,11 +191,7 @@ impl<'a> Notices<'a> {
 
     /// Adds the runs that recovery closed.
     pub(crate) fn add_recovered(&mut self, closed: &Closed) {
-        #[cfg(feature = "otel")]
-        if let Some(recorder) = &mut self.recorder {
-            recorder.observe(&RunEvent::Recovered(closed));
-        }
-        self.recovered(closed);
+        self.observe(&RunEvent::Recovered(closed));
     }
 
     fn recovered(&mut self, closed: &Closed) {
@@ -210,11 +206,7 @@ impl<'a> Notices<'a> {
 
     /// Adds a refused run.
     pub(crate) fn add_refused(&mut self, run_id: &str, refusal: &Refusal) {
-        #[cfg(feature = "otel")]
-        if let Some(recorder) = &mut self.recorder {
-            recorder.observe(&RunEvent::Refused { run_id, refusal });
-        }
-        self.refused(run_id, refusal);
+        self.observe(&RunEvent::Refused { run_id, refusal });
     }
 
     fn refused(&mut self, run_id: &str, refusal: &Refusal) {

@@ -21,6 +21,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Variables that name an endpoint: for both, for traces, for metrics.
 pub(crate) const ENDPOINTS: [&str; 3] =
     ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"];
+/// Variables that name the protocol.
+const PROTOCOLS: [&str; 3] =
+    ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"];
 
 /// Whether this binary can send telemetry.
 pub(crate) const IS_BUILT: bool = cfg!(feature = "otel");
@@ -34,6 +37,8 @@ pub(crate) struct Telemetry {
     /// Whether a variable names the service; otherwise it is `lorchestra`.
     has_service_name: bool,
     limit: Duration,
+    /// Why nothing can be sent: a protocol that is not supported.
+    unsupported: Option<String>,
     /// Whether sending has failed: a process that supervises many runs does not wait again after each of them.
     has_failed: Arc<AtomicBool>,
 }
@@ -51,6 +56,13 @@ impl Telemetry {
             limit: variable("OTEL_EXPORTER_OTLP_TIMEOUT")
                 .and_then(|text| text.parse().ok())
                 .map_or(LIMIT, |millis| LIMIT.min(Duration::from_millis(millis))),
+            unsupported: PROTOCOLS.iter().find_map(|name| {
+                let protocol = variable(name).filter(|protocol| protocol != "http/protobuf")?;
+                let protocol = lorchestra_core::text::one_line(&protocol);
+                Some(format!(
+                    "{name}={protocol} is not supported; set it to http/protobuf, and the endpoint to the collector's HTTP port"
+                ))
+            }),
             has_failed: Arc::default(),
         };
         (IS_BUILT && (wanted.traces || wanted.metrics) && !is("OTEL_SDK_DISABLED", "true")).then_some(wanted)

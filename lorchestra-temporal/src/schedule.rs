@@ -44,7 +44,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     max_attempts: u32,
     /// Start a run again when its worker has been silent for this long
-    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = crate::submit::at_least_six_seconds)]
     heartbeat_timeout: Duration,
     /// Longest time that a run may take
     #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration)]

@@ -70,7 +70,7 @@ pub(crate) struct SubmitArgs {
 }
 
 /// Three heartbeats.
-fn at_least_six_seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn at_least_six_seconds(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if duration < 3 * crate::window::HEARTBEAT { Err("must be at least 6s".into()) } else { Ok(duration) }
 }

@@ -116,7 +116,9 @@ impl Programs {
     #[activity(name = "run-job")]
     pub(crate) async fn run_job(self: Arc<Self>, ctx: ActivityContext, input: JobInput) -> Result<(), ActivityError> {
         let name: Vec<String> = input.args.iter().take(2).cloned().collect();
-        let args = std::iter::once("run-job".to_owned()).chain(input.args).map(OsString::from).collect();
+        // The JSON shows whether there was a run: a job that failed is not started again, a node that lacks something is.
+        let own = ["run-job", "--json", "--requested-by", "schedule"].map(str::to_owned);
+        let args = own.into_iter().chain(input.args).map(OsString::from).collect();
         self.run(&ctx, (input.lorchestra, args), &name.join("/")).await.map(drop)
     }
 }
@@ -142,7 +144,12 @@ impl Programs {
                 },
             )
         })?;
-        let (status, is_cancelled) = self.supervise(ctx, &mut process).await?;
+        let supervised = self.supervise(ctx, &mut process).await;
+        if supervised.is_err() {
+            // Nothing waits for it any more.
+            process.kill();
+        }
+        let (status, is_cancelled) = supervised?;
         let (stdout, stderr) = process.outputs().await;
         let exit_code = status.code();
         let run = run_of(&stdout);

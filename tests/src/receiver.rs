@@ -18,6 +18,8 @@ pub struct Received {
     pub headers: Vec<(String, String)>,
     /// Its body.
     pub body: Bytes,
+    /// The status that it was answered with.
+    pub status: u16,
 }
 
 /// The server. It answers every request with the same status.
@@ -101,7 +103,7 @@ async fn record(
         if refused.is_some_and(|refused| String::from_utf8_lossy(&body).contains(&refused)) {
             status = 422;
         }
-        seen.lock().expect("no other panic").push(Received { path, headers, body });
+        seen.lock().expect("no other panic").push(Received { path, headers, body, status });
     }
     let mut response = Response::new(Full::new(Bytes::new()));
     *response.status_mut() = hyper::StatusCode::from_u16(status).expect("a status");

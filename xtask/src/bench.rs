@@ -36,13 +36,10 @@ pub(crate) struct Options {
     /// Run all: `history` and `million` need some GB of disk, `deliver` and `taps` a Python with venv, `canonicalize` a Python
     #[arg(long)]
     all: bool,
-    /// Measure dev builds, to check that a bench works: the figures mean nothing
-    #[arg(long, conflicts_with_all = ["write", "trial"])]
-    dev: bool,
     /// Write the tables to docs/explanation/performance.md
     #[arg(long, conflicts_with = "trial")]
     write: bool,
-    /// Check that `canonicalize`, `taps` and `documents` work: little data, with the dev build as it is; the figures mean nothing
+    /// Check that a bench works: dev builds and, where a bench can, little data; the figures mean nothing
     #[arg(long, requires = "names", conflicts_with = "all")]
     trial: bool,
 }
@@ -102,10 +99,7 @@ impl Site {
 }
 
 pub(crate) fn run(options: &Options) -> Result {
-    if options.trial {
-        return trial(&options.names);
-    }
-    let target = cargo::built(if options.dev { "debug" } else { "release" })?;
+    let target = cargo::built(if options.trial { "debug" } else { "release" })?;
     let names = match options {
         Options { all: true, .. } => Name::value_variants().to_vec(),
         Options { names, .. } if names.is_empty() => {
@@ -113,7 +107,7 @@ pub(crate) fn run(options: &Options) -> Result {
         }
         Options { names, .. } => names.clone(),
     };
-    let mut packages = if options.dev { Vec::new() } else { vec!["--release"] };
+    let mut packages = if options.trial { Vec::new() } else { vec!["--release"] };
     packages.extend(["--lib", "--bins", "-p", "lorchestra-cli", "-p", "bench-parts", "-p", "bench-plugin"]);
     if names.contains(&Name::Deliver) {
         // With its servers; in one build, so that shared crates are built once.
@@ -133,7 +127,8 @@ pub(crate) fn run(options: &Options) -> Result {
     println!("{}", report.machine());
     for name in names {
         // A separate sandbox each, so that no bench uses another's store.
-        let site = Site { sandbox: Sandbox::new(&target.join("bench"), &target)?, target: target.clone(), is_trial: false };
+        let site =
+            Site { sandbox: Sandbox::new(&target.join("bench"), &target)?, target: target.clone(), is_trial: options.trial };
         plugins::install(&target.join("libbench_plugin.so"), &site.sandbox.plugins())?;
         let table = match name {
             Name::List => list::run(&site)?,
@@ -155,20 +150,4 @@ pub(crate) fn run(options: &Options) -> Result {
         report.add(name.key(), table);
     }
     if options.write { report.write() } else { Ok(()) }
-}
-
-/// Runs benches with little data and the dev build.
-fn trial(names: &[Name]) -> Result {
-    let target = cargo::built("debug")?;
-    for name in names {
-        let site = Site { sandbox: Sandbox::new(&target.join("bench"), &target)?, target: target.clone(), is_trial: true };
-        let table = match name {
-            Name::Canonicalize => canonicalize::run(&site)?,
-            Name::Taps => taps::run(&site)?,
-            Name::Documents => documents::run(&site)?,
-            other => return Err(format!("--trial: {} has no small form", other.key()).into()),
-        };
-        println!("\n{}\n\n{table}", name.key());
-    }
-    Ok(())
 }

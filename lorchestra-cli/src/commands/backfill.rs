@@ -21,7 +21,7 @@ use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::plan::every::Every;
 use lorchestra_core::store::Store;
-use lorchestra_core::store::group::{Group, GroupSettings, NewGroup, Retry};
+use lorchestra_core::store::group::{Group, GroupEngine, GroupSettings, NewGroup, Retry};
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -186,6 +186,21 @@ pub(super) fn run(
             let mut group = named(settings, notices, printer, group)?;
             group.settings.parallel = jobs.unwrap_or(group.settings.parallel);
             group.settings.max_failures = max_failures.or(group.settings.max_failures);
+            match &group.settings.engine {
+                Some(engine) => {
+                    may_stop(engine, *max_failures)?;
+                    if drive.locked || drive.require_delivery || drive.delivery_timeout.is_some() {
+                        let message = "--locked, --require-delivery and --delivery-timeout are those of the start";
+                        return Err(
+                            CommandError::new(Code::Usage, format!("{message}: the group runs on an engine")).hint("omit them")
+                        );
+                    }
+                }
+                None if *detach => {
+                    return Err(CommandError::new(Code::Usage, "--detach is for a group on an engine").hint("omit it"));
+                }
+                None => {}
+            }
             let (retry, pending) = match only.as_deref() {
                 Some("missing") => (Retry::Nothing, true),
                 Some(_) => (Retry::Failed, false),
@@ -246,6 +261,13 @@ fn start(
         )
         .hint("omit --order"));
     }
+    if let Some(engine) = &engine {
+        may_stop(engine, flags.max_failures)?;
+        if flags.drive.require_delivery && settings.destinations.is_empty() {
+            return Err(CommandError::new(Code::Usage, "--require-delivery needs a destination, and none is configured")
+                .hint("add [destinations.bigquery] or [destinations.jsonl] to config.toml"));
+        }
+    }
     let parallel = flags.jobs.unwrap_or_else(|| if engine.is_some() { engine::PARALLEL } else { processors() });
     let group = NewGroup {
         group_id: members[0].spec.group.clone().unwrap_or_default(),
@@ -269,6 +291,15 @@ fn start(
     drop((store, library));
     let plan = drive::Resume { retry: Retry::Nothing, pending: true, is_new: true };
     run_group(&group, plan, (&flags.drive, flags.engine.detach), settings, (notices, printer))
+}
+
+/// Refuses a limit of failures on an engine that cannot keep it.
+fn may_stop(engine: &GroupEngine, max_failures: Option<u32>) -> Result<(), CommandError> {
+    if max_failures.is_some() && engine.name == "temporal" {
+        return Err(CommandError::new(Code::Usage, "--max-failures is not for --engine temporal: it would end windows that run")
+            .hint("omit it; lorchestra backfill cancel stops the group"));
+    }
+    Ok(())
 }
 
 /// Runs a stored group where it belongs.

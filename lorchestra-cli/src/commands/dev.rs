@@ -109,7 +109,8 @@ fn prepare(command: &Dev) -> Result<(PathBuf, RunJob), DevError> {
     };
     let (job, rest) = words.split_first().ok_or(DevError::NoJob)?;
     let library = build(&dir)?;
-    let only = library.parent().unwrap_or(Path::new(".")).join("lorchestra-dev");
+    // Of this library alone: packages of one workspace share the target directory.
+    let only = library.parent().unwrap_or(Path::new(".")).join("lorchestra-dev").join(library.file_stem().unwrap_or_default());
     let package = place(&library, &only)?;
     let run_job = RunJob {
         own: crate::flags::OwnFlags::default(),
@@ -182,7 +183,7 @@ fn place(library: &Path, only: &Path) -> Result<String, DevError> {
     };
     match fs::remove_dir_all(only) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(only)(error)),
-        _ => DirBuilder::new().mode(0o700).create(only).map_err(io(only))?,
+        _ => DirBuilder::new().recursive(true).mode(0o700).create(only).map_err(io(only))?,
     }
     let copy = only.join(library.file_name().unwrap_or_default());
     fs::copy(library, &copy).map_err(io(&copy))?;

@@ -3,7 +3,7 @@
 //! Each pod or task runs `run-window` with the index and attempt that the platform puts into its environment. Claims are in a directory that
 //! all of them mount, because both platforms may start an index more than once.
 
-use super::schedule::containers::{HOME, resource, variables};
+use super::schedule::containers::{CONTAINER_SECURITY, HOME, POD_SECURITY, resource, variables};
 use super::schedule::environment::Environment;
 use super::schedule::{self, MARGIN};
 use crate::exit::Code;
@@ -47,16 +47,16 @@ pub(crate) struct Export {
     #[arg(long, value_name = "IMAGE")]
     image: String,
     /// Maximum number of windows that run at once
-    #[arg(short, long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long, value_name = "N", default_value_t = 10, value_parser = crate::values::number::<u32>(1..))]
     jobs: u32,
     /// Name of the job [default: lorchestra-PACKAGE-JOB-GROUP]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Kubernetes: volume claim (ReadWriteMany) with the shared directory
-    #[arg(long, value_name = "NAME", default_value = "lorchestra-shared")]
+    #[arg(long, value_name = "NAME", default_value = "lorchestra-shared", conflicts_with = "cloud_run")]
     shared_claim: String,
     /// Cloud Run: NFS export with the shared directory (not a bucket: claims need link(2))
-    #[arg(long, value_name = "SERVER:/PATH", value_parser = nfs)]
+    #[arg(long, value_name = "SERVER:/PATH", value_parser = nfs, conflicts_with = "k8s")]
     nfs: Option<(String, String)>,
     /// Google service account for workload identity
     #[arg(long, value_name = "EMAIL")]
@@ -188,7 +188,7 @@ spec:
     spec:
       restartPolicy: Never
       terminationGracePeriodSeconds: {grace}
-{account}      securityContext: {{runAsNonRoot: true, runAsUser: 10001, runAsGroup: 10001, fsGroup: 10001, seccompProfile: {{type: RuntimeDefault}}}}
+{account}      securityContext: {POD_SECURITY}
       containers:
         - name: lorchestra
           image: {image}
@@ -199,7 +199,7 @@ spec:
               value: {HOME}
             - name: POD_NAME
               valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}
-{environment}          securityContext: {{allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {{drop: [ALL]}}}}
+{environment}          securityContext: {CONTAINER_SECURITY}
           volumeMounts:
             - {{name: state, mountPath: {HOME}}}
             - {{name: tmp, mountPath: /tmp}}

@@ -11,8 +11,9 @@ use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::delivery::bigquery::BigQuery;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
+use lorchestra_core::store::OwnType;
 use lorchestra_core::store::Store;
-use lorchestra_core::store::fleet::{FleetEvent, LIFECYCLE};
+use lorchestra_core::store::fleet::FleetEvent;
 
 /// Number of days that are read by default.
 const DAYS: i64 = 30;
@@ -57,7 +58,8 @@ impl Fleet {
         let mut table = BigQuery::new(config).map_err(|refusal| refused(&refusal))?;
         let until = now_micros() + DAY;
         let since = since.unwrap_or(until - (DAYS + 1) * DAY);
-        let found = blocking(table.events_of_types(&LIFECYCLE, (since, until)))?.map_err(|refusal| refused(&refusal))?;
+        let found = blocking(table.events_of_types(&OwnType::ALL.map(OwnType::as_str), (since, until)))?
+            .map_err(|refusal| refused(&refusal))?;
         let events: Vec<FleetEvent> = found
             .iter()
             .map(|text| serde_json::from_str(text))

@@ -293,8 +293,7 @@ fn here(settings: &Settings) -> Vec<String> {
 
 /// The path of this binary. cron and systemd do not search the directories of a user.
 fn binary() -> Result<PathBuf, CommandError> {
-    let path = std::env::current_exe()
-        .map_err(|e| CommandError::new(Code::Internal, format!("the path of this binary is unknown: {e}")))?;
+    let path = super::executable()?;
     match path.to_str() {
         Some(text) if !text.chars().any(char::is_control) => Ok(path),
         _ => Err(CommandError::new(Code::Failed, format!("{} cannot be written in a schedule", path_text(&path)))

@@ -18,6 +18,9 @@ const DURATIONS: [f64; 12] = [0.01, 0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 360
 
 /// Sends everything; the first error is returned, without what a collector has answered.
 pub(super) fn send(telemetry: &Telemetry, spans: Vec<SpanData>, measured: Vec<Measured>) -> Result<(), String> {
+    if let Some(unsupported) = &telemetry.unsupported {
+        return Err(format!("OpenTelemetry: {unsupported}"));
+    }
     let client = Client::new(Instant::now() + telemetry.limit)?;
     let why = Arc::clone(&client.why);
     let resource = resource(telemetry);

@@ -267,8 +267,6 @@ impl BigQuery {
         }
     }
 
-    /// Restricted to the rows' `created_at`, so that only their partitions are read, and to satisfy a table that requires a partition
-    /// filter.
     /// Returns the events of these types that were created between two times (microseconds since 1970), oldest first: each as a JSON object
     /// with `run_id`, `event_type`, `source`, `at` (microseconds since 1970) and `payload`.
     ///
@@ -292,9 +290,15 @@ impl BigQuery {
             name(Field::CreatedAt, "created_at"),
             name(Field::Payload, "payload"),
         ];
+        if read.is_some_and(|read| read.layout.timestamp(Field::CreatedAt).is_none()) {
+            let name = &table.full;
+            return Err(DeliveryError::Denied(format!(
+                "{name}: created_at is not a TIMESTAMP, so its events cannot be selected by time"
+            )));
+        }
         let sql = format!(
-            "SELECT CONCAT('{{\"run_id\":\"', `{run}`, '\",\"event_type\":\"', `{kind}`, '\",\"source\":\"', `{source}`, '\",\"at\":', \
-             CAST(UNIX_MICROS(`{at}`) AS STRING), ',\"payload\":', TO_JSON_STRING(`{payload}`), '}}') \
+            "SELECT CONCAT('{{\"run_id\":', TO_JSON_STRING(`{run}`), ',\"event_type\":', TO_JSON_STRING(`{kind}`), \
+             ',\"source\":', TO_JSON_STRING(`{source}`), ',\"at\":', CAST(UNIX_MICROS(`{at}`) AS STRING), ',\"payload\":', TO_JSON_STRING(`{payload}`), '}}') \
              FROM `{table}` WHERE `{kind}` IN UNNEST(@ids) AND `{run}` IS NOT NULL AND `{at}` BETWEEN @first AND @last ORDER BY `{at}`",
             table = table.full,
         );
@@ -303,6 +307,8 @@ impl BigQuery {
         rest.query(table, token.as_deref(), LookUp { location, sql, ids: types, between }).await
     }
 
+    /// Restricted to the rows' `created_at`, so that only their partitions are read, and to satisfy a table that requires a partition
+    /// filter.
     async fn present_among(&mut self, rows: &[Row]) -> Result<Vec<String>, DeliveryError> {
         let RestCall { rest, table, read, token } = self.rest().await?;
         let column = read.and_then(|read| read.layout.name_of(Field::EventId)).unwrap_or("event_id");

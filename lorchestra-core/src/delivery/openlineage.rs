@@ -138,7 +138,7 @@ impl Destination for OpenLineage {
     }
 
     fn is_sent(&self, row: &Row) -> bool {
-        event::of(row, &self.config.namespace).is_some()
+        event::kind(row).is_some()
     }
 
     async fn connect(&mut self) -> Result<(), DeliveryError> {

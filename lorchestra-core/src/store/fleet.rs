@@ -4,7 +4,7 @@
 //! What the events do not have is missing: bookmarks, pids, the account of a refused run, and the start of a run whose `job.started` lies
 //! before the first event (its duration gives it).
 
-use super::{RunState, Store, StoreError};
+use super::{OwnType, RunState, Store, StoreError};
 use rusqlite::{Transaction, params};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,15 +12,12 @@ use serde_json::{Value, json};
 /// Maximum number of attempts to record of a run.
 const ATTEMPTS: u64 = 1000;
 
-/// The types of the events of lorchestra itself.
-pub const LIFECYCLE: [&str; 6] = ["job.started", "job.completed", "job.failed", "job.superseded", "job.skipped", "job.refused"];
-
 /// A lifecycle event of a run on any host.
 #[derive(Debug, Clone, Deserialize)]
 pub struct FleetEvent {
     /// The run's id.
     pub run_id: String,
-    /// One of [`LIFECYCLE`].
+    /// That of an [`OwnType`].
     pub event_type: String,
     /// `package/job`.
     pub source: String,
@@ -42,15 +39,10 @@ impl Store {
 
 fn add(tx: &Transaction<'_>, event: &FleetEvent) -> rusqlite::Result<()> {
     let FleetEvent { run_id, event_type, source, at, payload } = event;
-    let state = match event_type.as_str() {
-        "job.started" => RunState::Running,
-        "job.completed" => RunState::Completed,
-        "job.failed" => RunState::Failed,
-        "job.superseded" => RunState::Superseded,
-        "job.skipped" => RunState::Skipped,
-        "job.refused" => RunState::Refused,
-        _ => return Ok(()),
-    };
+    let Some(state) = OwnType::parse(event_type).map(OwnType::state) else { return Ok(()) };
+    // A column of text has the payload as text.
+    let parsed = payload.as_str().and_then(|text| serde_json::from_str(text).ok());
+    let payload: &Value = parsed.as_ref().unwrap_or(payload);
     let (package, job) = source.split_once('/').unwrap_or((source, ""));
     let text = |key: &str| payload[key].as_str();
     let micros =

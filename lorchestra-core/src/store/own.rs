@@ -1,6 +1,6 @@
 //! Payloads of lorchestra's own events as types: `job.*` events are written and read back as the same type.
 
-use super::Refused;
+use super::{Refused, RunState};
 use crate::outcome::{Failure, Outcome};
 use crate::plan::{RequestedBy, RunSpec};
 use lorchestra_plugin_api::results::{Artifact, Dataset, Results};
@@ -34,6 +34,23 @@ impl OwnType {
             Self::Superseded => "job.superseded",
             Self::Skipped => "job.skipped",
             Self::Refused => "job.refused",
+        }
+    }
+
+    /// Returns the type with this text.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|of| of.as_str() == text)
+    }
+
+    /// The state of a run after the event.
+    pub fn state(self) -> RunState {
+        match self {
+            Self::Started => RunState::Running,
+            Self::Completed => RunState::Completed,
+            Self::Failed => RunState::Failed,
+            Self::Superseded => RunState::Superseded,
+            Self::Skipped => RunState::Skipped,
+            Self::Refused => RunState::Refused,
         }
     }
 

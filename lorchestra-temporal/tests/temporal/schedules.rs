@@ -21,6 +21,14 @@ fn a_schedule_runs_its_job() {
     assert!(server.ask(&["schedule", "describe", "--schedule-id", "nightly"]).contains("Europe/Zurich"));
     server.ask(&["schedule", "trigger", "--schedule-id", "nightly"]);
     eventually("the job has run", || node.runs().first().is_some_and(|run| run["state"] == "completed"));
+    // A job that failed is not started again: its own retries are those of run-job.
+    let create = ["schedule", "create", "--id", "failing", "--cron", "0 2 * * *", "--task-queue", "nightly", "--address", &address];
+    let all: Vec<String> = create.iter().chain(&["--", "misbehave", "fail"]).map(|arg| (*arg).to_owned()).collect();
+    assert!(temporal(&all).status.success());
+    server.ask(&["schedule", "trigger", "--schedule-id", "failing"]);
+    eventually("its workflow has ended", || server.ask(&["workflow", "list"]).contains("Failed"));
+    let failed: Vec<_> = node.runs().into_iter().filter(|run| run["job"] == "fail").collect();
+    assert!(failed.len() == 1 && failed[0]["state"] == "failed", "{failed:?}");
     let deleted = run(&["schedule", "delete", "--id", "nightly"]);
     assert!(deleted.status.success(), "{deleted:?}");
     let unknown = run(&["schedule", "delete", "--id", "nightly"]);

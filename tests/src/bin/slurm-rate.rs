@@ -3,6 +3,9 @@
 //! ```text
 //! slurm-rate WINDOWS
 //! ```
+
+#![expect(clippy::print_stdout, reason = "this is what the program is for")]
+
 use lorchestra_tests::slurm::site::Site;
 use std::time::{Duration, Instant};
 

@@ -27,6 +27,7 @@ use lorchestra_core::store::Store;
 use lorchestra_core::store::group::{Group, GroupEngine};
 use lorchestra_core::text::path_text;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -224,13 +225,17 @@ impl<'a> GroupFiles<'a> {
         claim::holder(&self.claims().join(&self.group.group_id).join(place.to_string())).ok().flatten()
     }
 
+    /// The results that windows left, with the window.
+    fn result_files(&self) -> impl Iterator<Item = (u32, DirEntry)> {
+        let entries = std::fs::read_dir(self.results()).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some((entry.file_name().to_str()?.split_once('.')?.0.parse().ok()?, entry)))
+    }
+
     /// Returns the newest result of each window that left one.
     fn results_by_place(&self) -> BTreeMap<u32, PathBuf> {
         let mut newest: BTreeMap<u32, (std::time::SystemTime, PathBuf)> = BTreeMap::new();
-        for entry in std::fs::read_dir(self.results()).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let place = name.to_str().and_then(|name| name.split_once('.')).and_then(|(place, _)| place.parse().ok());
-            let (Some(place), Ok(modified)) = (place, entry.metadata().and_then(|meta| meta.modified())) else { continue };
+        for (place, entry) in self.result_files() {
+            let Ok(modified) = entry.metadata().and_then(|meta| meta.modified()) else { continue };
             if newest.get(&place).is_none_or(|(other, _)| *other <= modified) {
                 newest.insert(place, (modified, entry.path()));
             }
@@ -241,10 +246,8 @@ impl<'a> GroupFiles<'a> {
     /// Removes the results of windows that are about to be submitted again.
     fn forget_results(&self, places: &[u32]) {
         let places: BTreeSet<u32> = places.iter().copied().collect();
-        for entry in std::fs::read_dir(self.results()).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let place = name.to_str().and_then(|name| name.split_once('.')).and_then(|(place, _)| place.parse().ok());
-            if place.is_some_and(|place: u32| places.contains(&place)) {
+        for (place, entry) in self.result_files() {
+            if places.contains(&place) {
                 // One that stays is only shown in place of a newer one.
                 let _ = std::fs::remove_file(entry.path());
             }
@@ -264,11 +267,16 @@ fn output(command: &mut Command) -> Result<String, CommandError> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
+    Err(failure(&program, &output))
+}
+
+/// Returns the reason that a failed command of an engine has printed.
+fn failure(program: &str, output: &std::process::Output) -> CommandError {
     let stderr = String::from_utf8_lossy(&output.stderr);
     // Slurm's last reason is the one that ended it.
     let line =
         stderr.lines().find(|line| line.contains("fatal: ")).or_else(|| stderr.lines().find(|line| !line.trim().is_empty()));
     let line = line.unwrap_or("it printed no reason").trim();
     let line = line.strip_prefix(&format!("{program}: ")).unwrap_or(line).trim_start_matches("error: ");
-    Err(CommandError::new(Code::Failed, format!("{program}: {}", lorchestra_core::text::one_line(line))))
+    CommandError::new(Code::Failed, format!("{program}: {}", lorchestra_core::text::one_line(line)))
 }

@@ -153,24 +153,12 @@ fn into_file(path: &Path, each: &mut dyn FnMut(&mut LineSink<'_>) -> Result<(), 
 }
 
 fn csv_line(event: &Event) -> String {
-    let attempt = event.attempt.to_string();
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let payload = event.payload.as_ref().map(|payload| payload.get().to_owned()).unwrap_or_default();
-    let values: [&str; 12] = [
-        &event.event_id,
-        &event.event_type,
-        &event.source,
-        &text(&event.schema_ref),
-        &event.created_at,
-        &event.correlation_id,
-        &text(&event.subject_id),
-        &payload,
-        &event.run_id,
-        &attempt,
-        &event.package,
-        &event.job,
-    ];
-    values.map(quoted).join(",")
+    let value = |column| match column {
+        "created_at" => quoted(&event.created_at),
+        "attempt" => event.attempt.to_string(),
+        column => quoted(table::text(event, column).unwrap_or_default()),
+    };
+    COLUMNS.map(value).join(",")
 }
 
 /// Quotes a value according to RFC 4180.

@@ -6,6 +6,12 @@ use super::{File, Scheduled};
 use crate::exit::Code;
 use serde_json::json;
 
+/// The rights of a pod and of its container: an ordinary user, and no file of the image may be changed.
+pub(in crate::commands) const POD_SECURITY: &str =
+    "{runAsNonRoot: true, runAsUser: 10001, runAsGroup: 10001, fsGroup: 10001, seccompProfile: {type: RuntimeDefault}}";
+pub(in crate::commands) const CONTAINER_SECURITY: &str =
+    "{allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}";
+
 /// Maximum length of a CronJob's name: Kubernetes appends 11 characters for each job.
 const LONGEST: usize = 52;
 /// Home directory in the container: the volume with configuration, store and data.
@@ -98,7 +104,7 @@ spec:
         spec:
           restartPolicy: Never
           terminationGracePeriodSeconds: {grace}
-          securityContext: {{runAsNonRoot: true, runAsUser: 10001, runAsGroup: 10001, fsGroup: 10001, seccompProfile: {{type: RuntimeDefault}}}}
+          securityContext: {POD_SECURITY}
           containers:
             - name: lorchestra
               image: {image}
@@ -107,7 +113,7 @@ spec:
               env:
                 - name: HOME
                   value: {HOME}
-{variables}              securityContext: {{allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {{drop: [ALL]}}}}
+{variables}              securityContext: {CONTAINER_SECURITY}
               volumeMounts:
                 - {{name: state, mountPath: {HOME}}}
                 - {{name: tmp, mountPath: /tmp}}

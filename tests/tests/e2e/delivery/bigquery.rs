@@ -210,6 +210,7 @@ fn status_and_history_of_all_hosts_come_from_the_table() {
     let fleet = list(&hosts[1], &["--from", "bigquery"]);
     assert_eq!(fleet.len(), 3);
     let mut own: Vec<Value> = hosts.iter().flat_map(|host| list(host, &[])).collect();
+    assert_eq!(own.len(), 3);
     own.sort_by_key(|run| std::cmp::Reverse(run["started_at"].as_str().unwrap().to_owned()));
     for (of_fleet, of_host) in fleet.iter().zip(&own) {
         for key in [

@@ -4,6 +4,7 @@
 use lorchestra_tests::receiver::Receiver;
 use lorchestra_tests::{Fixture, Sandbox};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -68,6 +69,15 @@ fn arrived(backend: &Receiver) -> Vec<Value> {
         serde_json::from_slice(&request.body).unwrap()
     });
     events.collect()
+}
+
+/// The kinds of the events that were accepted since the last call. A batch of which a part is refused is sent again, the same bytes.
+fn accepted(backend: &Receiver) -> BTreeSet<String> {
+    let accepted = backend.requests().into_iter().filter(|request| !request.body.is_empty() && request.status == 201);
+    let bodies: BTreeSet<_> = accepted.map(|request| request.body).collect();
+    let events: Vec<Value> = bodies.iter().map(|body| serde_json::from_slice(body).unwrap()).collect();
+    assert_eq!(events.len(), kinds(&events).into_iter().collect::<BTreeSet<_>>().len(), "an event was sent in two forms");
+    kinds(&events).into_iter().collect()
 }
 
 fn kinds(events: &[Value]) -> Vec<String> {
@@ -146,4 +156,25 @@ fn each_refusal_names_what_to_do() {
     sandbox.lorchestra(&["events", "flush", "--destination", "openlineage", "--timeout", "5s"]).exits(0);
     let failed = sandbox.lorchestra(&["events", "list", "--failed", "--json"]).exits(0);
     assert!(failed.out().contains("422") && failed.out().contains("job.started"), "{}", failed.shown());
+    assert_eq!(accepted(&backend), BTreeSet::from(["COMPLETE misbehave/noop".to_owned()]));
+    let pending = sandbox.lorchestra(&["events", "list", "--pending"]).exits(0);
+    assert!(pending.out().contains("(jsonl)") && !pending.out().contains("(openlineage)"), "{}", pending.shown());
+}
+
+/// All events of a batch are refused for the same reason: perhaps the backend is at fault. They block no other run, and are set aside once
+/// one was accepted.
+#[test]
+fn a_run_that_is_refused_as_a_whole_blocks_no_other() {
+    let backend = Receiver::start(201);
+    backend.refuse("misbehave/numbered");
+    let sandbox = sandbox(&backend);
+    let flush = || sandbox.lorchestra(&["events", "flush", "--destination", "openlineage", "--timeout", "5s"]);
+    sandbox.lorchestra(&["run-job", "-q", "--delivery-timeout", "0s", "misbehave", "numbered", "--count", "3"]).exits(0);
+    let ended = flush().exits(69);
+    assert!(ended.err().contains("422"), "{}", ended.shown());
+    assert_eq!(sandbox.lorchestra(&["events", "list", "--failed"]).exits(0).out(), "");
+    sandbox.lorchestra(&["run-job", "-q", "--delivery-timeout", "0s", "misbehave", "noop"]).exits(0);
+    flush().exits(0);
+    assert_eq!(accepted(&backend), ["START misbehave/noop", "COMPLETE misbehave/noop"].map(str::to_owned).into());
+    assert_eq!(sandbox.lorchestra(&["events", "list", "--failed"]).exits(0).out().lines().count(), 2);
 }

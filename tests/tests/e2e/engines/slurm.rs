@@ -61,7 +61,7 @@ fn windows() -> u32 {
     std::env::var("LORCHESTRA_TEST_WINDOWS").ok().and_then(|text| text.parse().ok()).unwrap_or(60)
 }
 
-/// One node is frozen with its windows, one is killed with its windows, the controller is killed, the watching command is killed.
+/// One node is frozen with its windows, one is killed with its windows, the controller is stopped and started, the watching command is killed.
 #[test]
 fn every_window_is_effective_once_whatever_is_killed_or_frozen() {
     let windows = windows();

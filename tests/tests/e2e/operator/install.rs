@@ -6,23 +6,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use tempfile::TempDir;
 
 /// Packages of the dev build with the Debian revisions 1 and 2, made once.
 fn made() -> &'static Path {
-    static MADE: OnceLock<TempDir> = OnceLock::new();
-    let dir = MADE.get_or_init(|| {
-        let dir = tempfile::Builder::new().prefix("lorchestra-test-").tempdir().unwrap();
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| {
+        // Not a temporary directory: what is static is never dropped, and so never removed.
+        let dir = built::target().join("tmp/dist");
+        let _ = fs::remove_dir_all(&dir);
         for (revision, out, only) in [("1", "first", None), ("1", "again", Some("deb")), ("2", "second", Some("deb"))] {
             let mut xtask = Command::new(built::lorchestra().with_file_name("xtask"));
-            xtask.args(["dist", "--profile", "dev", "--revision", revision, "--out"]).arg(dir.path().join(out));
+            xtask.args(["dist", "--profile", "dev", "--revision", revision, "--out"]).arg(dir.join(out));
             xtask.args(only.map(|kind| format!("--only={kind}")));
             let output = xtask.output().expect("xtask, which cargo xtask test builds");
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&[output.stdout, output.stderr].concat()));
         }
         dir
-    });
-    dir.path()
+    })
 }
 
 /// The only file with this end in a directory.

@@ -202,6 +202,7 @@ fn a_state_directory_of_another_user_is_refused() {
 #[test]
 fn a_home_in_which_root_created_the_state_is_given_back() {
     if !processes::is_root() {
+        eprintln!("NOT SHOWN: only root can become another user");
         return;
     }
     let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);

@@ -71,6 +71,7 @@ fn a_run_is_a_span_of_its_callers_trace_with_a_span_for_each_attempt() {
     let args = ["run-job", "misbehave", "fail_at_first", "--account", "anna@example.org", "--times", "0", "--how", "SECRET_NAME"];
     sandbox.lorchestra_with(&environment, &args).exits(0);
     let requests = collector.requests();
+    assert_eq!(requests.len(), 2, "traces and metrics");
     assert!(requests.iter().all(|one| one.headers.contains(&("token".into(), "abc".into()))), "{requests:?}");
     for request in &requests {
         let body = String::from_utf8_lossy(&request.body).into_owned();
@@ -179,7 +180,17 @@ fn no_collector_changes_a_run() {
     refusing.requests();
     let ended = sandbox.lorchestra_with(&environment, &["run-job", "-q", "misbehave", "noop"]).exits(0);
     assert!(ended.err().is_empty() && refusing.requests().is_empty(), "{}", ended.shown());
-    let environment = [(ENDPOINT, refusing.url.as_str()), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
+    let accepting = Receiver::start(200);
+    let environment = [(ENDPOINT, accepting.url.as_str()), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
     let ended = sandbox.lorchestra_with(&environment, &["run-job", "-q", "misbehave", "noop"]).exits(0);
-    assert!(ended.err().contains("OpenTelemetry: "), "{}", ended.shown());
+    assert!(ended.err().contains("grpc") && accepting.requests().is_empty(), "{}", ended.shown());
+    // Compressed.
+    let environment = [(ENDPOINT, accepting.url.as_str()), ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")];
+    let ended = sandbox.lorchestra_with(&environment, &["run-job", "-q", "misbehave", "noop"]).exits(0);
+    let requests = accepting.requests();
+    assert!(ended.err().is_empty() && requests.len() == 2, "{}", ended.shown());
+    for request in requests {
+        assert!(request.headers.contains(&("content-encoding".into(), "gzip".into())), "{:?}", request.headers);
+        assert_eq!(request.body[..2], [0x1f, 0x8b]);
+    }
 }

@@ -55,8 +55,7 @@ impl<'a> Slurm<'a> {
     fn write_script(&self) -> Result<std::path::PathBuf, CommandError> {
         let GroupFiles { engine, dir, .. } = self.files;
         let path = dir.join("window.sh");
-        let executable = std::env::current_exe()
-            .map_err(|error| CommandError::new(Code::Internal, format!("the path of this binary is unknown: {error}")))?;
+        let executable = crate::commands::executable()?;
         let mut words = vec![shell(&executable).to_string()];
         words.extend(self.settings.global_flags.iter().map(|flag| shell(Path::new(flag)).to_string()));
         words.push("run-window --engine slurm --quiet".into());
@@ -85,7 +84,7 @@ impl<'a> Slurm<'a> {
     /// Returns the tasks of this group, with the offsets of their arrays.
     fn jobs(&self) -> Result<Vec<(u32, Value)>, CommandError> {
         // Without this, the indices of waiting tasks are cut after 64 characters.
-        let text = output(Command::new("squeue").arg("--json").env("SLURM_BITSTR_LEN", "0"))?;
+        let text = output(Command::new("squeue").args(["--json", "--me"]).env("SLURM_BITSTR_LEN", "0"))?;
         let answer: Value = serde_json::from_str(&text)
             .map_err(|error| CommandError::new(Code::Failed, format!("squeue --json printed no JSON: {error}")))?;
         let prefix = format!("{}+", self.name());

@@ -1,7 +1,7 @@
 //! Temporal: a workflow for the group, by the program `lorchestra-temporal`, which is installed separately. It reads Temporal's own
 //! environment (TEMPORAL_ADDRESS and others) and starts the windows again itself.
 
-use super::{Engine, GroupFiles, Seen, output};
+use super::{Engine, GroupFiles, Seen, failure, output};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::settings::Settings;
@@ -106,8 +106,7 @@ impl Engine for Temporal<'_> {
 
     /// The workflow starts with every window that is not complete.
     fn submit(&mut self, _places: &[u32]) -> Result<(), CommandError> {
-        let executable = std::env::current_exe()
-            .map_err(|error| CommandError::new(Code::Internal, format!("the path of this binary is unknown: {error}")))?;
+        let executable = crate::commands::executable()?;
         let mut submit = self.command("submit");
         submit.arg("--plan").arg(self.files.plan()).arg("--claims").arg(self.files.claims());
         submit.arg("--lorchestra").arg(executable);
@@ -132,8 +131,9 @@ impl Engine for Temporal<'_> {
             // Once, so that an unreachable server is reported with its reason.
             let text = self.command("watch").args(["--json", "--once"]).args(self.connection()).output();
             let text = text.map_err(|error| CommandError::not_started("lorchestra-temporal watch", &error))?;
-            if text.status.code() == Some(69) {
-                return output(self.command("watch").args(["--json", "--once"]).args(self.connection())).map(|_| BTreeMap::new());
+            // 1: the group has ended, and some windows have not completed.
+            if !matches!(text.status.code(), Some(0 | 1)) {
+                return Err(failure("lorchestra-temporal watch", &text));
             }
             for line in String::from_utf8_lossy(&text.stdout).lines() {
                 if let Ok(line) = serde_json::from_str::<WatchLine>(line) {
@@ -156,9 +156,8 @@ impl Engine for Temporal<'_> {
         Ok(self.seen.clone())
     }
 
-    fn cancel(&mut self, only_waiting: bool) -> Result<(), CommandError> {
-        // A workflow cannot be told to start nothing more; what runs is cancelled too.
-        let _ = only_waiting;
+    /// A workflow cannot be told to start nothing more, so `--max-failures` is refused for this engine: all windows are cancelled.
+    fn cancel(&mut self, _only_waiting: bool) -> Result<(), CommandError> {
         let mut cancel = self.command("cancel");
         output(cancel.args(self.connection())).map(drop)
     }

@@ -91,7 +91,8 @@ fn write_texts<'a>(
     Ok(())
 }
 
-fn text<'a>(event: &'a Event, column: &str) -> Option<&'a str> {
+/// Returns the value of a column of text, if the event has one.
+pub(super) fn text<'a>(event: &'a Event, column: &str) -> Option<&'a str> {
     Some(match column {
         "event_id" => &event.event_id,
         "event_type" => &event.event_type,
