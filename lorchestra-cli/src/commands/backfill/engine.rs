@@ -126,6 +126,11 @@ trait Engine {
     /// Returns the windows that the engine knows.
     fn look(&mut self) -> Result<BTreeMap<u32, Seen>, CommandError>;
 
+    /// Whether the last look has found that the engine does not know the group. It never does before the first submission.
+    fn has_lost_group(&self) -> bool {
+        false
+    }
+
     /// Stops all windows, or only those that wait. Returns before they have ended.
     fn cancel(&mut self, only_waiting: bool) -> Result<(), CommandError>;
 }
@@ -166,6 +171,10 @@ impl<'a> AnyEngine<'a> {
 
     fn look(&mut self) -> Result<BTreeMap<u32, Seen>, CommandError> {
         each!(self, one => one.look())
+    }
+
+    fn has_lost_group(&self) -> bool {
+        each!(self, one => one.has_lost_group())
     }
 
     fn cancel(&mut self, only_waiting: bool) -> Result<(), CommandError> {

@@ -181,7 +181,7 @@ pub(super) fn cancel(
     }
     store.cancel_group(group.n, now_micros())?;
     if let Some(engine) = &group.settings.engine {
-        engine::cancel((group, engine), store, settings)?;
+        engine::cancel((group, engine), (state, store), settings)?;
         return cancelled(group, store, printer);
     }
     let until = Instant::now() + STOPPING;

@@ -15,6 +15,7 @@ use crate::show;
 use lorchestra_core::group::drive::{Driven, Driver, GroupEvent, StopReason};
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::signals::signal_name;
+use lorchestra_core::host::state::StateDir;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::store::group::{Group, GroupEngine, Member, MemberState};
 use lorchestra_core::store::{Store, short_id};
@@ -33,6 +34,8 @@ const MISSED: u32 = 2;
 const RESUBMISSIONS: u32 = 3;
 /// How long the engine may fail to answer before this process gives up. The windows run on.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// Interval in which `cancel` repeats the request, while windows have not ended.
+const REPEAT: Duration = Duration::from_secs(5);
 /// How long `cancel` waits for the windows to end.
 const STOPPING: Duration = Duration::from_secs(90);
 
@@ -126,10 +129,11 @@ pub(in crate::commands::backfill) fn drive(
     let known = if plan.is_new { BTreeMap::new() } else { client.look()? };
     let places: Vec<u32> =
         open.keys().copied().filter(|place| !matches!(known.get(place), Some(Seen::Waiting | Seen::Running))).collect();
-    if !places.is_empty() {
+    // Cancelled by another command before anything was submitted.
+    let stopped = store.is_cancelled(group.n)?.then_some(StopReason::Cancelled);
+    if !places.is_empty() && stopped.is_none() {
         files.write_plan(&store)?;
-        files.forget_results(&places);
-        client.submit(&places)?;
+        submit(&files, &mut client, &store, &places)?;
     }
     let counts = store.group_counts(group.n)?;
     let id = short_id(&group.group_id);
@@ -138,7 +142,7 @@ pub(in crate::commands::backfill) fn drive(
         let of = if n as u64 == all { String::new() } else { format!(" of {all}") };
         printer.note(format_args!("{}: {n}{of} windows on {} (group {id})", group.name, label(&engine.name)));
     }
-    if detach {
+    if detach && stopped.is_none() {
         Driver::unlock(&state, &group.group_id, lock);
         printer.note(format_args!("  lorchestra backfill show {id}"));
         return Ok(Code::Success);
@@ -147,10 +151,13 @@ pub(in crate::commands::backfill) fn drive(
     let mut watch = Watch { files: &files, client, store: &mut store, open, stopped: None, unreachable: None, failures: 0 };
     let printer_cell = RefCell::new(&mut *printer);
     let mut view = GroupView::new(group, counts, flags.quiet);
-    let stopped = watch.run(&mut signals, &mut |event| view.event(event, &printer_cell), &printer_cell);
+    let watched = match stopped {
+        Some(reason) => Ok(Some(reason)),
+        None => watch.run(&mut signals, &mut |event| view.event(event, &printer_cell), &printer_cell),
+    };
     let unprinted = view.finish();
     drop(watch);
-    let stopped = stopped?;
+    let stopped = watched?;
     store.move_group_bookmarks(group, now_micros())?;
     Driver::unlock(&state, &group.group_id, lock);
     if let Some(StopReason::Signal(signal)) = stopped {
@@ -166,6 +173,19 @@ pub(in crate::commands::backfill) fn drive(
         flags,
         printer,
     ))
+}
+
+/// Submits windows, and cancels them if the group was cancelled in the meantime: `backfill cancel` may have looked at the engine before they
+/// were there.
+fn submit(
+    files: &GroupFiles<'_>,
+    client: &mut AnyEngine<'_>,
+    store: &Store,
+    places: &[u32],
+) -> Result<(), CommandError> {
+    files.forget_results(places);
+    client.submit(places)?;
+    if store.is_cancelled(files.group.n)? { client.cancel(false) } else { Ok(()) }
 }
 
 fn label(engine: &str) -> &'static str {
@@ -194,10 +214,16 @@ impl Watch<'_, '_> {
     ) -> Result<Option<StopReason>, CommandError> {
         while !self.open.is_empty() {
             let begun = Instant::now();
+            if self.stopped.is_none() && self.store.is_cancelled(self.files.group.n)? {
+                self.stop(StopReason::Cancelled, report);
+            }
             match Look::take(self.files, &mut self.client) {
                 Ok(look) => {
                     self.unreachable = None;
                     self.apply(&look, report)?;
+                    if self.has_lost_group() && !self.open.is_empty() {
+                        return Err(self.lost());
+                    }
                 }
                 Err(failure) => {
                     if self.unreachable.is_none() {
@@ -207,9 +233,6 @@ impl Watch<'_, '_> {
                         return Err(failure);
                     }
                 }
-            }
-            if self.stopped.is_none() && self.store.is_cancelled(self.files.group.n)? {
-                self.stop(StopReason::Cancelled, report);
             }
             report(&GroupEvent::Tick { running: self.open.len() });
             if self.open.is_empty() {
@@ -221,6 +244,21 @@ impl Watch<'_, '_> {
             }
         }
         Ok(self.stopped)
+    }
+
+    /// Whether the engine has lost a group that was submitted. A cancelled one may have been cancelled before that.
+    fn has_lost_group(&self) -> bool {
+        self.stopped.is_none() && self.client.has_lost_group()
+    }
+
+    fn lost(&self) -> CommandError {
+        let GroupFiles { group, engine, .. } = self.files;
+        let (id, engine, open) = (short_id(&group.group_id), label(&engine.name), self.open.len());
+        let what = format!(
+            "{engine} does not know group {id} any more (its server has lost its database, or has removed the group): \
+             {open} windows have no claim"
+        );
+        CommandError::new(Code::Failed, what).hint(format!("lorchestra backfill resume {id} submits them"))
     }
 
     fn stop(&mut self, reason: StopReason, report: &mut dyn FnMut(&GroupEvent<'_>)) {
@@ -235,6 +273,7 @@ impl Watch<'_, '_> {
         let mut settled = Vec::new();
         let mut again = Vec::new();
         let mut ended = Vec::new();
+        let has_lost_group = self.has_lost_group();
         for (place, open) in &mut self.open {
             let verdict = look.judge(self.files, *place);
             if let WindowVerdict::Open(now) = verdict {
@@ -247,7 +286,7 @@ impl Watch<'_, '_> {
             }
             open.missed += 1;
             let is_complete = matches!(verdict, WindowVerdict::Completed(_));
-            if open.missed < MISSED && !is_complete {
+            if !is_complete && (open.missed < MISSED || has_lost_group) {
                 continue;
             }
             let may_repeat = self.client.resubmits() && self.stopped.is_none() && open.resubmissions < RESUBMISSIONS;
@@ -294,8 +333,7 @@ impl Watch<'_, '_> {
             self.stop(StopReason::Failures, report);
         }
         if !again.is_empty() {
-            self.files.forget_results(&again);
-            self.client.submit(&again)?;
+            submit(self.files, &mut self.client, self.store, &again)?;
         }
         Ok(())
     }
@@ -337,26 +375,35 @@ pub(in crate::commands::backfill) fn refresh(
     Ok(files.results_by_place().iter().filter_map(|(place, path)| Some((*place, message(path)?))).collect())
 }
 
-/// Cancels all windows, and waits for those that run. The caller has marked the group as cancelled.
+/// Cancels all windows, and waits for those that run, and for the command that watches the group: it may be submitting windows. The caller has
+/// marked the group as cancelled.
 pub(in crate::commands::backfill) fn cancel(
     (group, engine): (&Group, &GroupEngine),
-    store: &mut Store,
+    (state, store): (&StateDir, &mut Store),
     settings: &Settings,
 ) -> Result<(), CommandError> {
     let files = GroupFiles::new(group, engine);
     let mut client = AnyEngine::open(&files, settings)?;
     let until = Instant::now() + STOPPING;
     client.cancel(false)?;
-    while settle_all((&files, &mut client), store)? > 0 {
+    let (mut quiet, mut repeat_at) = (0, Instant::now() + REPEAT);
+    // Once more at the end: a claim may become visible after the end of its window.
+    while quiet < 2 {
+        let is_driven = Driver::is_driven(state, &group.group_id)?;
+        let is_over = settle_all((&files, &mut client), store)? == 0 && !is_driven;
+        quiet = if is_over { quiet + 1 } else { 0 };
         if Instant::now() > until {
             let id = short_id(&group.group_id);
             let what =
                 format!("group {id} is cancelled, but some of its windows have not ended after {}", show::elapsed(STOPPING));
             return Err(CommandError::new(Code::Failed, what).hint(format!("lorchestra backfill show {id}")));
         }
+        // A command that was submitting windows cancels them itself, unless it was killed.
+        if !is_over && Instant::now() > repeat_at {
+            client.cancel(false)?;
+            repeat_at = Instant::now() + REPEAT;
+        }
         std::thread::sleep(LOOK.0);
     }
-    // Once more: a claim may become visible after the end.
-    std::thread::sleep(LOOK.0);
-    settle_all((&files, &mut client), store).map(drop)
+    Ok(())
 }
