@@ -27,10 +27,10 @@ const SLOTS: u32 = 2;
 const JOBS: u32 = 16;
 
 /// The activity to compare with.
-struct True;
+struct Baseline;
 
 #[activities]
-impl True {
+impl Baseline {
     /// Runs `true`.
     #[activity(name = "true")]
     async fn run_true(self: Arc<Self>, _ctx: ActivityContext, _number: u32) -> Result<(), ActivityError> {
@@ -43,10 +43,10 @@ impl True {
 /// Runs the activity many times.
 #[workflow]
 #[derive(Default)]
-struct TrueWorkflow;
+struct BaselineWorkflow;
 
 #[workflow_methods]
-impl TrueWorkflow {
+impl BaselineWorkflow {
     /// Runs it this many times.
     #[run(name = "true")]
     async fn run(ctx: &mut WorkflowContext<Self>, times: u32) -> WorkflowResult<()> {
@@ -54,7 +54,7 @@ impl TrueWorkflow {
         let lane = |lane: u32| async move {
             for number in (lane..times).step_by(JOBS as usize) {
                 let options = ActivityOptions::start_to_close_timeout(Duration::from_secs(60));
-                ctx.execute_activity(True::run_true, number, options).await?;
+                ctx.execute_activity(Baseline::run_true, number, options).await?;
             }
             Ok::<_, WorkflowTermination>(())
         };
@@ -79,8 +79,8 @@ async fn measure_true(server: &Server, times: u32) -> f64 {
         .local_activity_task_slot_supplier(FixedSizeSlotSupplier::new(1))
         .nexus_task_slot_supplier(FixedSizeSlotSupplier::new(1))
         .build();
-    let options = WorkerOptions::new("true").tuner(tuner).register_activities(True);
-    let options = options.register_workflow::<TrueWorkflow>().unwrap().build();
+    let options = WorkerOptions::new("true").tuner(tuner).register_activities(Baseline);
+    let options = options.register_workflow::<BaselineWorkflow>().unwrap().build();
     let runtime = Runtime::from_current_tokio(temporalio_sdk::runtime::RuntimeOptions::default()).unwrap();
     let client = client(server).await;
     let mut worker = Worker::new(&runtime, client.clone(), options).unwrap();
@@ -88,7 +88,7 @@ async fn measure_true(server: &Server, times: u32) -> f64 {
     let measured = async {
         let begun = Instant::now();
         let options = WorkflowStartOptions::new("true", "true").build();
-        let handle = client.start_workflow(TrueWorkflow::run, times, options).await.unwrap();
+        let handle = client.start_workflow(BaselineWorkflow::run, times, options).await.unwrap();
         handle.get_result(WorkflowGetResultOptions::default()).await.unwrap();
         let seconds = begun.elapsed().as_secs_f64();
         shutdown();

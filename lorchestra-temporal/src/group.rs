@@ -245,7 +245,8 @@ impl Progress {
     /// Describes it in a few words.
     pub(crate) fn summary(&self) -> String {
         let mut text = format!("{} of {} windows complete", self.complete(), self.len());
-        let others = [WindowState::Failed, WindowState::Cancelled, WindowState::Omitted, WindowState::Running, WindowState::Queued];
+        let others =
+            [WindowState::Failed, WindowState::Cancelled, WindowState::Omitted, WindowState::Running, WindowState::Queued];
         for state in others {
             match self.count(state) {
                 0 => {}
@@ -265,7 +266,8 @@ mod tests {
         let mut progress = Progress::new(7);
         progress.states = States::try_from("csfxrqf".to_owned()).unwrap();
         let failure = WindowEnd { exit_code: Some(1), attempt: Some(1), message: Some("no".into()) };
-        progress.ends = [(1, WindowEnd { attempt: Some(2), ..WindowEnd::ordinary() }), (2, failure.clone()), (6, failure.clone())].into();
+        progress.ends =
+            [(1, WindowEnd { attempt: Some(2), ..WindowEnd::ordinary() }), (2, failure.clone()), (6, failure.clone())].into();
         let mut all = progress.clone();
         all.queue(&[6].into(), None);
         assert_eq!(String::from(all.states.clone()), "csqqqqc", "the last one has a claim");

@@ -51,7 +51,11 @@ pub(crate) fn end_with(parent: i32, signal: Signal) -> Result<(), CommandError> 
     set_parent_process_death_signal(Some(signal))
         .map_err(|error| CommandError::internal(format!("the parent-death signal cannot be set: {error}")))?;
     // It may have died before that.
-    if getppid() == Pid::from_raw(parent) { Ok(()) } else { Err(CommandError::new(143, "the process that started this one has died")) }
+    if getppid() == Pid::from_raw(parent) {
+        Ok(())
+    } else {
+        Err(CommandError::new(143, "the process that started this one has died"))
+    }
 }
 
 /// A process of this worker.

@@ -189,7 +189,13 @@ mod tests {
 
     #[test]
     fn each_window_of_a_process_has_its_own_end() {
-        let lines = [(3, 0, Some("completed")), (5, 0, Some("superseded")), (7, 0, None), (9, 1, Some("failed")), (11, 69, Some("failed"))];
+        let lines = [
+            (3, 0, Some("completed")),
+            (5, 0, Some("superseded")),
+            (7, 0, None),
+            (9, 1, Some("failed")),
+            (11, 69, Some("failed")),
+        ];
         let all = [3, 5, 7, 9, 11, 13];
         use WindowState::{Cancelled, Completed, Failed, Superseded};
         let known = vec![(3, Some(Completed)), (5, Some(Superseded)), (7, Some(Superseded)), (9, Some(Failed)), (11, None)];

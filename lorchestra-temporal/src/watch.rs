@@ -132,8 +132,7 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<Report, CommandError> {
                 Err(_) => {}
             },
             Ok(GroupStatus::Ended { status, progress }) => {
-                let progress =
-                    progress.or_else(|| last.map(Progress::abandoned)).ok_or_else(|| args.group.terminated(status))?;
+                let progress = progress.or_else(|| last.map(Progress::abandoned)).ok_or_else(|| args.group.terminated(status))?;
                 printed.show(&progress, None, args.json)?;
                 return Ok(Report { code: code_of(&progress) });
             }

@@ -49,7 +49,8 @@ impl Site {
 fn resume_runs_only_what_was_asked_for() {
     let site = Site::new();
     let worker = site.node.worker(&site.server, "lorchestra", 1);
-    let mut first = site.backfill(&["--matrix", "then=fail,return"], None);
+    // One after the other, in the order of the plan.
+    let mut first = site.backfill(&["--matrix", "then=fail,return", "-j", "1"], None);
     eventually("a window runs", || site.node.runs().len() == 1);
     assert_eq!(site.start(&["cancel", "last"]).wait(), Some(0), "{}", site.log());
     assert_eq!(first.wait(), Some(1), "{}", site.log());

@@ -293,11 +293,8 @@ pub(crate) fn effective(nodes: &[Node]) -> BTreeMap<String, usize> {
 
 fn effective_of(events: &[Value]) -> BTreeMap<String, usize> {
     let text = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
-    let completed: BTreeSet<String> = events
-        .iter()
-        .filter(|event| event["event_type"] == "job.completed")
-        .map(|event| text(event, "run_id"))
-        .collect();
+    let completed: BTreeSet<String> =
+        events.iter().filter(|event| event["event_type"] == "job.completed").map(|event| text(event, "run_id")).collect();
     let mut windows = BTreeMap::new();
     for event in events.iter().filter(|event| event["event_type"] == "window.seen") {
         if completed.contains(&text(event, "run_id")) {

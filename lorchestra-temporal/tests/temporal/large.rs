@@ -76,7 +76,10 @@ fn every_window_is_effective_once_while_everything_is_killed_and_frozen() {
     });
     let result = group.result(Duration::from_secs(120));
     let took = begun.elapsed();
-    println!("{windows} windows in {took:.0?} ({:.1}/s), {disturbances} disturbances: {result}", f64::from(windows) / took.as_secs_f64());
+    println!(
+        "{windows} windows in {took:.0?} ({:.1}/s), {disturbances} disturbances: {result}",
+        f64::from(windows) / took.as_secs_f64()
+    );
     let complete = result["completed"].as_u64().unwrap() + result["superseded"].as_u64().unwrap();
     assert_eq!(complete, u64::from(windows), "{result}");
     // In the files of both nodes, and in BigQuery. What was frozen ends, and the last event of each run is delivered after its claim.

@@ -23,7 +23,8 @@ fn a_schedule_runs_its_job() {
     server.ask(&["schedule", "trigger", "--schedule-id", "nightly"]);
     eventually("the job has run", || node.runs().first().is_some_and(|run| run["state"] == "completed"));
     // A job that failed is not started again: its own retries are those of run-job.
-    let create = ["schedule", "create", "--id", "failing", "--cron", "0 2 * * *", "--task-queue", "nightly", "--address", &address];
+    let create =
+        ["schedule", "create", "--id", "failing", "--cron", "0 2 * * *", "--task-queue", "nightly", "--address", &address];
     let all: Vec<String> = create.iter().chain(&["--", "misbehave", "fail"]).map(|arg| (*arg).to_owned()).collect();
     assert!(temporal(&all).status.success());
     server.ask(&["schedule", "trigger", "--schedule-id", "failing"]);
@@ -42,7 +43,8 @@ fn a_scheduled_run_whose_worker_is_lost_is_started_again() {
     let node = Node::new();
     let worker = node.worker(&server, "lost", 1);
     let (address, go) = (server.address(), node.path("go").display().to_string());
-    let create = ["schedule", "create", "--id", "lost", "--cron", "0 2 * * *", "--heartbeat-timeout", "6s", "--task-queue", "lost"];
+    let create =
+        ["schedule", "create", "--id", "lost", "--cron", "0 2 * * *", "--heartbeat-timeout", "6s", "--task-queue", "lost"];
     let job = ["--address", &address, "--", "misbehave", "windowed", "--go", &go];
     let created = temporal(&create.iter().chain(&job).map(|arg| (*arg).to_owned()).collect::<Vec<_>>());
     assert!(created.status.success(), "{created:?}");

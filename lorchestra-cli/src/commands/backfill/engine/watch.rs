@@ -177,12 +177,7 @@ pub(in crate::commands::backfill) fn drive(
 
 /// Submits windows, and cancels them if the group was cancelled in the meantime: `backfill cancel` may have looked at the engine before they
 /// were there.
-fn submit(
-    files: &GroupFiles<'_>,
-    client: &mut AnyEngine<'_>,
-    store: &Store,
-    places: &[u32],
-) -> Result<(), CommandError> {
+fn submit(files: &GroupFiles<'_>, client: &mut AnyEngine<'_>, store: &Store, places: &[u32]) -> Result<(), CommandError> {
     files.forget_results(places);
     client.submit(places)?;
     if store.is_cancelled(files.group.n)? { client.cancel(false) } else { Ok(()) }
