@@ -274,3 +274,23 @@ fn a_cancelled_run_stops_the_tap() {
     running.wait().assert_retryable("everything up to the last state is saved, run the job again to continue");
     assert_eq!(file(&dir), "");
 }
+
+/// Each form of a schema is reported once, and the last one at the end.
+#[test]
+fn a_schema_that_alternates_is_reported_once_in_each_form() {
+    let dir = TempDir::new();
+    let other = SCHEMA.replace(r#"{"n":{}}"#, r#"{"n":{},"m":{}}"#);
+    let lines: Vec<String> = (0..9).flat_map(|n| [if n % 2 == 0 { SCHEMA.to_owned() } else { other.clone() }, rec(n)]).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let stored =
+        || serde_json::from_str::<Value>(&dir.read("meltano-ingest/test/default/a.schema.json")).unwrap()["schema"].clone();
+    for (then, added) in [("", vec![json!(["n"]), json!(["m"]), json!([])]), ("exit 1", vec![json!(["m"]), json!([])])] {
+        let ran = tap(&lines, then, &dir).run();
+        let changes: Vec<Value> =
+            ran.events_of("tap.schema.changed").iter().map(|event| event.payload["added"].clone()).collect();
+        assert_eq!(changes, added, "{then}");
+        assert_eq!(stored(), json!({"properties": {"n": {}}}), "the last one");
+    }
+    tap(&lines[..4], "", &dir).run().assert_ok();
+    assert_eq!(stored(), json!({"properties": {"n": {}, "m": {}}}));
+}
