@@ -53,7 +53,7 @@ pub(crate) enum ArchiveError {
     OtherFormat { path: PathBuf, found: &'static str, wanted: &'static str },
     #[error("{}: does not end with a line break; repair it, or move it away to start a new file", .0.display())]
     NoLine(PathBuf),
-    #[error("cannot store it: {0}")]
+    #[error("cannot store its records")]
     Name(#[from] NameError),
     #[error("{}: {doing} failed", .path.display())]
     Io { path: PathBuf, doing: &'static str, source: io::Error },

@@ -13,7 +13,7 @@
 //! | while files are truncated | files of any length in between | truncates the rest |
 //!
 //! A file is recorded here before its first byte is written. So a file that is not recorded was created by another program, or belongs to
-//! a checkpoint that was removed or replaced by hand ([`set_stale_aside`]). A file that was moved away is recorded with length 0 before it
+//! a checkpoint that was removed or replaced ([`set_stale_aside`]). A file that was moved away is recorded with length 0 before it
 //! is created again.
 
 use crate::layout::Widened;

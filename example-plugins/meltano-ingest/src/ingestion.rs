@@ -69,7 +69,7 @@ const QUOTED: usize = 500;
 /// Why a run of a tap failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IngestionError {
-    #[error("{0}; choose another with --name")]
+    #[error(transparent)]
     Name(#[from] NameError),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -114,7 +114,10 @@ impl IngestionError {
 pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), IngestionError> {
     let tap = request.name.clone().unwrap_or_else(|| request.call.name());
     let account = request.account.as_deref().unwrap_or("default");
-    let dir = request.data_dir.join(name::file_name("the tap", &tap)?).join(name::file_name("the account", account)?);
+    let dir = request
+        .data_dir
+        .join(name::file_name("the tap (--name)", &tap)?)
+        .join(name::file_name("the account (--account)", account)?);
     request.call.check()?;
     if let Some(state) = &request.state {
         tap::check_object("state", state)?;
@@ -248,6 +251,8 @@ impl Ingestion<'_> {
 
     fn take(&mut self, line: &[u8]) -> Result<(), IngestionError> {
         let number = self.totals.messages;
+        // Some programs start their output with a byte order mark.
+        let line = if number == 1 { without_mark(line) } else { line };
         if line.trim_ascii().is_empty() {
             self.totals.ignored += 1;
             return Ok(());
@@ -255,6 +260,7 @@ impl Ingestion<'_> {
         let message = match Message::parse(line) {
             Ok(message) => message,
             Err(Fault::NotANumber) => return self.set_aside(line, "not_a_number"),
+            Err(Fault::NotUtf8) => return self.set_aside(line, "not_utf8"),
             Err(fault) => {
                 quote(&self.tap, number, line, self.process.mask());
                 return Err(IngestionError::Garbage { tap: self.tap.clone(), line: number, fault });
@@ -341,19 +347,21 @@ impl Ingestion<'_> {
             if file.lines.is_multiple_of(1000) && self.cx.is_cancelled() {
                 return Err(IngestionError::Cancelled(self.totals.messages));
             }
+            let line = if file.lines == 1 { without_mark(&line) } else { &line };
             if line.is_empty() {
                 continue;
             }
-            match serde_json::from_slice::<&RawValue>(&line) {
+            match serde_json::from_slice::<&RawValue>(line) {
                 Ok(record) if record.get().starts_with('{') => {
                     let taken = self.archive.record(stream, version, record, None)?;
-                    self.count(taken, &line)?;
+                    self.count(taken, line)?;
                     self.report_widened()?;
                 }
-                Ok(_) => self.set_aside(&line, "not_an_object")?,
-                Err(_) if message::without_odd_numbers(&line).is_some() => self.set_aside(&line, "not_a_number")?,
+                Ok(_) => self.set_aside(line, "not_an_object")?,
+                Err(_) if message::without_odd_numbers(line).is_some() => self.set_aside(line, "not_a_number")?,
+                Err(_) if message::in_utf8(line).is_some() => self.set_aside(line, "not_utf8")?,
                 Err(_) => {
-                    quote(&self.tap, number, &line, self.process.mask());
+                    quote(&self.tap, number, line, self.process.mask());
                     return Err(failed(BatchError::NotJson { path: file.path, line: file.lines }));
                 }
             }
@@ -510,6 +518,11 @@ impl Ingestion<'_> {
             tracing::warn!(error = %error, "could not emit the summary of the saved records");
         }
     }
+}
+
+/// Returns a text without its byte order mark.
+fn without_mark(line: &[u8]) -> &[u8] {
+    line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line)
 }
 
 /// Writes an invalid line to the log and not to the error, because it may contain anything.

@@ -75,10 +75,8 @@ pub(crate) enum ProjectionError {
     CancelledAgain,
     #[error("cancelled after {0} lines; documents indexed so far are saved, run the job again to continue")]
     Cancelled(u64),
-    #[error(
-        "none of the {read} lines is a document ({reasons}); the index is unchanged. Set --input to files written by canonizer"
-    )]
-    NothingTaken { read: u64, reasons: String },
+    #[error("none of the lines is a document ({reasons}); the index is unchanged. Set --input to files written by canonizer")]
+    NothingTaken { reasons: String },
     #[error(
         "{path}: is empty, but the index has {documents} documents from it; nothing was removed. Run with --forget {path} \
          to remove them, or write the file again", path = .path.display()
@@ -124,7 +122,7 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ProjectionEr
     // Probably the wrong files, so do not remove existing documents.
     if counts.read > 0 && counts.set_aside.values().sum::<u64>() == counts.read {
         let reasons: Vec<String> = counts.set_aside.iter().map(|(reason, n)| format!("{reason}: {n}")).collect();
-        return Err(ProjectionError::NothingTaken { read: counts.read, reasons: reasons.join(", ") });
+        return Err(ProjectionError::NothingTaken { reasons: reasons.join(", ") });
     }
     projection.remove_missing(&taken, request.keep_missing, &forgotten)?;
     projection.tell_gone(&files)?;

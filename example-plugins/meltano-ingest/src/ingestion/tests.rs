@@ -180,6 +180,22 @@ fn a_malformed_message_affects_no_other() {
     let aside = fs::read_to_string(dir.path().join("meltano-ingest/test/default/set_aside.jsonl")).unwrap();
     assert_eq!(aside, format!("{odd}\n"));
     assert_eq!(ran.event("tap.completed").payload["set_aside"], json!({"not_a_number": 1}));
+    // A byte order mark, and Latin-1 in a message and in a batch file.
+    let latin1 = b"{\"type\":\"RECORD\",\"stream\":\"a\",\"record\":{\"n\":\"J\xf6rg\"}}\n";
+    let batch = dir.path().join("latin1.jsonl");
+    fs::write(&batch, b"\xef\xbb\xbf{\"n\":3}\n{\"n\":\"J\xf6rg\"}\n{\"n\":4}\n").unwrap();
+    let message = format!(
+        "{{\"type\":\"BATCH\",\"stream\":\"a\",\"encoding\":{{\"format\":\"jsonl\"}},\"manifest\":[\"{}\"]}}\n",
+        batch.display()
+    );
+    let output = dir.path().join("output");
+    fs::write(&output, [latin1, message.as_bytes()].concat()).unwrap();
+    let ran = tap(&[&format!("\u{feff}{SCHEMA}")], &format!("cat '{}'", output.display()), &dir).run();
+    ran.assert_ok();
+    assert_eq!(ran.event("tap.completed").payload["set_aside"], json!({"not_utf8": 2}));
+    assert_eq!(file(&dir), "1 2 3 4 ");
+    let aside = fs::read(dir.path().join("meltano-ingest/test/default/set_aside.jsonl")).unwrap();
+    assert!(aside.ends_with(&[latin1.as_slice(), b"{\"n\":\"J\xf6rg\"}\n"].concat()), "as they were written");
     // No state is passed.
     tap(&[SCHEMA], "[ -z \"$1\" ] || exit 9", &dir).run().assert_ok();
 }
@@ -224,7 +240,12 @@ fn each_failure_has_its_cause_and_keeps_complete_transactions() {
             "cannot read the batch file /no/such/file: No such file",
             false,
         ),
-        (&[r#"{"type":"SCHEMA","stream":"","schema":{}}"#], long, "cannot store it: the name of a stream is empty", true),
+        (
+            &[r#"{"type":"SCHEMA","stream":"","schema":{}}"#],
+            long,
+            "cannot store its records: the name of a stream is empty",
+            true,
+        ),
         (&[], "printf '{\"type\":\"REC'", "test: its output ends in the middle of a message, in line 5 (exit status: 0)", false),
     ];
     for (more, then, says, permanent) in cases {

@@ -106,7 +106,7 @@ fn documents_of_other_and_of_damaged_files_stay() {
     job(&dir)
         .param("input", [&other])
         .run()
-        .assert_permanent("none of the 1 lines is a document (not_json: 1); the index is unchanged");
+        .assert_permanent("none of the lines is a document (not_json: 1); the index is unchanged");
     dir.write("other.jsonl", email("c", "three"));
     assert_eq!(counts(&job(&dir).param("input", [&other]).run())["removed"], 1);
     assert_eq!(ids(&dir), ["a", "b", "c"]);
