@@ -109,7 +109,7 @@ impl Library {
     }
 }
 
-/// A checksum that another thread computes, so that a run prepares its worker meanwhile.
+/// A checksum that another thread computes while the run prepares its worker.
 #[derive(Debug)]
 struct Checksum {
     text: OnceLock<String>,
