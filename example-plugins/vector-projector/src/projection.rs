@@ -84,6 +84,8 @@ pub(crate) enum ProjectionError {
     Emptied { path: PathBuf, documents: usize },
     #[error("{}: the index has no documents from this file; it has documents from {known}. Set --forget to one of these", .path.display())]
     Unknown { path: PathBuf, known: String },
+    #[error("{}: the index has no documents from this file, or from any other; there is nothing to forget", .0.display())]
+    NothingKnown(PathBuf),
 }
 
 impl ProjectionError {
@@ -93,7 +95,7 @@ impl ProjectionError {
             Self::Input(error) => error.is_permanent(),
             Self::Index(error) => error.is_permanent(),
             Self::Embedding(error) => error.is_permanent(),
-            Self::NothingTaken { .. } | Self::Emptied { .. } | Self::Unknown { .. } => true,
+            Self::NothingTaken { .. } | Self::Emptied { .. } | Self::Unknown { .. } | Self::NothingKnown(_) => true,
             Self::Emit(_) | Self::CancelledAgain | Self::Cancelled(_) => false,
         }
     }
@@ -180,7 +182,7 @@ fn known(index: &Index, path: &Path) -> Result<i64, ProjectionError> {
     let sources = index.sources()?;
     let mut known: Vec<String> = sources.iter().take(3).map(|path| path.display().to_string()).collect();
     match sources.len() {
-        0 => known.push("no file".to_owned()),
+        0 => return Err(ProjectionError::NothingKnown(path.to_owned())),
         1..=3 => {}
         more => known.push(format!("{} more", more - 3)),
     }

@@ -184,6 +184,7 @@ fn a_missing_file_is_reported_and_removed_with_forget() {
     job(&dir).run().assert_permanent("there is nothing to index");
     let all = job(&dir).param("forget", [dir.path().join("canonizer/email.jsonl")]).run();
     assert_eq!(values(&counts(&all), ["removed", "documents", "read", "added"]), [2, 0, 0, 0]);
+    job(&dir).param("forget", [dir.path().join("canonizer/email.jsonl")]).run().assert_permanent("there is nothing to forget");
 }
 
 #[test]

@@ -217,6 +217,7 @@ fn every_other_end_is_reported() {
     page("since last", 1, &python.run("my_package.jobs:extract_gmail", &["--retries", "1", "--since", "last"]));
     let wrong = ["run-job", "--retries", "1", "python", "run", "--entry", "a:b", "--python"];
     page("no venv", 1, &[&wrong[..], &["."]].concat());
+    page("another program", 1, &[&wrong[..], &["/bin/true"]].concat());
     page("no interpreter", 1, &[&wrong[..], &["python9"]].concat());
     insta::assert_snapshot!(pages);
     assert_eq!(python.sandbox.processes(), [0u32; 0]);
