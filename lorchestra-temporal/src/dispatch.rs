@@ -87,7 +87,7 @@ pub(crate) struct Dispatch {
 impl Dispatch {
     /// Starts with the windows that are queued.
     pub(crate) fn new(input: GroupInput) -> Self {
-        let GroupInput { limits, accounts, progress, pace, .. } = input;
+        let GroupInput { limits, accounts, progress, pace, again, .. } = input;
         let number = accounts.iter().max().map_or(0, |last| *last as usize + 1);
         let mut waiting = vec![VecDeque::new(); number];
         for ((index, state), account) in progress.windows().zip(&accounts) {
@@ -96,7 +96,7 @@ impl Dispatch {
             }
         }
         let per_account = limits.per_account.unwrap_or(u32::MAX);
-        let (running, again) = (vec![0; number], BTreeSet::new());
+        let running = vec![0; number];
         Self { progress, accounts, waiting, again, running, jobs: limits.jobs, per_account, ended: 0, pace }
     }
 
@@ -182,6 +182,11 @@ impl Dispatch {
     pub(crate) fn pace(&self) -> &Pace {
         &self.pace
     }
+
+    /// Returns the input of the next execution of the workflow.
+    pub(crate) fn next_input(&self, input: GroupInput) -> GroupInput {
+        GroupInput { progress: self.progress.clone(), pace: self.pace.clone(), again: self.again.clone(), ..input }
+    }
 }
 
 #[cfg(test)]
@@ -202,7 +207,7 @@ mod tests {
             starts_per_history: 10,
         };
         let progress = Progress::new(accounts.len());
-        GroupInput { group: "g".into(), command, limits, accounts: accounts.into(), progress, pace: Pace::default() }
+        GroupInput { group: "g".into(), command, limits, accounts: accounts.into(), progress, pace: Pace::default(), again: BTreeSet::new() }
     }
 
     fn report(index: u32, state: Option<WindowState>, millis: u32) -> WindowReport {
@@ -280,9 +285,8 @@ mod tests {
                 reports.iter().filter(|report| report.state.is_some()).for_each(|report| seen[report.index as usize] += 1);
                 dispatch.end(&start, reports);
             }
-            let text = serde_json::to_string(dispatch.progress()).unwrap();
-            next.progress = serde_json::from_str(&text).unwrap();
-            next.pace = dispatch.pace().clone();
+            let text = serde_json::to_string(&dispatch.next_input(next)).unwrap();
+            next = serde_json::from_str(&text).unwrap();
         }
         assert!(executions > 3, "{executions}");
         assert!(seen.iter().all(|times| *times == 1), "{seen:?}");

@@ -27,6 +27,8 @@ pub(crate) struct GroupInput {
     pub(crate) progress: Progress,
     /// How long the windows took that they have started last.
     pub(crate) pace: Pace,
+    /// The queued windows that were started with others, and did not end.
+    pub(crate) again: BTreeSet<u32>,
 }
 
 /// What is the same for all windows of a group.

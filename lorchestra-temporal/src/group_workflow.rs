@@ -85,8 +85,8 @@ impl GroupWorkflow {
             return Err(WorkflowTermination::cancelled_with_details(progress));
         }
         if ctx.state(|group| group.dispatch.has_waiting()) {
-            let (input, pace) = ctx.state(|group| (group.input.clone(), group.dispatch.pace().clone()));
-            ctx.continue_as_new(GroupInput { progress, pace, ..input }, ContinueAsNewOptions::default())?;
+            let next = ctx.state(|group| group.dispatch.next_input(group.input.clone()));
+            ctx.continue_as_new(next, ContinueAsNewOptions::default())?;
             return Err(WorkflowTermination::cancelled());
         }
         if !progress.is_complete() {

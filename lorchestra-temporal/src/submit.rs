@@ -152,6 +152,7 @@ pub(crate) async fn run(args: SubmitArgs) -> Result<Report, CommandError> {
         accounts: plan.accounts.clone(),
         progress: progress.clone(),
         pace: Pace::default(),
+        again: BTreeSet::new(),
     };
     let size = serde_json::to_vec(&input).map_err(CommandError::internal)?.len();
     if size > LARGEST {
