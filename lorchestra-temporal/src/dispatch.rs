@@ -207,7 +207,15 @@ mod tests {
             starts_per_history: 10,
         };
         let progress = Progress::new(accounts.len());
-        GroupInput { group: "g".into(), command, limits, accounts: accounts.into(), progress, pace: Pace::default(), again: BTreeSet::new() }
+        GroupInput {
+            group: "g".into(),
+            command,
+            limits,
+            accounts: accounts.into(),
+            progress,
+            pace: Pace::default(),
+            again: BTreeSet::new(),
+        }
     }
 
     fn report(index: u32, state: Option<WindowState>, millis: u32) -> WindowReport {
