@@ -163,7 +163,7 @@ impl Engine for Temporal<'_> {
         Ok(self.seen.clone())
     }
 
-    /// A workflow cannot be told to start nothing more, so `--max-failures` is refused for this engine: all windows are cancelled.
+    /// There is no request to a workflow to start nothing more, so `--max-failures` is refused for this engine: all windows are cancelled.
     fn cancel(&mut self, _only_waiting: bool) -> Result<(), CommandError> {
         let mut cancel = self.command("cancel");
         output(cancel.args(self.connection())).map(drop)
