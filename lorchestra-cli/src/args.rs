@@ -5,7 +5,7 @@ use crate::argv;
 use crate::commands::Command;
 use crate::flags::GlobalFlags;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser};
+use clap::{Args as _, CommandFactory, FromArgMatches, Parser};
 use std::ffi::OsString;
 
 const EXAMPLES: &str = "Examples:
@@ -28,14 +28,30 @@ pub(crate) struct Args {
 impl Args {
     /// Parses the command line.
     pub(crate) fn read(argv: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let mut words: Vec<OsString> = argv.collect();
-        let definition = Self::command();
+        let words: Vec<OsString> = argv.collect();
+        // Defining all commands takes longer than parsing one. Whatever the small definition refuses gets help and errors of the whole one.
+        let alone = words.iter().skip(1).find_map(|word| Command::alone(word.to_str()?));
+        if let Some(args) = alone.and_then(|alone| Self::parse(Self::small(alone), words.clone()).ok()) {
+            return Ok(args);
+        }
+        Self::parse(Self::command(), words)
+    }
+
+    /// Returns the definition of one command alone.
+    fn small(command: clap::Command) -> clap::Command {
+        GlobalFlags::augment_args(clap::Command::new("lorchestra")).subcommand(command)
+    }
+
+    fn parse(mut definition: clap::Command, mut words: Vec<OsString>) -> Result<Self, clap::Error> {
         argv::pair::split(&definition, &mut words);
         let of_run_job = argv::cut(&definition, &mut words);
         let is_run_job = of_run_job.is_some();
         let rest = of_run_job.unwrap_or_default();
         let sides = [argv::globals(words.get(1..).unwrap_or_default()), argv::globals(&rest)];
-        let mut args = Self::try_parse_from(argv::join_negative(words)).map_err(|mut error| {
+        let matches = definition.try_get_matches_from_mut(argv::join_negative(words));
+        let args = matches
+            .and_then(|mut matches| Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut definition)));
+        let mut args = args.map_err(|mut error| {
             if is_run_job && error.kind() == ErrorKind::UnknownArgument {
                 // clap's own tip would suggest passing it as a value.
                 let tip = vec!["flags of a job go after JOB".into()];
@@ -79,6 +95,40 @@ mod tests {
     #[test]
     fn the_clap_definition_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    /// Whatever the small definition of a command accepts, the whole definition reads in the same way.
+    #[test]
+    fn a_command_defined_alone_is_the_same_command() {
+        for (line, is_small) in [
+            ("run-job p j", true),
+            ("-v --plugin-dir run-job run-job --timeout 5s -q p/j --since -7d --plugin-dir=b -- -v", true),
+            ("run-job --spec spec.json --json", true),
+            ("run-job --help", true),
+            ("run-job p -h", true),
+            ("run-job -V", false),
+            ("run-job --retries x p j", false),
+            ("run-job", false),
+            ("run-window --plan p --index 3 --claims c --attempt 1 -q", true),
+            ("run-window --help", false),
+            ("jobs list --json", true),
+            ("jobs show p/j", true),
+            ("jobs", false),
+            ("jobs list --help", false),
+            ("lane", true),
+            ("status p", true),
+            ("status --stale x", false),
+            ("runs show run-job", false),
+            ("help run-job", false),
+        ] {
+            let words: Vec<OsString> = format!("lorchestra {line}").split(' ').map(OsString::from).collect();
+            let alone = words.iter().skip(1).find_map(|word| Command::alone(word.to_str()?)).expect(line);
+            let (small, whole) = (Args::parse(Args::small(alone), words.clone()), Args::parse(Args::command(), words));
+            assert_eq!(small.is_ok(), is_small, "{line}");
+            if let Ok(small) = small {
+                assert_eq!(format!("{small:?}"), format!("{:?}", whole.unwrap()), "{line}");
+            }
+        }
     }
 
     #[test]

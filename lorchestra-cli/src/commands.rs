@@ -34,7 +34,7 @@ use crate::notify::{Hooks, Notices};
 use crate::observe::recovered;
 use crate::printer::Printer;
 use crate::settings::{Rescued, Settings};
-use clap::Subcommand;
+use clap::{Args as _, Subcommand};
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::{Catalog, Package};
@@ -132,6 +132,21 @@ pub(crate) enum Command {
         before_help = "Examples:\n  lorchestra new words\n  lorchestra new words --dir ~/packages/words\n  lorchestra new fetcher --async"
     )]
     New(new::New),
+}
+
+impl Command {
+    /// Returns the definition of the command with this name, without help texts, if it is one that schedules, engines or shells start often.
+    pub(crate) fn alone(name: &str) -> Option<clap::Command> {
+        let command = clap::Command::new(name.to_owned());
+        Some(match name {
+            "jobs" => jobs::Jobs::augment_subcommands(command),
+            "run-job" => run_job::RunJob::augment_args(command),
+            "run-window" => run_window::RunWindow::augment_args(command),
+            "lane" => lane::LaneFlags::augment_args(command),
+            "status" => status::Status::augment_args(command),
+            _ => return None,
+        })
+    }
 }
 
 /// Runs a command and prints its error.

@@ -228,6 +228,7 @@ impl From<StoreError> for CommandError {
                 Self::new(Code::Config, message)
                     .hint(format!("first back up the file with {path}-wal and -shm, while no lorchestra process runs"))
                     .hint(format!("then run sqlite3 {path} .recover to salvage most of it"))
+                    .hint("or restore a backup (docs/guides/runbooks/restore-a-backup.md)")
                     .hint("or move all three files away to start a new history")
             }
             StoreError::NotWritable { path, is_full, .. } => {

@@ -1,7 +1,7 @@
 //! Objects that commands print with `--json`, and that hooks get, as types: the one place that names their keys. `lorchestra schemas`
 //! generates their JSON Schemas, which are in docs/reference/schemas.
 //!
-//! Times are RFC 3339 in UTC. A key is never omitted: an unknown or inapplicable value is null.
+//! Times are RFC 3339 in UTC. Where a field does not say that its key is omitted, an unknown or inapplicable value is null.
 
 mod group;
 mod packages;

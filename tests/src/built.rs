@@ -78,10 +78,7 @@ pub fn workspace() -> PathBuf {
 
 /// Cargo's target directory.
 pub fn target() -> PathBuf {
-    let exe = std::env::current_exe().expect("a test knows its own executable");
-    // Cargo marks it with this file.
-    let target = exe.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file());
-    target.map_or_else(|| workspace().join("target"), std::path::Path::to_owned)
+    lorchestra_test_setup::target().unwrap_or_else(|| workspace().join("target"))
 }
 
 /// `target/<profile>/<name>`: test executables are in `target/<profile>/deps`, programs next to it.

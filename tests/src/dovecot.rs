@@ -4,7 +4,7 @@
 mod tokens;
 
 use crate::sandbox::NOBODY;
-use crate::{DEADLINE, processes};
+use crate::{DEADLINE, built, processes};
 use lorchestra_test_setup::dovecot as setup;
 use rcgen::{CertificateParams, KeyPair};
 use rustix::process::Signal;
@@ -41,9 +41,7 @@ impl Dovecot {
     /// # Panics
     /// If it is not installed, or does not start.
     pub fn start() -> Self {
-        let exe = std::env::current_exe().expect("a test knows its own executable");
-        let target = exe.ancestors().nth(3).expect("a test executable is in target/<profile>/deps");
-        let root = setup::ensure(target).unwrap_or_else(|error| panic!("{error}"));
+        let root = setup::ensure(&built::target()).unwrap_or_else(|error| panic!("{error}"));
         let dir = tempfile::Builder::new().prefix("lorchestra-dovecot-").tempdir().expect("a temporary directory");
         let at = |name: &str| dir.path().join(name);
         for name in ["run", "mail"] {

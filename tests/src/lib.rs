@@ -49,6 +49,16 @@ use std::time::{Duration, Instant};
 /// How long anything may take before a test fails: far more than needed, even on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Returns the number of rounds of a test: `normally`, or LORCHESTRA_TEST_ROUNDS in a soak.
+///
+/// # Panics
+/// If the variable is not a number.
+#[expect(clippy::disallowed_methods, reason = "the environment sets the duration of a soak")]
+#[must_use]
+pub fn rounds(normally: u32) -> u32 {
+    std::env::var("LORCHESTRA_TEST_ROUNDS").map_or(normally, |rounds| rounds.parse().expect("LORCHESTRA_TEST_ROUNDS is a number"))
+}
+
 /// Waits until `done`, and fails after [`DEADLINE`].
 ///
 /// # Panics

@@ -72,7 +72,7 @@ enum Name {
     Canonicalize,
     /// A Singer tap's records into files of JSON lines and of Parquet, compared with targets in Python
     Taps,
-    /// An index of 1000, 100 000 and a million documents, and searches in it; 10 000 with an embedding model
+    /// An index of 1000, 100 000 and a million documents, and searches in it; 10 000 with an embedding model, and in an approximate index
     Documents,
 }
 

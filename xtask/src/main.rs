@@ -13,7 +13,7 @@ mod sandbox;
 mod test;
 mod words;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -48,8 +48,7 @@ enum Task {
     /// events and what ran
     Soak {
         /// Instead: run a group of many windows on this engine, with workers, nodes and server killed and frozen
-        #[arg(value_parser = ["temporal", "slurm"])]
-        engine: Option<String>,
+        engine: Option<Engine>,
         /// Number of rounds
         #[arg(long, default_value_t = 200, value_name = "N")]
         rounds: u32,
@@ -67,14 +66,21 @@ enum Task {
     Dist(dist::Options),
 }
 
+/// An engine that runs windows.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Engine {
+    Temporal,
+    Slurm,
+}
+
 fn main() -> ExitCode {
     let done = match Args::parse().task {
         Task::Demo { pipeline, keep } => demo::run(pipeline, keep),
         Task::Test(options) => test::run(&options),
         Task::Docs(options) => docs::run(&options),
         Task::LintWords => words::run(),
-        Task::Soak { engine: Some(engine), windows, .. } if engine == "slurm" => test::soak_slurm(windows),
-        Task::Soak { engine: Some(_), windows, .. } => test::soak_temporal(windows),
+        Task::Soak { engine: Some(Engine::Slurm), windows, .. } => test::soak_slurm(windows),
+        Task::Soak { engine: Some(Engine::Temporal), windows, .. } => test::soak_temporal(windows),
         Task::Soak { engine: None, rounds, .. } => test::soak(rounds),
         Task::Deny => deny::run(),
         Task::Fuzz(options) => fuzz::run(&options),

@@ -118,8 +118,11 @@ fn async_jobs() -> Result {
 
 /// The tests that `cargo xtask soak` repeats: those that use LORCHESTRA_TEST_ROUNDS, the one that waits longest, and those that are too large for
 /// every run.
-const SOAKED: [&str; 8] = [
+const SOAKED: [&str; 11] = [
     "crash::killed::nothing_acknowledged",
+    "crash::remains",
+    "delivery::bigquery::kills_among",
+    "delivery::bigquery::a_server_restarted",
     "delivery::sending::a_kill_during_delivery",
     "delivery::second_emulator",
     "delivery::jsonl::no_kill_loses",

@@ -26,7 +26,7 @@ const OPEN: usize = 200;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between two checkpoints if each of them completes Parquet files: many small ones are slow to read.
 const INTERVAL_PARQUET: Duration = Duration::from_mins(5);
-/// Maximum size of the rows that wait in memory, over all streams, in bytes of JSON.
+/// Maximum size of the rows and footers that wait in memory, over all streams, in bytes.
 const MAX_BUFFERED: usize = 128 << 20;
 /// After this many bytes of records, the size of what waits in memory is checked.
 const CHECK_EVERY: usize = 1 << 20;
@@ -53,7 +53,7 @@ pub(crate) enum ArchiveError {
     OtherFormat { path: PathBuf, found: &'static str, wanted: &'static str },
     #[error("{}: does not end with a line break; repair it, or move it away to start a new file", .0.display())]
     NoLine(PathBuf),
-    #[error("cannot store it: {0}")]
+    #[error("cannot store its records")]
     Name(#[from] NameError),
     #[error("{}: {doing} failed", .path.display())]
     Io { path: PathBuf, doing: &'static str, source: io::Error },
@@ -73,6 +73,22 @@ pub(crate) struct Activated {
     pub(crate) version: i64,
     /// Size of the replaced records, in bytes.
     pub(crate) retired: u64,
+}
+
+/// A column of a Parquet file that is wider than its schema.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Widening {
+    pub(crate) stream: String,
+    /// `None`: the column with properties that the schema does not list.
+    pub(crate) column: Option<String>,
+}
+
+/// Files of a stream that belong to no state, which were renamed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Stale {
+    pub(crate) stream: String,
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
 }
 
 /// The directory of a tap and an account, locked until this is dropped.
@@ -98,6 +114,8 @@ pub(crate) struct Archive {
     interval: Duration,
     written: Instant,
     activated: Vec<Activated>,
+    widened: Vec<Widening>,
+    stale: Vec<Stale>,
     /// Size of the records since the last check of what waits in memory.
     unchecked: usize,
     _lock: File,
@@ -147,11 +165,14 @@ impl Archive {
             interval,
             written: Instant::now(),
             activated: Vec::new(),
+            widened: Vec::new(),
+            stale: Vec::new(),
             unchecked: 0,
             _lock: lock,
             kept,
         };
         for (name, lengths) in archive.kept.streams.clone() {
+            archive.set_stale_aside(&name, &lengths)?;
             cut += archive.open_stream(&name, &lengths)?;
         }
         if cut > 0 {
@@ -173,6 +194,23 @@ impl Archive {
             }
             Err(shorter) => Err(ArchiveError::Shorter { path: shorter.path, found: shorter.found, expected: shorter.expected }),
         }
+    }
+
+    /// Renames files of a stream that are not in the checkpoint. They belong to a `state.json` that was removed or replaced; as names of
+    /// their versions or numbers may be used again, their records would be mixed with those that the tap sends again.
+    fn set_stale_aside(&mut self, stream: &str, lengths: &Lengths) -> Result<(), ArchiveError> {
+        let set_aside = checkpoint::set_stale_aside(&self.dir, self.kept.format, lengths);
+        let (files, bytes) = set_aside.map_err(|source| failed(&self.dir, "renaming files that belong to no state", source))?;
+        if files > 0 {
+            tracing::warn!(stream, files, bytes, "renamed files that belong to no state to *.stale");
+            self.stale.push(Stale { stream: stream.to_owned(), files, bytes });
+        }
+        Ok(())
+    }
+
+    /// Returns the files set aside since the last call.
+    pub(crate) fn take_stale(&mut self) -> Vec<Stale> {
+        std::mem::take(&mut self.stale)
     }
 
     /// Returns the path of the directory.
@@ -219,6 +257,7 @@ impl Archive {
         } else {
             lengths.bytes = adopted(&path)?;
         }
+        self.set_stale_aside(name, &lengths)?;
         self.enter(name, lengths.clone())?;
         self.open_stream(name, &lengths)?;
         Ok(())
@@ -231,9 +270,9 @@ impl Archive {
         stream.set_schema(schema).map_err(|source| failed(stream.path(), "writing to it", source))
     }
 
-    /// Returns the columns widened since the last call, by stream; `None` for the one with unlisted properties.
-    pub(crate) fn take_widened(&mut self, stream: &str) -> Vec<Option<String>> {
-        self.by_name.get(stream).map_or_else(Vec::new, |&index| self.streams[index].take_widened())
+    /// Returns the columns widened since the last call.
+    pub(crate) fn take_widened(&mut self) -> Vec<Widening> {
+        std::mem::take(&mut self.widened)
     }
 
     /// Writes the largest rows in memory if there are too many.
@@ -275,6 +314,9 @@ impl Archive {
             }
             taken => taken,
         };
+        for column in self.streams[index].take_widened() {
+            self.widened.push(Widening { stream: stream.to_owned(), column });
+        }
         self.check_memory(record.get().len())?;
         Ok(Some(taken))
     }

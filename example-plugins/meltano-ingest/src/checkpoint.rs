@@ -12,10 +12,12 @@
 //! | while Parquet files are written | the previous checkpoint, temporary files | removes the temporary files |
 //! | while files are truncated | files of any length in between | truncates the rest |
 //!
-//! A file is recorded here before its first byte is written, so a file that is not recorded was created by another program. A file that
-//! was moved away is recorded with length 0 before it is created again.
+//! A file is recorded here before its first byte is written. So a file that is not recorded was created by another program, or belongs to
+//! a checkpoint that was removed or replaced ([`set_stale_aside`]). A file that was moved away is recorded with length 0 before it
+//! is created again.
 
 use crate::layout::Widened;
+use lorchestra_plugin_api::ParamEnum;
 use lorchestra_plugin_api::serde_json::{self, value::RawValue};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,13 +46,13 @@ pub(crate) fn inner_state(text: &str) -> Option<Box<RawValue>> {
 }
 
 /// How records are stored.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ParamEnum)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Format {
-    /// One file of JSON Lines per stream.
+pub enum Format {
+    /// One file of JSON Lines per stream
     #[default]
     Jsonl,
-    /// Numbered Parquet files per stream.
+    /// Numbered Parquet files per stream
     Parquet,
 }
 
@@ -265,12 +267,54 @@ pub(crate) fn parts(dir: &Path, start: &str) -> io::Result<Vec<(u64, String)>> {
     let mut parts = Vec::new();
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name().into_string().unwrap_or_default();
-        let number = name.strip_prefix(start).and_then(|rest| rest.strip_prefix('.')?.strip_suffix(".parquet"));
-        let number = number.filter(|digits| digits.bytes().all(|b| b.is_ascii_digit())).and_then(|digits| digits.parse().ok());
-        parts.extend(number.map(|number| (number, name)));
+        parts.extend(name.strip_prefix(start).and_then(part_number).map(|number| (number, name)));
     }
     parts.sort_unstable();
     Ok(parts)
+}
+
+/// Renames files of a stream that are not in the checkpoint, by adding `.stale`. Returns their number and their size.
+///
+/// The file of the active version may be adopted instead: its length or last number is then in `lengths`.
+pub(crate) fn set_stale_aside(dir: &Path, format: Format, lengths: &Lengths) -> io::Result<(u64, u64)> {
+    let is_stale = |name: &str| -> Option<bool> {
+        let rest = name.strip_prefix(&lengths.file)?;
+        let (version, rest) = match rest.strip_prefix('~') {
+            Some(rest) => {
+                let (version, _) = rest.split_once('.')?;
+                (Some(version.parse::<i64>().ok()?), &rest[version.len()..])
+            }
+            None => (None, rest),
+        };
+        let is_gone = version.is_some_and(|version| !lengths.pending.contains_key(&version));
+        match format {
+            Format::Jsonl => Some(rest == ".jsonl" && is_gone),
+            Format::Parquet => Some(part_number(rest)? > lengths.last_part || is_gone),
+        }
+    };
+    let (mut files, mut bytes) = (0, 0);
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if is_stale(&name) != Some(true) {
+            continue;
+        }
+        let mut names = (1..).map(|n: u32| if n == 1 { format!("{name}.stale") } else { format!("{name}.stale.{n}") });
+        let Some(free) = names.find(|name| !dir.join(name).exists()) else { continue };
+        bytes += entry.metadata()?.len();
+        fs::rename(entry.path(), dir.join(free))?;
+        files += 1;
+    }
+    if files > 0 {
+        sync_dir(dir)?;
+    }
+    Ok((files, bytes))
+}
+
+/// Returns the number in the end of a Parquet file's name, `.<number>.parquet`.
+fn part_number(end: &str) -> Option<u64> {
+    let digits = end.strip_prefix('.')?.strip_suffix(".parquet")?;
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 /// Returns the name of a Parquet file.

@@ -49,7 +49,7 @@ pub fn discover(
 /// Why discovery failed.
 #[derive(Debug, thiserror::Error)]
 enum DiscoverError {
-    #[error("{0}; choose another with --name")]
+    #[error(transparent)]
     Name(#[from] NameError),
     #[error(transparent)]
     Tap(#[from] TapError),
@@ -88,7 +88,7 @@ impl DiscoverError {
 
 fn run(call: &Call, name: Option<String>, out: Option<PathBuf>, idle: Duration, cx: &JobContext) -> Result<(), DiscoverError> {
     let tap = name.unwrap_or_else(|| call.name());
-    let file = name::file_name("the tap", &tap)?;
+    let file = name::file_name("the tap (--name)", &tap)?;
     call.check()?;
     let path = match out {
         Some(out) => out,

@@ -1,12 +1,12 @@
 //! One run of a tap, from its start to the stored data: what happens to each message, the counts, the events. Uses
 //! [`tap`](crate::tap), [`archive`](crate::archive) and the job's context.
 
-use crate::archive::{Archive, ArchiveError};
+use crate::archive::{Archive, ArchiveError, Stale, Widening};
 use crate::batch::{BatchError, BatchFile};
 use crate::checkpoint::Format;
 use crate::message::{self, Encoding, Fault, Message, Text};
 use crate::name::{self, NameError};
-use crate::schema::Schema;
+use crate::schema::{Forms, Schema};
 use crate::stream::Taken;
 use crate::tap::{self, Call, Process, TapError};
 use lorchestra_plugin_api::mask::Mask;
@@ -69,7 +69,7 @@ const QUOTED: usize = 500;
 /// Why a run of a tap failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IngestionError {
-    #[error("{0}; choose another with --name")]
+    #[error(transparent)]
     Name(#[from] NameError),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -114,7 +114,10 @@ impl IngestionError {
 pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), IngestionError> {
     let tap = request.name.clone().unwrap_or_else(|| request.call.name());
     let account = request.account.as_deref().unwrap_or("default");
-    let dir = request.data_dir.join(name::file_name("the tap", &tap)?).join(name::file_name("the account", account)?);
+    let dir = request
+        .data_dir
+        .join(name::file_name("the tap (--name)", &tap)?)
+        .join(name::file_name("the account (--account)", account)?);
     request.call.check()?;
     if let Some(state) = &request.state {
         tap::check_object("state", state)?;
@@ -142,7 +145,8 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), IngestionErr
     };
     let started =
         json!({"tap": ingestion.tap, "account": account, "resumes": state.is_some(), "directory": dir.to_string_lossy()});
-    let ended = cx.emit("tap.started", started).map_err(IngestionError::from).and_then(|()| ingestion.take_all());
+    let ended = cx.emit("tap.started", started).map_err(IngestionError::from).and_then(|()| ingestion.report_stale());
+    let ended = ended.and_then(|()| ingestion.take_all()).and_then(|()| ingestion.store_last_schemas());
     let finished = ended.and_then(|()| Ok(ingestion.archive.finish()?));
     let finished = finished.and_then(|()| ingestion.tell_activations());
     match finished {
@@ -163,8 +167,8 @@ struct Ingestion<'a> {
     progress: Duration,
     /// When the progress was last logged.
     reported: Instant,
-    /// The last SCHEMA message of each stream in this run: most taps repeat them often.
-    schemas: HashMap<String, Vec<u8>>,
+    /// The SCHEMA messages of each stream in this run.
+    schemas: HashMap<String, Forms>,
     totals: Totals,
 }
 
@@ -247,6 +251,8 @@ impl Ingestion<'_> {
 
     fn take(&mut self, line: &[u8]) -> Result<(), IngestionError> {
         let number = self.totals.messages;
+        // Some programs start their output with a byte order mark.
+        let line = if number == 1 { without_mark(line) } else { line };
         if line.trim_ascii().is_empty() {
             self.totals.ignored += 1;
             return Ok(());
@@ -254,6 +260,7 @@ impl Ingestion<'_> {
         let message = match Message::parse(line) {
             Ok(message) => message,
             Err(Fault::NotANumber) => return self.set_aside(line, "not_a_number"),
+            Err(Fault::NotUtf8) => return self.set_aside(line, "not_utf8"),
             Err(fault) => {
                 quote(&self.tap, number, line, self.process.mask());
                 return Err(IngestionError::Garbage { tap: self.tap.clone(), line: number, fault });
@@ -266,7 +273,7 @@ impl Ingestion<'_> {
                 }
                 let taken = self.archive.record(&stream, version, record, time_extracted.as_deref())?;
                 self.count(taken, line)?;
-                self.report_widened(&stream)?;
+                self.report_widened()?;
             }
             Message::State(state) => {
                 self.totals.states += 1;
@@ -274,10 +281,19 @@ impl Ingestion<'_> {
                 self.tell_activations()?;
             }
             Message::Schema { stream, schema, key_properties, bookmark_properties } => {
-                if self.schemas.get(&*stream).is_none_or(|last| last != line) {
-                    self.take_schema(&stream, schema, key_properties, bookmark_properties)?;
-                    self.schemas.insert(stream.into_owned(), line.to_vec());
+                let forms = self.schemas.get_mut(&*stream);
+                if forms.as_ref().is_some_and(|forms| forms.is_current(line)) {
+                    return Ok(());
                 }
+                if let Some(earlier) = forms.and_then(|forms| forms.select(line)) {
+                    self.archive.set_schema(&stream, earlier.json())?;
+                    return Ok(());
+                }
+                let schema = Schema::of(&stream, schema, key_properties, bookmark_properties).map_err(|fault| {
+                    quote(&self.tap, number, schema.get().as_bytes(), self.process.mask());
+                    IngestionError::Garbage { tap: self.tap.clone(), line: number, fault }
+                })?;
+                self.take_schema(&stream, schema, line)?;
             }
             Message::ActivateVersion { stream, version } => match self.archive.activate(&stream, version)? {
                 Some(Taken::Retired) => {
@@ -331,19 +347,21 @@ impl Ingestion<'_> {
             if file.lines.is_multiple_of(1000) && self.cx.is_cancelled() {
                 return Err(IngestionError::Cancelled(self.totals.messages));
             }
+            let line = if file.lines == 1 { without_mark(&line) } else { &line };
             if line.is_empty() {
                 continue;
             }
-            match serde_json::from_slice::<&RawValue>(&line) {
+            match serde_json::from_slice::<&RawValue>(line) {
                 Ok(record) if record.get().starts_with('{') => {
                     let taken = self.archive.record(stream, version, record, None)?;
-                    self.count(taken, &line)?;
-                    self.report_widened(stream)?;
+                    self.count(taken, line)?;
+                    self.report_widened()?;
                 }
-                Ok(_) => self.set_aside(&line, "not_an_object")?,
-                Err(_) if message::without_odd_numbers(&line).is_some() => self.set_aside(&line, "not_a_number")?,
+                Ok(_) => self.set_aside(line, "not_an_object")?,
+                Err(_) if message::without_odd_numbers(line).is_some() => self.set_aside(line, "not_a_number")?,
+                Err(_) if message::in_utf8(line).is_some() => self.set_aside(line, "not_utf8")?,
                 Err(_) => {
-                    quote(&self.tap, number, &line, self.process.mask());
+                    quote(&self.tap, number, line, self.process.mask());
                     return Err(failed(BatchError::NotJson { path: file.path, line: file.lines }));
                 }
             }
@@ -378,43 +396,62 @@ impl Ingestion<'_> {
         let _ = writeln!(io::stderr().lock(), "meltano-ingest: {total} records so far: {}", texts.join(", "));
     }
 
-    fn take_schema(
-        &mut self,
-        stream: &str,
-        schema: &RawValue,
-        key_properties: Option<&RawValue>,
-        bookmark_properties: Option<&RawValue>,
-    ) -> Result<(), IngestionError> {
-        let number = self.totals.messages;
-        let schema = Schema::of(stream, schema, key_properties, bookmark_properties).map_err(|fault| {
-            quote(&self.tap, number, schema.get().as_bytes(), self.process.mask());
-            IngestionError::Garbage { tap: self.tap.clone(), line: number, fault }
-        })?;
+    /// Handles a schema that this run has not seen before, in the message `line`.
+    fn take_schema(&mut self, stream: &str, schema: Schema, line: &[u8]) -> Result<(), IngestionError> {
         self.archive.begin_stream(stream)?;
+        self.report_stale()?;
         self.archive.set_schema(stream, schema.json())?;
-        let file = name::file_name("a stream", stream)?;
-        if let Some(change) = schema.change_from(Schema::read(self.archive.dir(), &file).as_ref()) {
-            // Emit the event first: after a kill in between, it is emitted again.
-            let changed = json!({
-                "stream": stream,
-                "first": change.is_first,
-                "added": change.added,
-                "removed": change.removed,
-                "changed": change.changed,
-                "other": change.other,
-            });
-            self.cx.emit("tap.schema.changed", changed)?;
-            let written = schema.write(self.archive.dir(), &file);
-            written.map_err(|source| IngestionError::Schema { stream: stream.to_owned(), source })?;
+        match self.schemas.get(stream) {
+            Some(forms) => self.store_schema(stream, &schema, Some(forms.stored()))?,
+            None => {
+                let before = Schema::read(self.archive.dir(), &name::file_name("a stream", stream)?);
+                self.store_schema(stream, &schema, before.as_ref())?;
+            }
+        }
+        match self.schemas.get_mut(stream) {
+            Some(forms) => forms.add(line, schema),
+            None => drop(self.schemas.insert(stream.to_owned(), Forms::new(line, schema))),
         }
         Ok(())
     }
 
+    /// Reports and stores a schema, if it differs from the one before it.
+    fn store_schema(&self, stream: &str, schema: &Schema, before: Option<&Schema>) -> Result<(), IngestionError> {
+        let Some(change) = schema.change_from(before) else { return Ok(()) };
+        // Emit the event first: after a kill in between, it is emitted again.
+        let changed = json!({
+            "stream": stream,
+            "first": change.is_first,
+            "added": change.added,
+            "removed": change.removed,
+            "changed": change.changed,
+            "other": change.other,
+        });
+        self.cx.emit("tap.schema.changed", changed)?;
+        let written = schema.write(self.archive.dir(), &name::file_name("a stream", stream)?);
+        written.map_err(|source| IngestionError::Schema { stream: stream.to_owned(), source })
+    }
+
+    /// Stores the schemas to which streams have returned after another one was stored.
+    fn store_last_schemas(&mut self) -> Result<(), IngestionError> {
+        let unstored: Vec<_> =
+            self.schemas.iter_mut().filter_map(|(stream, forms)| Some((stream.clone(), forms.take_unstored()?))).collect();
+        unstored.iter().try_for_each(|(stream, (before, schema))| self.store_schema(stream, schema, Some(before)))
+    }
+
     /// Emits an event for each column of a Parquet file that differs from the schema because of the last record.
-    fn report_widened(&mut self, stream: &str) -> Result<(), IngestionError> {
-        for column in self.archive.take_widened(stream) {
+    fn report_widened(&mut self) -> Result<(), IngestionError> {
+        for Widening { stream, column } in self.archive.take_widened() {
             let reason = if column.is_some() { "value_does_not_fit" } else { "not_in_schema" };
             self.cx.emit("tap.column.widened", json!({"stream": stream, "column": column, "reason": reason}))?;
+        }
+        Ok(())
+    }
+
+    /// Emits an event for each stream with files that belong to no state.
+    fn report_stale(&mut self) -> Result<(), IngestionError> {
+        for Stale { stream, files, bytes } in self.archive.take_stale() {
+            self.cx.emit("tap.files.stale", json!({"stream": stream, "files": files, "bytes": bytes}))?;
         }
         Ok(())
     }
@@ -462,6 +499,9 @@ impl Ingestion<'_> {
     fn interrupt(&mut self) {
         let _ = self.process.stop();
         self.process.drain_stderr();
+        if let Err(error) = self.store_last_schemas() {
+            tracing::warn!(error = %error, "could not store the last schemas");
+        }
         let cut = self.archive.roll_back();
         if let Err(error) = &cut {
             tracing::warn!(error = %error, "could not remove the records after the last state; the next run removes them");
@@ -478,6 +518,11 @@ impl Ingestion<'_> {
             tracing::warn!(error = %error, "could not emit the summary of the saved records");
         }
     }
+}
+
+/// Returns a text without its byte order mark.
+fn without_mark(line: &[u8]) -> &[u8] {
+    line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line)
 }
 
 /// Writes an invalid line to the log and not to the error, because it may contain anything.

@@ -45,6 +45,8 @@ pub(crate) enum Fault {
     NotAMessage,
     #[error("is a record with NaN or Infinity, which JSON does not allow")]
     NotANumber,
+    #[error("is a record that is not in UTF-8, which JSON requires")]
+    NotUtf8,
     #[error("is a {0} message without {1}")]
     Incomplete(&'static str, &'static str),
     #[error("is a SCHEMA message whose schema is nested deeper than {DEEPEST} levels")]
@@ -119,12 +121,19 @@ pub(crate) fn without_odd_numbers(line: &[u8]) -> Option<String> {
     (repaired != text && serde_json::from_str::<&RawValue>(&repaired).is_ok()).then_some(repaired)
 }
 
+/// Returns a line that is not valid UTF-8 with replacement characters, if it is JSON then. Called only for invalid lines.
+pub(crate) fn in_utf8(line: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(line);
+    (text.as_bytes() != line && serde_json::from_str::<&RawValue>(&text).is_ok()).then(|| text.into_owned())
+}
+
 impl<'a> Message<'a> {
     /// Parses a line without its line ending.
     pub(crate) fn parse(line: &'a [u8]) -> Result<Self, Fault> {
         let is_record = |text: String| matches!(Message::parse_strictly(text.as_bytes()), Ok(Message::Record { .. }));
         match Self::parse_strictly(line) {
             Err(Fault::NotJson) if without_odd_numbers(line).is_some_and(is_record) => Err(Fault::NotANumber),
+            Err(Fault::NotJson) if in_utf8(line).is_some_and(is_record) => Err(Fault::NotUtf8),
             parsed => parsed,
         }
     }
@@ -202,7 +211,9 @@ mod tests {
             (br#"{"type":"RECORD","stream":"a","record":{"x":"NaN",}}"#, Fault::NotJson),
             (br#"{"type":"STATE","value":NaN}"#, Fault::NotJson),
             (br#"{"type":"RECORD","stream":"a","rec"#, Fault::NotJson),
-            (b"{\"type\":\"RECORD\",\"stream\":\"a\",\"record\":{\"id\":\"\xff\"}}", Fault::NotJson),
+            (b"{\"type\":\"RECORD\",\"stream\":\"a\",\"record\":{\"id\":\"\xff\"}}", Fault::NotUtf8),
+            (b"{\"type\":\"STATE\",\"value\":\"\xff\"}", Fault::NotJson),
+            (b"{\"type\":\"RECORD\",\"stream\":\"a\",\"record\":{\"id\":\"\xff", Fault::NotJson),
             (b"[]", Fault::NotAMessage),
             (b"{}", Fault::NotAMessage),
             (br#"{"type":7}"#, Fault::NotAMessage),

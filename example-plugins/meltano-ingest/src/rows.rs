@@ -1,4 +1,7 @@
 //! Records as columns in memory, until they are written to a Parquet file as a row group. Uses [`layout`](crate::layout).
+//!
+//! A column has an entry only for the rows that have a value. So a record costs time and memory for the properties that it has, not for
+//! those that its schema has: schemas of CRM systems list thousands, of which a record fills a few.
 
 use crate::layout::{Kind, Layout};
 use crate::message::Text;
@@ -18,8 +21,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 /// Maximum number of rows of a row group: a vector of DuckDB's, which other readers can use as well.
-const MAX_ROWS: usize = 122_880;
-/// Maximum size of the records of a row group, in bytes of JSON.
+const MAX_ROWS: u32 = 122_880;
+/// Maximum size of the values of a row group in memory, in bytes.
 const MAX_BYTES: usize = 32 << 20;
 
 /// Why a record does not fit into the columns.
@@ -37,8 +40,10 @@ pub(crate) enum Misfit {
 #[derive(Debug)]
 pub(crate) struct Rows {
     layout: Arc<Layout>,
+    /// None if there are no rows.
     columns: Vec<Column>,
-    len: usize,
+    len: u32,
+    /// Size of the values of all columns.
     bytes: usize,
     /// The column of each property of the last record, in its order: most records have the same order.
     order: Vec<usize>,
@@ -46,8 +51,7 @@ pub(crate) struct Rows {
 
 impl Rows {
     pub(crate) fn new(layout: Arc<Layout>) -> Self {
-        let columns = layout.columns.iter().map(|(_, kind)| Column::new(*kind)).collect();
-        Self { layout, columns, len: 0, bytes: 0, order: Vec::new() }
+        Self { layout, columns: Vec::new(), len: 0, bytes: 0, order: Vec::new() }
     }
 
     pub(crate) fn layout(&self) -> &Arc<Layout> {
@@ -55,12 +59,12 @@ impl Rows {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
-    /// Returns the size of the records, in bytes of JSON.
+    /// Returns the size in memory, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.columns.len() * size_of::<Column>() + self.bytes
     }
 
     /// Returns whether the rows should be written.
@@ -71,8 +75,11 @@ impl Rows {
     /// Adds a record, which is a JSON object. After an error nothing is added.
     pub(crate) fn push(&mut self, record: &str) -> Result<(), Misfit> {
         let Pairs(pairs) = serde_json::from_str(record).map_err(|_| Misfit::NotText)?;
-        let mut slots: Vec<Option<&str>> = vec![None; self.columns.len()];
+        if self.columns.is_empty() {
+            self.columns = self.layout.columns.iter().map(|(_, kind)| Column::new(*kind)).collect();
+        }
         let mut unlisted: Vec<(&str, &str)> = Vec::new();
+        let mut result = Ok(());
         for (at, (name, value)) in pairs.iter().enumerate() {
             let hint = self.order.get(at).copied().filter(|&column| self.layout.columns[column].0 == **name);
             // The extra column is no property: its name may be one that the schema does not list.
@@ -82,34 +89,48 @@ impl Rows {
                         self.order.resize(self.order.len().max(at + 1), column);
                         self.order[at] = column;
                     }
-                    slots[column] = Some(value.get());
+                    result = self.set(column, value.get());
+                    if result.is_err() {
+                        break;
+                    }
                 }
                 None => unlisted.push((name, value.get())),
             }
         }
-        let object;
-        if !unlisted.is_empty() {
-            let Some(column) = self.layout.unlisted else { return Err(Misfit::Unlisted) };
-            object = object_text(&unlisted);
-            slots[column] = Some(&object);
+        if result.is_ok() && !unlisted.is_empty() {
+            result = match self.layout.unlisted {
+                Some(column) => self.set(column, &object_text(&unlisted)),
+                None => Err(Misfit::Unlisted),
+            };
         }
-        for (at, value) in slots.into_iter().enumerate() {
-            if !self.columns[at].push(value) {
-                self.columns[..at].iter_mut().for_each(|column| column.truncate(self.len));
-                return Err(Misfit::Column(at));
+        if result.is_err() {
+            let (row, layout) = (self.len, self.layout.clone());
+            for column in pairs.iter().filter_map(|(name, _)| layout.column(name)) {
+                self.bytes -= self.columns[column].truncate(row);
             }
+        } else {
+            self.len += 1;
         }
-        self.len += 1;
-        self.bytes += record.len();
+        result
+    }
+
+    /// Sets the value of a column in the row that is being added. The last of several properties with the same name counts.
+    fn set(&mut self, column: usize, json: &str) -> Result<(), Misfit> {
+        let values = &mut self.columns[column];
+        if values.rows.last() == Some(&self.len) {
+            self.bytes -= values.truncate(self.len);
+        }
+        self.bytes += values.push(self.len, json).ok_or(Misfit::Column(column))?;
         Ok(())
     }
 
     /// Removes all rows but the first ones.
     pub(crate) fn truncate(&mut self, len: usize) {
+        let Ok(len) = u32::try_from(len) else { return };
         if len < self.len {
-            self.columns.iter_mut().for_each(|column| column.truncate(len));
-            self.bytes = self.bytes / self.len * len;
+            self.bytes -= self.columns.iter_mut().map(|column| column.truncate(len)).sum::<usize>();
             self.len = len;
+            self.free_if_empty();
         }
     }
 
@@ -119,17 +140,25 @@ impl Rows {
         count: usize,
         writer: &mut SerializedFileWriter<W>,
     ) -> Result<(), ParquetError> {
-        let count = count.min(self.len);
+        let count = u32::try_from(count).unwrap_or(u32::MAX).min(self.len);
         let mut group = writer.next_row_group()?;
+        let mut levels = vec![0; count as usize];
         for column in &mut self.columns {
             let mut chunk = group.next_column()?.ok_or_else(|| ParquetError::General("a column is missing".into()))?;
-            column.write(count, &mut chunk)?;
+            self.bytes -= column.write(count, &mut levels, &mut chunk)?;
             chunk.close()?;
         }
         group.close()?;
-        self.bytes -= self.bytes / self.len.max(1) * count;
         self.len -= count;
+        self.free_if_empty();
         Ok(())
+    }
+
+    fn free_if_empty(&mut self) {
+        if self.len == 0 {
+            self.columns = Vec::new();
+            self.bytes = 0;
+        }
     }
 }
 
@@ -164,11 +193,12 @@ fn object_text(properties: &[(&str, &str)]) -> String {
     format!("{{{}}}", texts.join(","))
 }
 
-/// Values of a column: those that are not null, and for each row whether there is one.
+/// Values of a column: those that are not null, with their rows.
 #[derive(Debug)]
 struct Column {
     kind: Kind,
-    levels: Vec<i16>,
+    /// The row of each value, in ascending order.
+    rows: Vec<u32>,
     values: Values,
 }
 
@@ -193,16 +223,15 @@ impl Column {
             Kind::Date => Values::Int32(Vec::new()),
             Kind::Text | Kind::Json => Values::Bytes(Vec::new(), Vec::new()),
         };
-        Self { kind, levels: Vec::new(), values }
+        Self { kind, rows: Vec::new(), values }
     }
 
-    /// Adds the value with this JSON text. Returns false if it does not fit.
-    fn push(&mut self, json: Option<&str>) -> bool {
-        let Some(json) = json.filter(|json| *json != "null") else {
-            self.levels.push(0);
-            return true;
-        };
-        let has_pushed = match (&mut self.values, self.kind) {
+    /// Adds the value with this JSON text. Returns its size in memory; `None` if it does not fit.
+    fn push(&mut self, row: u32, json: &str) -> Option<usize> {
+        if json == "null" {
+            return Some(0);
+        }
+        let bytes = match (&mut self.values, self.kind) {
             (Values::Boolean(values), _) => push(values, (json == "true" || json == "false").then_some(json == "true")),
             (Values::Int64(values), Kind::Timestamp) => push(values, text(json).and_then(|text| microseconds(&text))),
             (Values::Int64(values), _) => push(values, integer(json)),
@@ -211,95 +240,131 @@ impl Column {
                 let number = text(json);
                 push(values, number::scaled(number.as_deref().unwrap_or(json), precision, scale))
             }
+            (Values::Decimal(_), _) => None,
             (Values::Int32(values), _) => push(values, text(json).and_then(|text| days(&text))),
-            (Values::Bytes(all, ends), Kind::Json) => {
-                all.extend_from_slice(json.as_bytes());
-                ends.push(all.len());
-                true
-            }
-            (Values::Bytes(all, ends), _) => text(json).is_some_and(|text| {
-                all.extend_from_slice(text.as_bytes());
-                ends.push(all.len());
-                true
-            }),
-            (Values::Decimal(_), _) => false,
-        };
-        if has_pushed {
-            self.levels.push(1);
-        }
-        has_pushed
+            (Values::Bytes(all, ends), Kind::Json) => Some(push_text(all, ends, json)),
+            (Values::Bytes(all, ends), _) => text(json).map(|text| push_text(all, ends, &text)),
+        }?;
+        self.rows.push(row);
+        Some(size_of::<u32>() + bytes)
     }
 
-    fn truncate(&mut self, rows: usize) {
-        let count = present(&self.levels[..rows.min(self.levels.len())]);
-        self.levels.truncate(rows);
-        match &mut self.values {
-            Values::Boolean(values) => values.truncate(count),
-            Values::Int32(values) => values.truncate(count),
-            Values::Int64(values) => values.truncate(count),
-            Values::Float(values) => values.truncate(count),
-            Values::Decimal(values) => values.truncate(count),
+    /// Removes the values of this row and of later ones. Returns their size in memory.
+    fn truncate(&mut self, row: u32) -> usize {
+        let count = self.rows.partition_point(|at| *at < row);
+        let removed = self.rows.len() - count;
+        if removed == 0 {
+            return 0;
+        }
+        self.rows.truncate(count);
+        let each = size_of::<u32>() + self.values.size();
+        let texts = match &mut self.values {
+            Values::Boolean(values) => shorten(values, count),
+            Values::Int32(values) => shorten(values, count),
+            Values::Int64(values) => shorten(values, count),
+            Values::Float(values) => shorten(values, count),
+            Values::Decimal(values) => shorten(values, count),
             Values::Bytes(all, ends) => {
                 ends.truncate(count);
+                let before = all.len();
                 all.truncate(ends.last().copied().unwrap_or(0));
+                before - all.len()
             }
-        }
+        };
+        removed * each + texts
     }
 
-    /// Writes the values of the first rows, and removes them.
-    fn write(&mut self, rows: usize, chunk: &mut SerializedColumnWriter<'_>) -> Result<(), ParquetError> {
-        let levels: Vec<i16> = self.levels.drain(..rows).collect();
-        let count = present(&levels);
-        let levels = Some(&levels[..]);
+    /// Writes the values of the first rows, and removes them. Returns their size in memory. `levels` has a zero for each of these rows.
+    fn write(&mut self, rows: u32, levels: &mut [i16], chunk: &mut SerializedColumnWriter<'_>) -> Result<usize, ParquetError> {
+        let count = self.rows.partition_point(|at| *at < rows);
+        for at in &self.rows[..count] {
+            levels[*at as usize] = 1;
+        }
+        let mut bytes = count * (size_of::<u32>() + self.values.size());
+        let present = Some(&*levels);
         match &mut self.values {
             Values::Boolean(values) => {
-                let values: Vec<bool> = values.drain(..count).collect();
-                chunk.typed::<BoolType>().write_batch(&values, levels, None)?;
+                chunk.typed::<BoolType>().write_batch(&values[..count], present, None)?;
+                remove_first(values, count);
             }
             Values::Int32(values) => {
-                let values: Vec<i32> = values.drain(..count).collect();
-                chunk.typed::<Int32Type>().write_batch(&values, levels, None)?;
+                chunk.typed::<Int32Type>().write_batch(&values[..count], present, None)?;
+                remove_first(values, count);
             }
             Values::Int64(values) => {
-                let values: Vec<i64> = values.drain(..count).collect();
-                chunk.typed::<Int64Type>().write_batch(&values, levels, None)?;
+                chunk.typed::<Int64Type>().write_batch(&values[..count], present, None)?;
+                remove_first(values, count);
             }
             Values::Float(values) => {
-                let values: Vec<f64> = values.drain(..count).collect();
-                chunk.typed::<DoubleType>().write_batch(&values, levels, None)?;
+                chunk.typed::<DoubleType>().write_batch(&values[..count], present, None)?;
+                remove_first(values, count);
             }
             Values::Decimal(values) => {
-                let digits: Bytes = values.drain(..count).flat_map(i128::to_be_bytes).collect::<Vec<u8>>().into();
-                let values: Vec<FixedLenByteArray> =
+                let digits: Bytes = values[..count].iter().flat_map(|value| value.to_be_bytes()).collect::<Vec<u8>>().into();
+                let fixed: Vec<FixedLenByteArray> =
                     (0..count).map(|at| ByteArray::from(digits.slice(at * 16..at * 16 + 16)).into()).collect();
-                chunk.typed::<FixedLenByteArrayType>().write_batch(&values, levels, None)?;
+                chunk.typed::<FixedLenByteArrayType>().write_batch(&fixed, present, None)?;
+                remove_first(values, count);
             }
             Values::Bytes(all, ends) => {
                 let end = count.checked_sub(1).map_or(0, |last| ends[last]);
+                bytes += end;
                 let rest = all.split_off(end);
-                let bytes = Bytes::from(std::mem::replace(all, rest));
+                let text = Bytes::from(std::mem::replace(all, rest));
                 let mut start = 0;
-                let values: Vec<ByteArray> = ends
-                    .drain(..count)
-                    .map(|end| ByteArray::from(bytes.slice(std::mem::replace(&mut start, end)..end)))
+                let values: Vec<ByteArray> = ends[..count]
+                    .iter()
+                    .map(|end| ByteArray::from(text.slice(std::mem::replace(&mut start, *end)..*end)))
                     .collect();
+                remove_first(ends, count);
                 ends.iter_mut().for_each(|at| *at -= end);
-                chunk.typed::<ByteArrayType>().write_batch(&values, levels, None)?;
+                chunk.typed::<ByteArrayType>().write_batch(&values, present, None)?;
             }
         }
-        Ok(())
+        for at in &self.rows[..count] {
+            levels[*at as usize] = 0;
+        }
+        remove_first(&mut self.rows, count);
+        self.rows.iter_mut().for_each(|at| *at -= rows);
+        Ok(bytes)
     }
 }
 
-fn push<T>(values: &mut Vec<T>, value: Option<T>) -> bool {
-    value.is_some_and(|value| {
-        values.push(value);
-        true
-    })
+impl Values {
+    /// Returns the size of a value in memory; of a text, without the text.
+    fn size(&self) -> usize {
+        match self {
+            Self::Boolean(_) => size_of::<bool>(),
+            Self::Int32(_) => size_of::<i32>(),
+            Self::Int64(_) => size_of::<i64>(),
+            Self::Float(_) => size_of::<f64>(),
+            Self::Decimal(_) => size_of::<i128>(),
+            Self::Bytes(..) => size_of::<usize>(),
+        }
+    }
 }
 
-fn present(levels: &[i16]) -> usize {
-    levels.iter().filter(|level| **level == 1).count()
+/// Adds a value. Returns its size.
+fn push<T>(values: &mut Vec<T>, value: Option<T>) -> Option<usize> {
+    values.push(value?);
+    Some(size_of::<T>())
+}
+
+/// Adds a text. Returns its size.
+fn push_text(all: &mut Vec<u8>, ends: &mut Vec<usize>, text: &str) -> usize {
+    all.extend_from_slice(text.as_bytes());
+    ends.push(all.len());
+    size_of::<usize>() + text.len()
+}
+
+fn shorten<T>(values: &mut Vec<T>, count: usize) -> usize {
+    values.truncate(count);
+    0
+}
+
+/// Removes the first values.
+fn remove_first<T>(values: &mut Vec<T>, count: usize) {
+    drop(values.drain(..count));
 }
 
 /// Returns the text of a JSON string.

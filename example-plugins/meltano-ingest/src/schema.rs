@@ -7,6 +7,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+
+/// Maximum number of forms of a schema that are remembered in a run.
+const MAX_FORMS: usize = 8;
 
 /// A schema as stored in `<stream>.schema.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,6 +102,58 @@ impl Schema {
         };
         change.other = before.is_some_and(|before| rest(&before.0) != rest(&self.0));
         Some(change)
+    }
+}
+
+/// The SCHEMA messages of a stream in a run. Most taps repeat one; some alternate between a few forms, which are reported once each.
+#[derive(Debug)]
+pub(crate) struct Forms {
+    /// Messages, each with its schema.
+    seen: Vec<(Vec<u8>, Arc<Schema>)>,
+    /// The schema of the last message.
+    current: Arc<Schema>,
+    /// The schema that was reported and stored last.
+    stored: Arc<Schema>,
+}
+
+impl Forms {
+    /// Begins with the schema of a message.
+    pub(crate) fn new(message: &[u8], schema: Schema) -> Self {
+        let schema = Arc::new(schema);
+        Self { seen: vec![(message.to_vec(), schema.clone())], current: schema.clone(), stored: schema }
+    }
+
+    /// Returns whether this message was the last one.
+    pub(crate) fn is_current(&self, message: &[u8]) -> bool {
+        self.seen.iter().any(|(seen, schema)| seen == message && Arc::ptr_eq(schema, &self.current))
+    }
+
+    /// Returns to the schema of an earlier message; `None` if this message is new.
+    pub(crate) fn select(&mut self, message: &[u8]) -> Option<&Schema> {
+        let (_, schema) = self.seen.iter().find(|(seen, _)| seen == message)?;
+        self.current = schema.clone();
+        Some(&self.current)
+    }
+
+    /// Adds the schema of a new message, which is reported and stored.
+    pub(crate) fn add(&mut self, message: &[u8], schema: Schema) {
+        if self.seen.len() >= MAX_FORMS {
+            self.seen.remove(0);
+        }
+        let schema = Arc::new(schema);
+        self.seen.push((message.to_vec(), schema.clone()));
+        (self.current, self.stored) = (schema.clone(), schema);
+    }
+
+    /// Returns the schema that was reported and stored last.
+    pub(crate) fn stored(&self) -> &Schema {
+        &self.stored
+    }
+
+    /// Returns the schema of the last message if another one was stored after it, and regards it as stored.
+    pub(crate) fn take_unstored(&mut self) -> Option<(Arc<Schema>, Arc<Schema>)> {
+        let before = std::mem::replace(&mut self.stored, self.current.clone());
+        (before != self.current).then(|| (before, self.current.clone()))
     }
 }
 

@@ -5,24 +5,6 @@ use crate::ingestion::{self, Request};
 use crate::tap::Call;
 use lorchestra_plugin_api::prelude::*;
 
-/// How records are stored.
-#[derive(Debug, Clone, Copy, ParamEnum)]
-pub enum Output {
-    /// One file of JSON Lines per stream
-    Jsonl,
-    /// Numbered Parquet files per stream
-    Parquet,
-}
-
-impl From<Output> for Format {
-    fn from(output: Output) -> Self {
-        match output {
-            Output::Jsonl => Self::Jsonl,
-            Output::Parquet => Self::Parquet,
-        }
-    }
-}
-
 /// Run a Singer tap and store its records.
 ///
 /// Calls `TAP [ARG…] --config CONFIG --catalog CATALOG --state STATE` and writes the records of each stream to
@@ -51,7 +33,7 @@ pub fn run_tap(
     state: Option<PathBuf>,
     /// File format of the records
     #[param(default = "jsonl")]
-    format: Output,
+    format: Format,
     /// Account name; state and records are stored per tap and account [default: `default`]
     account: Option<String>,
     /// Directory name for the tap's data [default: the name of its program]
@@ -64,7 +46,7 @@ pub fn run_tap(
     progress: Duration,
 ) -> JobResult {
     let call = Call { program: tap, args: arg, config, catalog };
-    let request = Request { call, name, account, state, format: format.into(), idle, progress, data_dir: cx.data_dir()? };
+    let request = Request { call, name, account, state, format, idle, progress, data_dir: cx.data_dir()? };
     match ingestion::run(&request, cx) {
         Ok(()) => Ok(()),
         // Retrying would fail in the same way.

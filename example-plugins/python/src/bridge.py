@@ -432,7 +432,15 @@ def run(order):
             signature.bind(bq_client=client, **arguments)
         except TypeError as error:
             raise NotCallable("%s%s cannot be called with these arguments: %s" % (entry, signature, error)) from None
-    function(bq_client=client, **arguments)
+    result = function(bq_client=client, **arguments)
+    if inspect.iscoroutine(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+        # Nothing of it has run, and the job would look successful.
+        if inspect.iscoroutine(result):
+            result.close()
+        raise NotCallable(
+            "%s returned a %s, so none of its code has run; the function must not be async or have yield (use asyncio.run in it)"
+            % (entry, type(result).__name__)
+        )
 
 
 def find(module_name):

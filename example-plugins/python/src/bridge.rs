@@ -164,7 +164,12 @@ impl Bridge {
         let mut line = Vec::new();
         let mut quiet_since: Option<Instant> = None;
         loop {
-            match self.requests.next(&mut line).map_err(BridgeError::Wait)? {
+            let next = match self.requests.next(&mut line) {
+                // It has ended without reading all that was sent to it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
+                next => next.map_err(BridgeError::Wait)?,
+            };
+            match next {
                 LineEvent::Line => {
                     quiet_since = None;
                     if let Some(reported) = self.answer(&line, cx)? {

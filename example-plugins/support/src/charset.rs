@@ -74,11 +74,24 @@ fn encoding(label: &str) -> Option<&'static Encoding> {
 fn by(encoding: &'static Encoding, bytes: &[u8]) -> Decoded {
     let is_utf_16 = encoding == UTF_16LE || encoding == UTF_16BE;
     let has_mark = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
-    // Declared with the original charset, but converted to UTF-8 in the meantime.
-    let encoding =
-        if is_utf_16 && !has_mark && !bytes.contains(&0) && std::str::from_utf8(bytes).is_ok() { UTF_8 } else { encoding };
+    if is_utf_16 && !has_mark && !bytes.contains(&0) {
+        // Declared with the original charset, but converted to UTF-8 in the meantime.
+        if std::str::from_utf8(bytes).is_ok() {
+            return by(UTF_8, bytes);
+        }
+        if is_mostly_ascii(bytes) {
+            return Decoded { text: guess(bytes), problem: true };
+        }
+    }
     let (text, _, problem) = encoding.decode(bytes);
     Decoded { text: text.into_owned(), problem }
+}
+
+/// Returns whether bytes without zeros are not UTF-16: half of the bytes of such a text (Chinese, for example) are not ASCII.
+fn is_mostly_ascii(bytes: &[u8]) -> bool {
+    let ascii = bytes.iter().filter(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()).count();
+    // UTF-16 has an even number of bytes, unless it was cut.
+    if bytes.len().is_multiple_of(2) { ascii * 10 >= bytes.len() * 9 } else { ascii * 4 >= bytes.len() * 3 }
 }
 
 /// RFC 1843: ASCII, with GB 2312 between `~{` and `~}`; `~~` is a tilde.
@@ -160,6 +173,7 @@ mod tests {
             ("Grüße".as_bytes(), "utf_8", "Grüße"),
             (b"plain text", "utf-16", "plain text"),
             (b"a\0b\0", "utf-16le", "ab"),
+            (b"\x4f\x60\x59\x7d\x4e\x16\x75\x4c", "utf-16be", "你好世界"),
         ] {
             assert_eq!(decode(bytes, label), Decoded { text: expected.into(), problem: false }, "{label}");
         }
@@ -170,10 +184,15 @@ mod tests {
         for label in
             ["utf-8", "us-ascii", "iso-2022-jp", "iso-2022-kr", "iso-2022-cn", "hz-gb-2312", "gb18030", "x-made-up", "utf-16", ""]
         {
-            for bytes in [&b"Total 42"[..], b"Total 42\xff", b"Total 42\x0e", b"Total 42~", b"\xe4Total 42"] {
-                if label.starts_with("utf-16") && !bytes.is_ascii() {
-                    continue;
-                }
+            for bytes in [
+                &b"Total 42"[..],
+                b"Total 42\xff",
+                b"Total 42\x0e",
+                b"Total 42~",
+                b"\xe4Total 42",
+                b"Total 42.\xe4",
+                b"\xe4 und Total 42",
+            ] {
                 let text = decode(bytes, label).text;
                 // An invalid first byte may consume the next one.
                 assert!(text.contains("otal 42"), "{label} {bytes:?} {text:?}");

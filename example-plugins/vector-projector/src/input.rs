@@ -45,7 +45,14 @@ impl InputError {
 pub(crate) fn find(named: &[PathBuf], canonizer: &Path) -> Result<Vec<PathBuf>, InputError> {
     let mut files = Vec::new();
     if named.is_empty() {
-        files.extend(DEFAULTS.iter().map(|name| canonizer.join(name)).filter(|path| path.is_file()));
+        for path in DEFAULTS.map(|name| canonizer.join(name)) {
+            match fs::metadata(&path).map_err(|e| InputError::at(&path, e)) {
+                Ok(metadata) if metadata.is_file() => files.push(path),
+                Ok(_) | Err(InputError::Missing(_)) => {}
+                // Not "there is nothing": it may be in a directory that this user cannot search.
+                Err(error) => return Err(error),
+            }
+        }
         if files.is_empty() {
             return Err(InputError::NothingCanonical(canonizer.to_owned()));
         }
@@ -150,6 +157,10 @@ mod tests {
         assert_eq!(names(find(&[], dir.path()).unwrap()), ["email.jsonl", "message.jsonl"]);
         let twice = [dir.path().join("set_aside.jsonl"), dir.path().join("./set_aside.jsonl")];
         assert_eq!(names(find(&twice, dir.path()).unwrap()), ["set_aside.jsonl"]);
+        fs::remove_file(dir.path().join("message.jsonl")).unwrap();
+        std::os::unix::fs::symlink("message.jsonl", dir.path().join("message.jsonl")).unwrap();
+        let error = find(&[], dir.path()).unwrap_err();
+        assert!(error.to_string().contains("message.jsonl: reading failed"), "{error}");
         for (path, text) in [(dir.path().join("no"), "no such file"), (dir.path().to_owned(), "is not a file")] {
             let error = find(&[path], dir.path()).unwrap_err();
             assert!(error.is_permanent() && error.to_string().contains(text), "{error}");

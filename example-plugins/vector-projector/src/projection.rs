@@ -75,10 +75,8 @@ pub(crate) enum ProjectionError {
     CancelledAgain,
     #[error("cancelled after {0} lines; documents indexed so far are saved, run the job again to continue")]
     Cancelled(u64),
-    #[error(
-        "none of the {read} lines is a document ({reasons}); the index is unchanged. Set --input to files written by canonizer"
-    )]
-    NothingTaken { read: u64, reasons: String },
+    #[error("none of the lines is a document ({reasons}); the index is unchanged. Set --input to files written by canonizer")]
+    NothingTaken { reasons: String },
     #[error(
         "{path}: is empty, but the index has {documents} documents from it; nothing was removed. Run with --forget {path} \
          to remove them, or write the file again", path = .path.display()
@@ -86,6 +84,8 @@ pub(crate) enum ProjectionError {
     Emptied { path: PathBuf, documents: usize },
     #[error("{}: the index has no documents from this file; it has documents from {known}. Set --forget to one of these", .path.display())]
     Unknown { path: PathBuf, known: String },
+    #[error("{}: the index has no documents from this file, or from any other; there is nothing to forget", .0.display())]
+    NothingKnown(PathBuf),
 }
 
 impl ProjectionError {
@@ -95,7 +95,7 @@ impl ProjectionError {
             Self::Input(error) => error.is_permanent(),
             Self::Index(error) => error.is_permanent(),
             Self::Embedding(error) => error.is_permanent(),
-            Self::NothingTaken { .. } | Self::Emptied { .. } | Self::Unknown { .. } => true,
+            Self::NothingTaken { .. } | Self::Emptied { .. } | Self::Unknown { .. } | Self::NothingKnown(_) => true,
             Self::Emit(_) | Self::CancelledAgain | Self::Cancelled(_) => false,
         }
     }
@@ -124,7 +124,7 @@ pub(crate) fn run(request: &Request, cx: &JobContext) -> Result<(), ProjectionEr
     // Probably the wrong files, so do not remove existing documents.
     if counts.read > 0 && counts.set_aside.values().sum::<u64>() == counts.read {
         let reasons: Vec<String> = counts.set_aside.iter().map(|(reason, n)| format!("{reason}: {n}")).collect();
-        return Err(ProjectionError::NothingTaken { read: counts.read, reasons: reasons.join(", ") });
+        return Err(ProjectionError::NothingTaken { reasons: reasons.join(", ") });
     }
     projection.remove_missing(&taken, request.keep_missing, &forgotten)?;
     projection.tell_gone(&files)?;
@@ -182,7 +182,7 @@ fn known(index: &Index, path: &Path) -> Result<i64, ProjectionError> {
     let sources = index.sources()?;
     let mut known: Vec<String> = sources.iter().take(3).map(|path| path.display().to_string()).collect();
     match sources.len() {
-        0 => known.push("no file".to_owned()),
+        0 => return Err(ProjectionError::NothingKnown(path.to_owned())),
         1..=3 => {}
         more => known.push(format!("{} more", more - 3)),
     }

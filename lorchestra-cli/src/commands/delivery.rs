@@ -13,8 +13,8 @@ use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::{Backlog, Store};
 use std::time::Duration;
 
-/// Default time limit of `events flush`.
-const FLUSH: Duration = Duration::from_secs(60);
+/// Default time limit of `events flush`. BigQuery's CreateWriteStream alone may take longer than a minute.
+const FLUSH: Duration = Duration::from_secs(180);
 
 /// Returns the configured destinations, or only the one with this name; the error says what to configure.
 pub(super) fn chosen<'a>(settings: &'a Settings, name: Option<&str>) -> Result<Vec<&'a DestinationConfig>, CommandError> {

@@ -31,7 +31,7 @@ pub(crate) enum Events {
     /// Deliver pending events to the configured destinations
     #[command(before_help = "Examples:\n  lorchestra events flush\n  lorchestra events flush --timeout 10m")]
     Flush {
-        /// Stop after this long [default: 60s]
+        /// Stop after this long [default: 3m]
         #[arg(long, value_parser = values::limit, value_name = "DURATION")]
         timeout: Option<Duration>,
         /// Deliver only to this destination

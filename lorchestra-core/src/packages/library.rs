@@ -16,6 +16,9 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// A plugin's bytes, sealed.
@@ -23,7 +26,7 @@ use std::time::Duration;
 pub struct Library {
     path: PathBuf,
     memory: File,
-    sha256: String,
+    sha256: Checksum,
     manifest: Manifest,
 }
 
@@ -52,11 +55,7 @@ impl Library {
         let memory = rustix::fs::memfd_create("lorchestra-plugin", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map(File::from)
             .map_err(|e| no_memory_file(path, e.into()))?;
-        let sha256 = digest(|buffer| {
-            let n = file.read(buffer)?;
-            (&memory).write_all(&buffer[..n]).map(|()| n)
-        })
-        .map_err(unreadable)?;
+        let sha256 = Checksum::copying(&mut file, &memory).map_err(unreadable)?;
         seal(&memory).map_err(unreadable)?;
         let manifest = catalog::inspect(&memory)?;
         Ok(Self { path: path.to_owned(), memory, sha256, manifest })
@@ -67,9 +66,9 @@ impl Library {
         &self.path
     }
 
-    /// SHA-256 of the bytes in hexadecimal.
+    /// SHA-256 of the bytes in hexadecimal. May wait until it is computed: ask for it as late as possible.
     pub fn sha256(&self) -> &str {
-        &self.sha256
+        self.sha256.get()
     }
 
     /// The manifest in these bytes.
@@ -107,6 +106,68 @@ impl Library {
         let result = work(self.memory.as_raw_fd());
         rustix::io::fcntl_setfd(&self.memory, FdFlags::CLOEXEC)?;
         result
+    }
+}
+
+/// A checksum that another thread computes while the run prepares its worker.
+#[derive(Debug)]
+struct Checksum {
+    text: OnceLock<String>,
+    hashing: Mutex<Option<JoinHandle<String>>>,
+}
+
+/// Maximum number of pieces that are copied but not hashed yet.
+const AHEAD: usize = 8;
+
+impl Checksum {
+    /// Copies `from` to `to` and computes the checksum of what was copied.
+    fn copying(from: &mut impl Read, mut to: &File) -> io::Result<Self> {
+        let (pieces, receiver) = mpsc::sync_channel::<Vec<u8>>(AHEAD);
+        let hash = move || {
+            let mut hasher = Sha256::new();
+            receiver.iter().for_each(|piece| hasher.update(&piece));
+            hex(&hasher.finalize())
+        };
+        match thread::Builder::new().name("checksum".into()).spawn(hash) {
+            Ok(hashing) => {
+                copy_pieces(from, to, &pieces)?;
+                drop(pieces);
+                Ok(Self { text: OnceLock::new(), hashing: Mutex::new(Some(hashing)) })
+            }
+            // A limit on the number of threads: this one has the time.
+            Err(_) => {
+                let text = digest(|buffer| {
+                    let n = from.read(buffer)?;
+                    to.write_all(&buffer[..n]).map(|()| n)
+                })?;
+                Ok(Self { text: text.into(), hashing: Mutex::default() })
+            }
+        }
+    }
+
+    fn get(&self) -> &str {
+        self.text.get_or_init(|| {
+            let hashing = self.hashing.lock().unwrap_or_else(PoisonError::into_inner).take();
+            match hashing.map(JoinHandle::join) {
+                Some(Ok(text)) => text,
+                Some(Err(panic)) => std::panic::resume_unwind(panic),
+                // Not reached: either there is a text, or a thread that has one.
+                None => String::new(),
+            }
+        })
+    }
+}
+
+/// Copies in pieces, each of which is sent to be hashed.
+fn copy_pieces(from: &mut impl Read, mut to: &File, pieces: &SyncSender<Vec<u8>>) -> io::Result<()> {
+    loop {
+        let mut piece = Vec::with_capacity(CHUNK);
+        if from.by_ref().take(CHUNK as u64).read_to_end(&mut piece)? == 0 {
+            return Ok(());
+        }
+        to.write_all(&piece)?;
+        // Fails only if the thread has panicked, which `Checksum::get` reports.
+        let _ = pieces.send(piece);
     }
 }
 

@@ -197,10 +197,9 @@ pub fn launch(
     signals: &mut Signals,
     observer: &mut dyn Observer,
 ) -> Result<Launched, LaunchError> {
-    let Launch { mut spec, run_id, library, lock, secrets } = launch;
+    let Launch { spec, run_id, library, lock, secrets } = launch;
     let library = seal(library, &spec.package, lock)?;
     fit(&spec, &library)?;
-    spec.sha256 = Some(library.sha256().to_owned());
     let state = StateDir::open(host.state_dir)?;
     recover(&state, observer)?;
     let closing = Closing::begin(host, state)?;
@@ -285,14 +284,13 @@ impl<'a> Lane<'a> {
         signals: &mut Signals,
         observer: &mut dyn Observer,
     ) -> Result<RunResult, LaunchError> {
-        let Launch { mut spec, run_id, library, lock, secrets } = launch;
+        let Launch { spec, run_id, library, lock, secrets } = launch;
         if !self.sealed.iter().any(|(path, _)| path == library) {
             self.sealed.push((library.to_owned(), seal(library, &spec.package, lock)?));
         }
         let unsealed = || LaunchError::NoJob { job: spec.job.clone(), path: library.to_owned() };
         let (_, library) = self.sealed.iter().find(|(path, _)| path == library).ok_or_else(unsealed)?;
         fit(&spec, library)?;
-        spec.sha256 = Some(library.sha256().to_owned());
         let env = RunEnv { state: &self.state, worker: self.host.worker, secrets, deliver_first: None };
         let may_exist = run_id.is_some();
         let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
@@ -372,12 +370,10 @@ pub fn seal(path: &Path, package: &str, lock: Option<&Lockfile>) -> Result<Libra
 /// If it is not the library that the spec requires, or the spec does not match the job in it.
 pub fn fit(spec: &RunSpec, library: &Library) -> Result<(), LaunchError> {
     let manifest = library.manifest();
-    let sha256 = spec.sha256.as_deref().unwrap_or(library.sha256());
-    for (what, wanted, found) in [
-        ("package", spec.package.as_str(), manifest.package.as_str()),
-        ("version", &spec.version, &manifest.version),
-        ("sha256", sha256, library.sha256()),
-    ] {
+    // The checksum is asked for only if the spec has one: it may still be being computed.
+    let sha256 = spec.sha256.as_deref().map(|wanted| ("sha256", wanted, library.sha256()));
+    let named = [("package", spec.package.as_str(), manifest.package.as_str()), ("version", &spec.version, &manifest.version)];
+    for (what, wanted, found) in named.into_iter().chain(sha256) {
         if wanted != found {
             let (wanted, found, path) = (wanted.to_owned(), found.to_owned(), library.path().to_owned());
             return Err(LaunchError::OtherLibrary { what, wanted, found, path });

@@ -230,11 +230,12 @@ impl Supervision<'_> {
         }
     }
 
-    fn skip(self, held_by: Option<String>) -> Result<(RunResult, Store), RunError> {
+    fn skip(mut self, held_by: Option<String>) -> Result<(RunResult, Store), RunError> {
         let mut store = Store::open(self.env.state)?;
         if let Some(found) = self.found(&store)? {
             return Ok((RunResult::found(found, &store)?, store));
         }
+        self.spec.sha256 = Some(self.library.sha256().to_owned());
         let new = self.new_run(None)?;
         store.skip_run(&new, &Started { held_by: held_by.clone(), ..self.started(&new) })?;
         self.observer.observe(&RunEvent::Skipped { run_id: &self.run_id, spec: &self.spec, held_by: held_by.as_deref() });
@@ -279,6 +280,8 @@ impl Supervision<'_> {
         if let Some(moved) = overlap::at_bookmark(&store, &self.spec)? {
             self.spec = moved;
         }
+        // It was computed while the worker started.
+        self.spec.sha256 = Some(self.library.sha256().to_owned());
         make_dir(&state.run_logs(&run_id))?;
         let files = self.attempts().make_files(1)?;
         let new = self.new_run(Some(worker.pid()))?;

@@ -61,6 +61,10 @@ def ends(bq_client, how):
         bq_client.query("SELECT 1")
 
 
+async def later(bq_client):
+    emit("never", {}, "x", bq_client)
+
+
 def crowd(bq_client):
     """Threads, one of which outlives the function, and forked processes."""
 

@@ -3,6 +3,7 @@
 //!
 //! The stamp is written last, so a partial installation is never used.
 
+use crate::debian::Apt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,28 +27,8 @@ pub fn ensure(target: &Path) -> Result<PathBuf, String> {
     if home.exists() {
         fs::remove_dir_all(&home).map_err(failed)?;
     }
-    for directory in ["lists/partial", "cache/archives/partial", "debs", "root"] {
-        fs::create_dir_all(home.join(directory)).map_err(failed)?;
-    }
-    let apt = |args: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.arg("-o").arg(format!("Dir::State::lists={}", home.join("lists").display()));
-        command.arg("-o").arg(format!("Dir::Cache={}", home.join("cache").display()));
-        command.args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=", "-o", "APT::Update::Post-Invoke=", "-q"]);
-        run(command.args(args).current_dir(home.join("debs")))
-    };
-    apt(&["update"])?;
-    // What this machine lacks, as apt would install it.
-    let plan = apt(&["--simulate", "install", "--no-install-recommends", "chromium"])?;
-    let packages = plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
-    let mut download = vec!["download"];
-    download.extend(packages);
-    apt(&download)?;
     let root = home.join("root");
-    for entry in fs::read_dir(home.join("debs")).map_err(failed)?.flatten() {
-        run(Command::new("dpkg").arg("-x").arg(entry.path()).arg(&root))?;
-    }
-    fs::remove_dir_all(home.join("debs")).map_err(failed)?;
+    Apt::new(target, &home).unpack_with_dependencies("chromium", &root)?;
     fs::write(home.join("lorchestra-stamp"), "").map_err(failed)?;
     Ok(root)
 }
@@ -60,13 +41,4 @@ pub fn screenshot(root: &Path, profile: &Path) -> Command {
     command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]);
     command.arg(format!("--user-data-dir={}", profile.display()));
     command
-}
-
-fn run(command: &mut Command) -> Result<String, String> {
-    let line = format!("{command:?}");
-    let output = command.env("LC_ALL", "C").output().map_err(|error| format!("{line}: {error}"))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(format!("{line}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end()))
 }

@@ -50,7 +50,7 @@ impl Server {
         if home.exists() {
             fs::remove_dir_all(&home).map_err(|error| failed(&home, error))?;
         }
-        let apt = Apt { lists: target.join("debian-lists"), home: home.clone() };
+        let apt = Apt::new(target, &home);
         let made =
             self.unpack(&apt, &root).and_then(|()| fs::write(&stamp_file, stamp).map_err(|error| failed(&stamp_file, error)));
         drop(held);
@@ -132,12 +132,29 @@ impl Server {
 }
 
 /// apt, as the current user and with separate directories.
-struct Apt {
+pub(crate) struct Apt {
     lists: PathBuf,
     home: PathBuf,
 }
 
 impl Apt {
+    /// Uses the lists that all share below the target directory, and downloads into `home`.
+    pub(crate) fn new(target: &Path, home: &Path) -> Self {
+        Self { lists: target.join("debian-lists"), home: home.to_owned() }
+    }
+
+    /// Unpacks a package with everything that apt would install for it on this machine.
+    pub(crate) fn unpack_with_dependencies(&self, package: &str, root: &Path) -> Result<(), String> {
+        fs::create_dir_all(root).map_err(|error| format!("{}: {error}", root.display()))?;
+        self.update()?;
+        let plan = self.run("apt-get", &["--simulate", "install", "--no-install-recommends", package])?;
+        let packages = plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
+        let mut download = vec!["download"];
+        download.extend(packages);
+        self.run("apt-get", &download)?;
+        unpack_all(&self.home, root)
+    }
+
     fn update(&self) -> Result<(), String> {
         let cache = self.home.join("cache/archives/partial");
         for directory in [&self.lists.join("partial"), &cache] {

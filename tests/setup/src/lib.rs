@@ -7,3 +7,13 @@ mod debian;
 pub mod dovecot;
 pub mod slurm;
 pub mod venv;
+
+use std::path::{Path, PathBuf};
+
+/// Cargo's target directory, of a test or bench that is running. `None` if it was copied elsewhere.
+#[must_use]
+pub fn target() -> Option<PathBuf> {
+    let exe = std::env::current_exe().ok()?;
+    // Cargo marks it with this file.
+    exe.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file()).map(Path::to_owned)
+}

@@ -149,6 +149,16 @@ const MODEL: Venv = Venv {
     layout: 1,
     minor: 11,
 };
+/// An approximate index of vectors, for the bench of vector-projector.
+const VECTORS: Venv = Venv {
+    name: "vectors-venv",
+    purpose: "the index to compare with",
+    pins: &["usearch==2.26.6", "numpy==2.4.6"],
+    is_installed: true,
+    finish: |_| Ok(()),
+    layout: 1,
+    minor: 11,
+};
 /// Not a package to import: messages that mail parsers are tested with.
 const CORPORA: Venv = Venv {
     name: "corpora-venv",
@@ -281,6 +291,14 @@ pub fn ensure_temporal(target: &Path) -> Result<PathBuf, String> {
 /// What is missing, or what pip printed.
 pub fn ensure_model(target: &Path) -> Result<PathBuf, String> {
     Ok(made(target, &MODEL)?.join("wordllama"))
+}
+
+/// The venv of an approximate index of vectors: `usearch` and `numpy` for `bin/python`. Like [`ensure`]; takes some seconds.
+///
+/// # Errors
+/// What is missing, or what pip printed.
+pub fn ensure_vectors(target: &Path) -> Result<PathBuf, String> {
+    made(target, &VECTORS)
 }
 
 /// The venv of `corpora`.

@@ -1,5 +1,6 @@
 //! Measures `index_documents` and `search` of vector-projector on generated documents: documents per second, the cost of a second run,
-//! search latency, and how all of these grow; and the cost of a model compared with hashed words.
+//! search latency, and how all of these grow; the cost of a model compared with hashed words; and the same vectors in an approximate index
+//! (`usearch` from PyPI, in a virtual environment), which is what a search in more documents needs.
 
 use super::Site;
 use super::timing::{Median, met};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 const SIZES: [u32; 3] = [1_000, 100_000, 1_000_000];
@@ -20,6 +21,8 @@ const WORDS: u64 = 150;
 const WITH_MODEL: u32 = 10_000;
 /// Number of searches in each mode.
 const SEARCHES: u64 = 15;
+/// Number of searches in the approximate index.
+const APPROXIMATE_SEARCHES: u32 = 200;
 /// Time of a vector search that is fast enough, in milliseconds.
 const FAST: f64 = 20.0;
 /// Maximum ratio of the time per document between most and fewest documents: more would not be linear.
@@ -85,7 +88,7 @@ fn with_model(site: &Site, data: &Path, input: &Path) -> Result<String> {
     let count = if site.is_trial { 50 } else { WITH_MODEL };
     write_documents(input, count, None)?;
     let index = data.join("vector-projector");
-    let mut rows = Vec::new();
+    let (mut rows, mut approximate) = (Vec::new(), Vec::new());
     // Index from scratch and search, then convert all vectors to the other kind.
     for (vectors, way, other) in [("hashed words", "none", &*model), ("wordllama 0.4.0.post1", &*model, "none")] {
         std::fs::remove_dir_all(&index)?;
@@ -93,6 +96,7 @@ fn with_model(site: &Site, data: &Path, input: &Path) -> Result<String> {
         expect(&counts, "added", count)?;
         let bytes = counts["index_bytes"].as_f64().ok_or("no size of the index")? / f64::from(count);
         let searches = searches(site, &["vector", "both"])?;
+        approximate.push(Approximate::measure(vectors, &index.join("index.db"), searches.middles[0])?);
         let (again, counts) = index_once(site, &["--model", other])?;
         expect(&counts, "embedded_again", count)?;
         rows.push((vectors, new, bytes, searches.shown, searches.whole, again));
@@ -109,7 +113,49 @@ fn with_model(site: &Site, data: &Path, input: &Path) -> Result<String> {
             f64::from(count) / new
         ));
     }
+    table.push_str(
+        "\n\nThe same vectors in an approximate index: HNSW of `usearch` 2.26.6 with its default settings, called from Python. Queries are \
+         vectors of documents; the share is that of their ten nearest that it finds.\n\n| vectors | number | dimensions | `search`: vector, ms | \
+         usearch: search, ms | share found | build, s | MB |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    );
+    table.extend(approximate.iter().map(Approximate::row));
     Ok(table)
+}
+
+/// An approximate index of the vectors of an index.
+struct Approximate {
+    vectors: &'static str,
+    /// Time of a search that compares all vectors, in milliseconds.
+    exact_ms: f64,
+    /// What the script prints.
+    measured: Value,
+}
+
+impl Approximate {
+    fn measure(vectors: &'static str, index: &Path, exact_ms: f64) -> Result<Self> {
+        let python = lorchestra_test_setup::venv::ensure_vectors(&cargo::target()?)?.join("bin/python");
+        let script = cargo::root()?.join("xtask/src/bench/vectors.py");
+        let output = Command::new(python).arg(script).arg(index).arg(APPROXIMATE_SEARCHES.to_string()).output()?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into());
+        }
+        Ok(Self { vectors, exact_ms, measured: serde_json::from_slice(&output.stdout)? })
+    }
+
+    fn row(&self) -> String {
+        let number = |key: &str| self.measured[key].as_f64().unwrap_or(f64::NAN);
+        format!(
+            "\n| {} | {} | {} | {:.2} | {:.2} | {:.0} % | {:.1} | {:.1} |",
+            self.vectors,
+            number("vectors"),
+            number("dimensions"),
+            self.exact_ms,
+            number("search_ms"),
+            number("found") * 100.0,
+            number("build_s"),
+            number("megabytes"),
+        )
+    }
 }
 
 /// Durations of searches, in milliseconds.

@@ -224,6 +224,29 @@ fn checkpointed_records_are_not_truncated_when_a_later_step_fails() {
 }
 
 #[test]
+fn a_waiting_version_whose_state_was_removed_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut archive = Archive::open(dir.path(), Format::Jsonl).unwrap();
+    archive.begin_stream("a").unwrap();
+    record(&mut archive, "a", Some(5), 1);
+    record(&mut archive, "a", Some(-7), 9);
+    record(&mut archive, "a", Some(7), 2);
+    archive.finish().unwrap();
+    drop(archive);
+    assert!(Archive::open(dir.path(), Format::Jsonl).unwrap().take_stale().is_empty());
+    fs::remove_file(dir.path().join("state.json")).unwrap();
+    let mut archive = Archive::open(dir.path(), Format::Jsonl).unwrap();
+    archive.begin_stream("a").unwrap();
+    assert_eq!(archive.take_stale(), [Stale { stream: "a".into(), files: 1, bytes: 8 }]);
+    assert_eq!(read(dir.path(), "a~7.jsonl.stale"), "2 ");
+    record(&mut archive, "a", None, 3);
+    record(&mut archive, "a", Some(7), 4);
+    archive.activate("a", 7).unwrap();
+    archive.finish().unwrap();
+    assert_eq!(read(dir.path(), "a.jsonl"), "4 ");
+}
+
+#[test]
 fn a_second_run_fails() {
     let dir = tempfile::tempdir().unwrap();
     let first = Archive::open(dir.path(), Format::Jsonl).unwrap();

@@ -180,6 +180,22 @@ fn a_malformed_message_affects_no_other() {
     let aside = fs::read_to_string(dir.path().join("meltano-ingest/test/default/set_aside.jsonl")).unwrap();
     assert_eq!(aside, format!("{odd}\n"));
     assert_eq!(ran.event("tap.completed").payload["set_aside"], json!({"not_a_number": 1}));
+    // A byte order mark, and Latin-1 in a message and in a batch file.
+    let latin1 = b"{\"type\":\"RECORD\",\"stream\":\"a\",\"record\":{\"n\":\"J\xf6rg\"}}\n";
+    let batch = dir.path().join("latin1.jsonl");
+    fs::write(&batch, b"\xef\xbb\xbf{\"n\":3}\n{\"n\":\"J\xf6rg\"}\n{\"n\":4}\n").unwrap();
+    let message = format!(
+        "{{\"type\":\"BATCH\",\"stream\":\"a\",\"encoding\":{{\"format\":\"jsonl\"}},\"manifest\":[\"{}\"]}}\n",
+        batch.display()
+    );
+    let output = dir.path().join("output");
+    fs::write(&output, [latin1, message.as_bytes()].concat()).unwrap();
+    let ran = tap(&[&format!("\u{feff}{SCHEMA}")], &format!("cat '{}'", output.display()), &dir).run();
+    ran.assert_ok();
+    assert_eq!(ran.event("tap.completed").payload["set_aside"], json!({"not_utf8": 2}));
+    assert_eq!(file(&dir), "1 2 3 4 ");
+    let aside = fs::read(dir.path().join("meltano-ingest/test/default/set_aside.jsonl")).unwrap();
+    assert!(aside.ends_with(&[latin1.as_slice(), b"{\"n\":\"J\xf6rg\"}\n"].concat()), "as they were written");
     // No state is passed.
     tap(&[SCHEMA], "[ -z \"$1\" ] || exit 9", &dir).run().assert_ok();
 }
@@ -224,7 +240,12 @@ fn each_failure_has_its_cause_and_keeps_complete_transactions() {
             "cannot read the batch file /no/such/file: No such file",
             false,
         ),
-        (&[r#"{"type":"SCHEMA","stream":"","schema":{}}"#], long, "cannot store it: the name of a stream is empty", true),
+        (
+            &[r#"{"type":"SCHEMA","stream":"","schema":{}}"#],
+            long,
+            "cannot store its records: the name of a stream is empty",
+            true,
+        ),
         (&[], "printf '{\"type\":\"REC'", "test: its output ends in the middle of a message, in line 5 (exit status: 0)", false),
     ];
     for (more, then, says, permanent) in cases {
@@ -273,4 +294,24 @@ fn a_cancelled_run_stops_the_tap() {
     running.wait_for("tap.schema.changed").cancel();
     running.wait().assert_retryable("everything up to the last state is saved, run the job again to continue");
     assert_eq!(file(&dir), "");
+}
+
+/// Each form of a schema is reported once, and the last one at the end.
+#[test]
+fn a_schema_that_alternates_is_reported_once_in_each_form() {
+    let dir = TempDir::new();
+    let other = SCHEMA.replace(r#"{"n":{}}"#, r#"{"n":{},"m":{}}"#);
+    let lines: Vec<String> = (0..9).flat_map(|n| [if n % 2 == 0 { SCHEMA.to_owned() } else { other.clone() }, rec(n)]).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let stored =
+        || serde_json::from_str::<Value>(&dir.read("meltano-ingest/test/default/a.schema.json")).unwrap()["schema"].clone();
+    for (then, added) in [("", vec![json!(["n"]), json!(["m"]), json!([])]), ("exit 1", vec![json!(["m"]), json!([])])] {
+        let ran = tap(&lines, then, &dir).run();
+        let changes: Vec<Value> =
+            ran.events_of("tap.schema.changed").iter().map(|event| event.payload["added"].clone()).collect();
+        assert_eq!(changes, added, "{then}");
+        assert_eq!(stored(), json!({"properties": {"n": {}}}), "the last one");
+    }
+    tap(&lines[..4], "", &dir).run().assert_ok();
+    assert_eq!(stored(), json!({"properties": {"n": {}, "m": {}}}));
 }

@@ -37,9 +37,9 @@ fn no_part_contains_rows_before_and_after_the_mark() {
     push(&mut parts, 3..5);
     // Three rows before the mark, two after it.
     parts.flush().unwrap();
-    assert_eq!((parts.written, parts.rows.len()), (10, 2));
+    assert_eq!((parts.len(), parts.lanes[0].rows.len()), (12, 2));
     parts.flush().unwrap();
-    assert_eq!((finished(&parts), parts.written, files(dir.path())), (vec![3], 12, 2));
+    assert_eq!((finished(&parts), parts.lanes[0].rows.len(), files(dir.path())), (vec![3], 0, 2));
     push(&mut parts, 5..6);
     parts.sync().unwrap();
     assert_eq!(finished(&parts), [3], "the open part is after the mark");
@@ -77,22 +77,78 @@ fn everything_is_removed_if_no_state_was_stored() {
 }
 
 #[test]
-fn other_columns_begin_another_part() {
+fn each_layout_has_a_part_and_returning_to_one_continues_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut parts = Parts::new(dir.path(), "a", layout("n"), 0);
-    push(&mut parts, 0..1);
-    parts.mark();
-    push(&mut parts, 1..3);
-    parts.set_layout(&layout("n")).unwrap();
-    assert_eq!(files(dir.path()), 0, "the same columns");
-    parts.set_layout(&layout("m")).unwrap();
-    parts.push(b"{\"m\":4}").unwrap().unwrap();
-    parts.sync().unwrap();
-    assert_eq!(finished(&parts), [1], "two more are complete, but after the mark");
-    parts.mark();
+    let push = |parts: &mut Parts, column: &str, n: u32| {
+        parts.set_layout(&layout(column)).unwrap();
+        parts.push(format!("{{\"{column}\":{n}}}").as_bytes()).unwrap().unwrap();
+    };
+    for n in 0..50 {
+        push(&mut parts, ["n", "m"][n as usize % 2], n);
+        if n == 9 {
+            parts.mark();
+        }
+        if n == 19 {
+            parts.flush().unwrap();
+            parts.sync().unwrap();
+            assert_eq!(finished(&parts), [5, 5], "up to the mark");
+            parts.published();
+        }
+    }
+    assert_eq!((parts.len(), parts.lanes.len()), (50, 2));
+    // After the mark nothing is stored: all of it is removed, from memory, open parts and complete ones.
+    push(&mut parts, "n", 50);
+    parts.flush().unwrap();
+    parts.cut(10).unwrap();
+    assert_eq!((parts.len(), parts.buffered(), files(dir.path())), (10, 0, 2));
+    for n in 50..60 {
+        push(&mut parts, ["n", "m"][n as usize % 2], n);
+        parts.mark();
+    }
     parts.sync().unwrap();
     let all: Vec<_> = parts.finished().map(rows).collect();
-    assert_eq!(all, [vec!["{n: 0}"], vec!["{n: 1}", "{n: 2}"], vec!["{m: 4}"]]);
+    assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5]);
+    assert_eq!((&*all[0][0], &*all[1][4]), ("{n: 50}", "{m: 59}"));
+    let error = parts.cut(11).unwrap_err();
+    assert!(error.to_string().contains("the last ones are 20 and 10"), "{error}");
+    parts.cut(10).unwrap();
+    assert_eq!((parts.len(), files(dir.path())), (10, 2), "back to the stored state");
+}
+
+#[test]
+fn a_layout_too_many_completes_the_part_of_the_one_not_used_for_the_longest_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut parts = Parts::new(dir.path(), "a", layout("c0"), 0);
+    for n in [0, 1, 2, 3, 0, 4] {
+        parts.set_layout(&layout(&format!("c{n}"))).unwrap();
+        parts.push(format!("{{\"c{n}\":1}}").as_bytes()).unwrap().unwrap();
+    }
+    assert_eq!((parts.lanes.len(), files(dir.path())), (MAX_LANES, 1), "that of c1");
+    parts.mark();
+    parts.sync().unwrap();
+    let all: Vec<_> = parts.finished().map(|path| rows(path).join(" ")).collect();
+    assert_eq!(all, ["{c1: 1}", "{c0: 1} {c0: 1}", "{c2: 1}", "{c3: 1}", "{c4: 1}"]);
+}
+
+/// The footer of a wide file has an entry for each column of each row group.
+#[test]
+fn a_part_with_a_large_footer_is_completed() {
+    let dir = tempfile::tempdir().unwrap();
+    let columns: lorchestra_plugin_api::serde_json::Map<_, _> =
+        (0..100).map(|n| (format!("c{n}"), json!({"type": "integer"}))).collect();
+    let wide = Arc::new(Layout::of(&json!({"properties": columns}), &Widened::default()));
+    let mut parts = Parts::new(dir.path(), "a", wide, 0);
+    for n in 0..3 {
+        parts.push(format!("{{\"c{n}\":1}}").as_bytes()).unwrap().unwrap();
+        parts.flush_lane(0).unwrap();
+        assert_eq!(parts.finished.len(), [0, 0, 1][n]);
+        let Some(part) = &mut parts.lanes[0].open else { break };
+        // As after many row groups.
+        part.footer_bytes = MAX_FOOTER - (2 - n) * 100 * FOOTER_ENTRY;
+        assert!(parts.buffered() < MAX_FOOTER);
+    }
+    assert_eq!((parts.finished.len(), parts.buffered()), (1, 0));
 }
 
 #[test]
@@ -103,7 +159,7 @@ fn a_failed_write_is_not_retried() {
     parts.mark();
     parts.flush().unwrap();
     // Read-only: the footer cannot be written.
-    let open = parts.open.as_mut().unwrap();
+    let open = parts.lanes[0].open.as_mut().unwrap();
     let read_only = BufWriter::new(File::open(&open.path).unwrap());
     open.writer = SerializedFileWriter::new(read_only, layout("n").parquet_type().unwrap(), Arc::default()).unwrap();
     parts.sync().unwrap_err();

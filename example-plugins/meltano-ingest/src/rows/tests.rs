@@ -121,3 +121,59 @@ fn rows_are_written_and_removed_from_either_end() {
     let rest = numbers(&mut rows, 99);
     assert_eq!((rest.len(), &*rest[0], &*rest[1], &*rest[5]), (6, "3 null 3.50", "4 \"t4\" 4.50", "10 \"last\" 1.00"));
 }
+
+/// 3,000 columns of which each record has three: the rows need memory for what they have, and `bytes` counts it.
+#[test]
+fn a_wide_schema_needs_memory_for_the_values_that_are_there() {
+    let properties: serde_json::Map<String, serde_json::Value> =
+        (0..3000).map(|n| (format!("c{n}"), json!({"type": (["integer", "string"][n % 2])}))).collect();
+    let layout = Arc::new(Layout::of(&json!({"properties": properties}), &Widened::default()));
+    let mut rows = Rows::new(layout);
+    let value = |row: u32, column: u32| if column.is_multiple_of(2) { row.to_string() } else { format!("\"t{row}\"") };
+    let columns = |row: u32| [row * 7 % 3000, (row * 7 + 1) % 3000, (row * 11 + 2) % 3000];
+    let count = 2000;
+    for row in 0..count {
+        let [a, b, c] = columns(row).map(|column| format!("\"c{column}\":{}", value(row, column)));
+        rows.push(&format!("{{{a},{b},{c}}}")).unwrap();
+    }
+    let allocated: usize = rows.columns.iter().map(Column::allocated).sum();
+    assert!(allocated < 1 << 20, "{allocated} bytes for {count} rows");
+    // Vectors have at most twice the capacity that they need, and four values at least.
+    assert!(rows.bytes() > allocated / 2 - 3000 * 4 * 16, "{} counted, {allocated} allocated", rows.bytes());
+    rows.truncate(1500);
+    rows.write(1000, &mut SerializedFileWriter::new(Vec::new(), rows.layout().parquet_type().unwrap(), Arc::default()).unwrap())
+        .unwrap();
+    let counted: usize = rows.columns.iter().map(Column::size).sum();
+    assert_eq!((rows.len(), rows.bytes), (500, counted), "the size is exact after rows were removed from either end");
+    let read = written(&mut rows, 2);
+    for (row, text) in (1000..).zip(read) {
+        for column in columns(row) {
+            let wanted = format!("c{column}: {}", value(row, column));
+            assert!(text.contains(&format!("{wanted},")) || text.contains(&format!("{wanted}}}")), "{wanted}");
+        }
+        assert_eq!(text.matches(": null").count(), 3000 - 3, "row {row}");
+    }
+    rows.truncate(0);
+    assert_eq!((rows.bytes(), rows.columns.len()), (0, 0));
+}
+
+impl Column {
+    /// Bytes that its vectors have allocated.
+    fn allocated(&self) -> usize {
+        let values = match &self.values {
+            Values::Boolean(values) => values.capacity(),
+            Values::Int32(values) => values.capacity() * 4,
+            Values::Int64(values) => values.capacity() * 8,
+            Values::Float(values) => values.capacity() * 8,
+            Values::Decimal(values) => values.capacity() * 16,
+            Values::Bytes(all, ends) => all.capacity() + ends.capacity() * 8,
+        };
+        size_of::<Self>() + self.rows.capacity() * 4 + values
+    }
+
+    /// The size of its values.
+    fn size(&self) -> usize {
+        let texts = if let Values::Bytes(all, _) = &self.values { all.len() } else { 0 };
+        self.rows.len() * (4 + self.values.size()) + texts
+    }
+}

@@ -9,7 +9,6 @@ use crate::query::Query;
 use lorchestra_plugin_api::serde_json::json;
 use lorchestra_plugin_api::testing::{self, TempDir};
 use lorchestra_test_setup::venv;
-use std::path::PathBuf;
 
 /// Mails: id, subject, text. Several are about the same topic and differ in a name or a number.
 const MAILS: [(&str, &str, &str); 30] = [
@@ -98,15 +97,9 @@ struct Quality {
     reciprocal: f64,
 }
 
-fn target() -> PathBuf {
-    // target/debug/deps/vector_projector-….
-    let program = std::env::current_exe().unwrap();
-    program.ancestors().nth(3).unwrap().to_owned()
-}
-
 #[test]
 fn both_rankings_together_are_not_worse_than_either() {
-    let model = venv::ensure_model(&target()).unwrap_or_else(|error| panic!("{error}"));
+    let model = venv::ensure_model(&lorchestra_test_setup::target().unwrap()).unwrap_or_else(|error| panic!("{error}"));
     let dir = TempDir::new();
     let line = |(id, subject, text): &(&str, &str, &str)| {
         let email = json!({

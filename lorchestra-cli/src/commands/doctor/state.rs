@@ -203,7 +203,10 @@ pub(super) fn destinations(settings: &Settings, network: bool, findings: &mut Ve
         if network {
             findings.push(match delivery::answer(to, ANSWER) {
                 Ok(()) => Finding::ok("delivery", format!("{} accepts events", to.label())),
-                Err(error) => Finding::of("delivery", &error),
+                Err(error) => {
+                    let found = Finding::of("delivery", &error);
+                    Finding { fix: found.fix.or_else(|| Some(fix_of(to))), ..found }
+                }
             });
             if let DestinationConfig::BigQuery(config) = to {
                 // What cannot be read is reported above.
@@ -212,6 +215,14 @@ pub(super) fn destinations(settings: &Settings, network: bool, findings: &mut Ve
                 }
             }
         }
+    }
+}
+
+/// Where to look if a destination does not accept events and its answer does not say what to do.
+fn fix_of(to: &DestinationConfig) -> String {
+    match to {
+        DestinationConfig::BigQuery(_) => "see docs/guides/runbooks/nothing-arrives-in-bigquery.md".into(),
+        other => format!("correct [destinations.{}] in config.toml, then run lorchestra events flush", other.name()),
     }
 }
 

@@ -14,11 +14,9 @@ use std::time::Duration;
 const MARKER: &str = "CONSTRUCTOR_MARKER";
 const OTHER_MARKER: &str = "CONSTRUCTOR_MARKEX";
 
-#[expect(clippy::disallowed_methods, reason = "the environment sets the duration of a soak")]
 fn rounds() -> u32 {
     // These rounds are shorter than those that kill something, by this factor.
-    10 * std::env::var("LORCHESTRA_TEST_ROUNDS")
-        .map_or(20, |rounds| rounds.parse::<u32>().expect("LORCHESTRA_TEST_ROUNDS is a number"))
+    10 * lorchestra_tests::rounds(20)
 }
 
 fn library(sandbox: &Sandbox) -> PathBuf {

@@ -15,11 +15,6 @@ fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave])
 }
 
-#[expect(clippy::disallowed_methods, reason = "the environment sets the duration of a soak")]
-fn rounds() -> u32 {
-    std::env::var("LORCHESTRA_TEST_ROUNDS").map_or(20, |rounds| rounds.parse().expect("LORCHESTRA_TEST_ROUNDS is a number"))
-}
-
 fn numbering(sandbox: &Sandbox, count: u64) -> Running {
     sandbox.start(&[
         "run-job",
@@ -60,7 +55,7 @@ fn nothing_acknowledged_is_lost_or_duplicated() {
     assert_eq!(whole.numbers_of(&whole.run()), (0..EVENTS).collect::<Vec<_>>());
 
     let mut ended_early = 0;
-    let rounds = rounds();
+    let rounds = lorchestra_tests::rounds(20);
     for round in 0..rounds {
         let victim = [Victim::Worker, Victim::Supervisor, Victim::Both][round as usize % 3];
         let moment = Duration::from_micros(random(length));

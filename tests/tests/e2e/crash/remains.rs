@@ -136,7 +136,7 @@ impl Drop for Adopting {
 /// A stopped worker does not notice its supervisor's death; if it was killed before the run was recorded, the store does not know the run.
 #[test]
 fn a_stopped_worker_of_a_run_that_was_never_recorded_is_killed_by_the_next_command() {
-    let rounds = rounds();
+    let rounds = lorchestra_tests::rounds(6);
     let _adopting = Adopting::begin();
     for round in 0..rounds {
         let sandbox = sandbox();
@@ -151,7 +151,7 @@ fn a_stopped_worker_of_a_run_that_was_never_recorded_is_killed_by_the_next_comma
         drop(running);
         drop(held);
         assert!(processes::is_stopped(worker), "it sees nothing");
-        let next: &[&str] = [&["runs", "list"][..], &["run-job", "misbehave", "noop"], &["events", "list"]][round % 3];
+        let next: &[&str] = [&["runs", "list"][..], &["run-job", "misbehave", "noop"], &["events", "list"]][round as usize % 3];
         let ended = sandbox.lorchestra(next).exits(0);
         assert!(!processes::is_alive(worker), "{}", ended.shown());
         assert!(sandbox.processes().is_empty());
@@ -189,11 +189,6 @@ fn a_stopped_worker_of_a_trial_is_killed_by_the_next_trial() {
     drop(alive);
     Running::start(check("")).wait().exits(0);
     assert!(!processes::is_alive(of_alive) && sandbox.processes().is_empty());
-}
-
-#[expect(clippy::disallowed_methods, reason = "the number of rounds")]
-fn rounds() -> usize {
-    std::env::var("LORCHESTRA_TEST_ROUNDS").map_or(6, |rounds| rounds.parse().expect("LORCHESTRA_TEST_ROUNDS is a number"))
 }
 
 /// Waits for the worker that a command has started, and stops it.

@@ -64,32 +64,34 @@ fn events_arrive_with_the_right_types_and_their_payload_can_be_queried() {
     }
 }
 
-/// Eight processes, some of which are killed, then two flushes.
+/// Eight processes, some of which are killed, then two flushes; in a soak, again and again.
 #[test]
 fn kills_among_concurrent_processes_lose_and_duplicate_nothing() {
     let (emulator, dataset, sandbox) = set_up("storage-write");
-    let mut running: Vec<Running> = (0..8)
-        .map(|i| {
-            let account = format!("a{i}");
-            sandbox.start(&["run-job", "misbehave", "numbered", "--count", "1500", "--account", &account])
-        })
-        .collect();
-    for (i, victim) in running.drain(..4).enumerate() {
-        std::thread::sleep(std::time::Duration::from_millis(120 * i as u64));
-        let workers = victim.children();
-        victim.signal(Signal::KILL);
-        drop(victim);
-        lorchestra_tests::eventually("its worker is gone", || workers.iter().all(|pid| !processes::is_alive(*pid)));
+    for round in 0..u64::from(lorchestra_tests::rounds(20).div_ceil(20)) {
+        let mut running: Vec<Running> = (0..8)
+            .map(|i| {
+                let account = format!("a{i}");
+                sandbox.start(&["run-job", "misbehave", "numbered", "--count", "1500", "--account", &account])
+            })
+            .collect();
+        for (i, victim) in running.drain(..4).enumerate() {
+            std::thread::sleep(std::time::Duration::from_millis(120 * i as u64 + round * 37 % 200));
+            let workers = victim.children();
+            victim.signal(Signal::KILL);
+            drop(victim);
+            lorchestra_tests::eventually("its worker is gone", || workers.iter().all(|pid| !processes::is_alive(*pid)));
+        }
+        for running in running {
+            running.wait().exits(0);
+        }
+        sandbox.lorchestra(&["runs", "list"]).exits(0);
+        sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
+        assert_eq!(sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0).out(), "Delivered 0 events.\n");
+        let (rows, distinct, stored) = counts(&emulator, &dataset, &sandbox);
+        assert!(stored > (round + 1) * 4 * 1502, "{stored}");
+        assert_eq!((rows, distinct), (stored, stored), "round {round}");
     }
-    for running in running {
-        running.wait().exits(0);
-    }
-    sandbox.lorchestra(&["runs", "list"]).exits(0);
-    sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
-    assert_eq!(sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0).out(), "Delivered 0 events.\n");
-    let (rows, distinct, stored) = counts(&emulator, &dataset, &sandbox);
-    assert!(stored > 4 * 1502, "{stored}");
-    assert_eq!((rows, distinct), (stored, stored));
 }
 
 /// The server is killed while rows are in flight, and restarted without its streams, repeatedly; and a deliverer is killed.
@@ -100,18 +102,18 @@ fn a_server_restarted_during_delivery_has_each_event_once() {
     let dataset = emulator.own_dataset();
     let sandbox = sandbox(&emulator, &dataset, "storage-write");
     sandbox.lorchestra(&["events", "setup"]).exits(0);
-    for round in 0..2_u64 {
+    for round in 0..u64::from(lorchestra_tests::rounds(20).div_ceil(10)) {
         let count = "12000";
         let running = sandbox.start(&["run-job", "--delivery-timeout", "20s", "misbehave", "numbered", "--count", count]);
-        std::thread::sleep(std::time::Duration::from_millis(600 + 900 * round));
-        if round == 1 {
+        std::thread::sleep(std::time::Duration::from_millis(600 + 900 * round % 1900));
+        if round % 2 == 1 {
             let workers = running.children();
             running.signal(Signal::KILL);
             lorchestra_tests::eventually("its worker is gone", || workers.iter().all(|pid| !processes::is_alive(*pid)));
         }
         emulator.restart(&venv);
         let ended = running.wait();
-        assert_eq!(ended.code() == Some(0), round == 0, "{}", ended.shown());
+        assert_eq!(ended.code() == Some(0), round % 2 == 0, "{}", ended.shown());
         sandbox.lorchestra(&["runs", "list"]).exits(0);
         sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
         let failed = sandbox.lorchestra(&["events", "list", "--failed"]).exits(0);

@@ -89,7 +89,7 @@ fn a_destination_that_is_down_does_not_delay_the_other() {
 fn no_kill_loses_or_duplicates_an_event() {
     let sandbox = sandbox("rotate_size = \"64K\"\n");
     let dir = sandbox.path(EVENTS);
-    for round in 0..u64::from(super::sending::rounds().max(25)) {
+    for round in 0..u64::from(lorchestra_tests::rounds(20).max(25)) {
         let run = sandbox.start(&["run-job", "misbehave", "numbered", "--count", "400"]);
         std::thread::sleep(Duration::from_millis(30 + round * 37 % 400));
         run.signal(Signal::KILL);

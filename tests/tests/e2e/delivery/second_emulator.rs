@@ -1,7 +1,6 @@
 //! Kill rounds on a second emulator, `local-bigquery`, which loses all streams when it is restarted. It needs Python 3.13, which the project
 //! does not: `cargo xtask soak` sets it up on machines that have one; elsewhere, this test has nothing to do, and says so.
 
-use super::sending::rounds;
 use lorchestra_test_setup::venv;
 use lorchestra_tests::bigquery::emulator::Emulator;
 use lorchestra_tests::{Fixture, Sandbox, built, eventually, processes};
@@ -27,7 +26,7 @@ fn kills_and_restarts_of_a_second_emulator_lose_and_duplicate_nothing() {
     ));
     let ended = sandbox.lorchestra(&["events", "setup"]).exits(0);
     assert!(ended.out().contains("and read it back"), "{}", ended.shown());
-    for round in 0..rounds() {
+    for round in 0..lorchestra_tests::rounds(20) {
         let running = sandbox.start(&[
             "run-job",
             "--delivery-timeout",

@@ -306,11 +306,6 @@ fn an_unconfirmed_batch_is_uncertain_and_resent_only_on_request() {
     assert_eq!(site.sandbox.lorchestra(&["events", "list", "--uncertain"]).exits(0).out(), "");
 }
 
-#[expect(clippy::disallowed_methods, reason = "the environment sets the duration of a soak")]
-pub(crate) fn rounds() -> u32 {
-    std::env::var("LORCHESTRA_TEST_ROUNDS").map_or(20, |rounds| rounds.parse().expect("LORCHESTRA_TEST_ROUNDS is a number"))
-}
-
 /// A number below `bound`.
 fn random(bound: u64) -> u64 {
     RandomState::new().build_hasher().finish() % bound
@@ -319,7 +314,7 @@ fn random(bound: u64) -> u64 {
 /// The deliverer is killed at any moment of a run or a flush.
 #[test]
 fn a_kill_during_delivery_loses_and_duplicates_nothing() {
-    for round in 0..rounds() {
+    for round in 0..lorchestra_tests::rounds(20) {
         let write = BOTH[round as usize % 2];
         let label = format!("round {round}, {write:?}");
         let site = Site::new(write);

@@ -257,7 +257,7 @@ fn invalid_input_is_reported() {
     for (input, says) in [
         ("nowhere.jsonl", "no such file"),
         (".", "is not a file"),
-        ("x.jsonl", "none of the 2 lines is a document (not_a_document: 1, not_json: 1)"),
+        ("x.jsonl", "none of the lines is a document (not_a_document: 1, not_json: 1)"),
     ] {
         let ended = sandbox.lorchestra(&[&INDEX[..], &["--input", input]].concat()).exits(1);
         assert!(ended.err().contains(says), "{}", ended.shown());

@@ -2,6 +2,7 @@
 //! (tests/python-jobs). When processes are killed, nothing acknowledged is lost; each end is reported correctly; the text of an exception
 //! is only in the log.
 
+use chrono::DateTime;
 use lorchestra_test_setup::venv;
 use lorchestra_tests::{Event, Fixture, Sandbox, built, eventually, processes};
 use rustix::process::Signal;
@@ -208,6 +209,7 @@ fn every_other_end_is_reported() {
     page("no module", 1, &python.run("their_package.jobs:run", &ends("a=b")));
     page("no function", 1, &python.run("my_package.jobs:nothing", &ends("a=b")));
     page("not a function", 1, &python.run("my_package.jobs:logger", &ends("a=b")));
+    page("an async function", 1, &python.run("my_package.faults:later", &["--retries", "1"]));
     page("a module that cannot be imported", 1, &python.run("my_package.broken:job", &["--account", "a"]));
     page("an argument too many", 1, &python.run("my_package.jobs:extract_gmail", &ends("speed=9")));
     page("an argument too few", 1, &python.run("my_package.faults:fails_once", &["--retries", "1", "--account", "a"]));
@@ -215,6 +217,7 @@ fn every_other_end_is_reported() {
     page("since last", 1, &python.run("my_package.jobs:extract_gmail", &["--retries", "1", "--since", "last"]));
     let wrong = ["run-job", "--retries", "1", "python", "run", "--entry", "a:b", "--python"];
     page("no venv", 1, &[&wrong[..], &["."]].concat());
+    page("another program", 1, &[&wrong[..], &["/bin/true"]].concat());
     page("no interpreter", 1, &[&wrong[..], &["python9"]].concat());
     insta::assert_snapshot!(pages);
     assert_eq!(python.sandbox.processes(), [0u32; 0]);
@@ -303,26 +306,50 @@ fn upsert_objects_of_an_installed_old_tool_is_used() {
     assert_eq!(rows["raw_objects"][1], json!({"idem_key": "gmail:2", "payload": {"id": 2}}));
 }
 
+/// Each `since` is compared, to the microsecond, with the bookmark that the run before has stored.
 #[test]
 fn since_last_starts_where_the_last_successful_run_began() {
     let python = Python::new();
-    let since = |flags: &[&str], code: i32| {
-        let flags = [&["--account", "anna"], flags].concat();
-        python.sandbox.lorchestra(&python.run("my_package.jobs:extract_gmail", &flags)).exits(code);
-        python.events()[0].1["since"].as_str().unwrap_or_default().to_owned()
+    let job = "def run(bq_client, **seen):\n    \
+        from lorchestra.stack_clients.event_client import emit\n    emit('seen', seen, 'here', bq_client)\n    \
+        if seen.get('fail'): raise ValueError\n";
+    fs::write(python.sandbox.path("timed.py"), job).unwrap();
+    let path = python.sandbox.path("").display().to_string();
+    let time = |value: &Value| DateTime::parse_from_rfc3339(value.as_str().unwrap()).unwrap();
+    let bookmark = || {
+        let file = python.sandbox.data().join("python/bookmarks/timed:run~anna.json");
+        serde_json::from_slice::<Value>(&fs::read(file).unwrap()).unwrap()["at"].clone()
     };
-    assert_eq!(since(&["--since", "last:-30d"], 0), "-30d");
-    let began = python.sandbox.runs()[0].0["started_at"].as_str().unwrap().to_owned();
-    let passed = since(&["--since", "last"], 0);
-    assert!(passed.starts_with(&began[..19]) || passed > began, "{passed}, and the first run began at {began}");
-    assert_eq!(since(&["--since", "2024-01-01"], 0), "2024-01-01");
-    let again = since(&["--since", "last:-30d"], 0);
-    assert!(again > passed, "the start of the second run, not of the third: {again}, {passed}");
-    let failing = ["--account", "nobody", "--since", "last:-1d"];
-    for _ in 0..2 {
-        python.sandbox.lorchestra(&python.run("my_package.jobs:extract_gmail", &failing)).exits(1);
-        assert_eq!(python.events()[0].1["since"], "-1d", "a failed run does not move it");
-    }
+    // What the function received.
+    let seen = |flags: &[&str], code: i32| {
+        let flags = [&["--account", "anna"], flags].concat();
+        python.sandbox.lorchestra_with(&[("PYTHONPATH", &path)], &python.run("timed:run", &flags)).exits(code);
+        let (_, mut seen) = python.events().swap_remove(0);
+        assert_eq!(seen.as_object_mut().unwrap().remove("_source"), Some(json!("here")));
+        seen
+    };
+    // The bookmark that a successful run leaves: it is not before the run, and not after the function was called.
+    let moved = || {
+        let (at, run) = (bookmark(), &python.sandbox.runs()[0]);
+        let events = python.sandbox.events_of(run.id());
+        let called = &events.iter().find(|event| event.event_type() == "seen").unwrap().0["created_at"];
+        let (started, called, at_time) = (time(&run.0["started_at"]), time(called), time(&at));
+        assert!(started <= at_time && at_time <= called, "{started} ≤ {at_time} ≤ {called}");
+        at
+    };
+    assert_eq!(seen(&["--since", "last:-30d"], 0), json!({"account": "anna", "since": "-30d"}));
+    let first = moved();
+    assert_eq!(seen(&["--since", "last"], 0), json!({"account": "anna", "since": first}));
+    let second = moved();
+    assert!(time(&second) > time(&first), "{second}, {first}");
+    // A failed run, and one with times of its own, leave it.
+    let failed = json!({"account": "anna", "since": second, "fail": "1"});
+    assert_eq!(seen(&["--since", "last:-1d", "--arg", "fail=1"], 1), failed);
+    let own = ["--since", "2024-01-01", "--until", "2024-02-01"];
+    assert_eq!(seen(&own, 0), json!({"account": "anna", "since": own[1], "until": own[3]}));
+    assert_eq!(bookmark(), second);
+    assert_eq!(seen(&["--since", "last:-30d"], 0), json!({"account": "anna", "since": second}));
+    assert!(time(&moved()) > time(&second));
 }
 
 #[test]

@@ -148,7 +148,11 @@ fn columns_change_with_schema_and_values() {
     for text in [r#"{"n":2,"m":"x"}"#, r#"{"n":99999999999999999999}"#, r#"{"n":3,"k":true}"#, r#"{"n":4}"#] {
         assert_eq!(archive.record("a", None, &raw(text), None).unwrap(), Some(Taken::Kept));
     }
-    assert_eq!(archive.take_widened("a"), [Some("n".to_owned()), None]);
+    let widened = archive.take_widened();
+    assert_eq!(
+        widened.iter().map(|each| (&*each.stream, each.column.as_deref())).collect::<Vec<_>>(),
+        [("a", Some("n")), ("a", None)]
+    );
     assert_eq!(archive.record("a", None, &raw(r#"{"\ud83d":1}"#), None).unwrap(), Some(Taken::NotText));
     archive.finish().unwrap();
     drop(archive);
@@ -174,4 +178,64 @@ fn a_directory_has_one_format() {
     drop(open(dir.path(), NEVER));
     let error = Archive::open(dir.path(), Format::Jsonl).unwrap_err();
     assert!(error.is_permanent() && error.to_string().contains("use --format parquet, or another --name"), "{error}");
+}
+
+#[test]
+fn a_schema_that_alternates_has_a_file_for_each_form_and_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let forms = [SCHEMA, r#"{"properties":{"m":{"type":"integer"}}}"#].map(|text| serde_json::from_str::<Value>(text).unwrap());
+    let mut archive = open(dir.path(), NEVER);
+    for n in 0..10 {
+        archive.set_schema("a", &forms[n % 2]).unwrap();
+        let text = format!("{{\"{}\":{n}}}", ["n", "m"][n % 2]);
+        assert_eq!(archive.record("a", None, &raw(&text), None).unwrap(), Some(Taken::Kept));
+        if n == 5 {
+            archive.mark(&raw("5")).unwrap();
+        }
+    }
+    // The run fails: the records up to the state are kept, in complete files, before the state is.
+    assert_eq!(archive.roll_back().unwrap(), Some(4 * 8));
+    assert_eq!((visible(dir.path()), state(dir.path())), ("a.00001: 0 2 4, a.00002: {m: 1 {m: 3 {m: 5".into(), Some("5".into())));
+    assert_eq!(hidden(dir.path()), 0);
+}
+
+/// Files of a version whose state was removed, and those after a state that was put back.
+#[test]
+fn files_that_belong_to_no_state_do_not_join_a_later_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let mut archive = open(dir.path(), Duration::ZERO);
+    record(&mut archive, "a", Some(5), 1);
+    archive.mark(&raw("1")).unwrap();
+    let first = fs::read(path("state.json")).unwrap();
+    record(&mut archive, "a", Some(7), 2);
+    archive.mark(&raw("2")).unwrap();
+    drop(archive);
+    assert_eq!(visible(dir.path()), "a.00001: 1, a~7.00002: 2");
+
+    fs::remove_file(path("state.json")).unwrap();
+    let mut archive = open(dir.path(), Duration::ZERO);
+    let stale = archive.take_stale();
+    assert_eq!((&*stale[0].stream, stale[0].files), ("a", 1));
+    assert_eq!(stale[0].bytes, fs::metadata(path("a~7.00002.parquet.stale")).unwrap().len());
+    record(&mut archive, "a", None, 3);
+    archive.mark(&raw("3")).unwrap();
+    record(&mut archive, "a", Some(7), 4);
+    archive.activate("a", 7).unwrap();
+    archive.mark(&raw("4")).unwrap();
+    assert!(archive.take_stale().is_empty());
+    drop(archive);
+    assert_eq!(visible(dir.path()), "a.00003: 4", "not the 2 of the earlier version 7");
+
+    // The first state is put back, with its file.
+    fs::write(path("state.json"), &first).unwrap();
+    fs::rename(path("a.00003.parquet"), path("a~7.00002.parquet")).unwrap();
+    fs::copy(path("a~7.00002.parquet"), path("a.00002.parquet")).unwrap();
+    let mut archive = open(dir.path(), Duration::ZERO);
+    assert_eq!(archive.take_stale()[0].files, 2);
+    record(&mut archive, "a", Some(7), 5);
+    archive.activate("a", 7).unwrap();
+    archive.mark(&raw("5")).unwrap();
+    assert_eq!(visible(dir.path()), "a.00002: 5");
+    assert!(path("a.00002.parquet.stale").exists() && path("a~7.00002.parquet.stale.2").exists());
 }

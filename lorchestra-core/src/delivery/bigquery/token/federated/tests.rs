@@ -93,6 +93,32 @@ fn a_program_is_not_started_unless_that_is_allowed() {
     assert!(!marker.exists());
 }
 
+/// In a process of its own, because only the environment of the process permits it.
+#[test]
+fn a_program_that_is_allowed_returns_a_token_that_is_exchanged() {
+    const ALLOWED: &str = "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES";
+    if std::env::var(ALLOWED).is_err() {
+        let this = std::thread::current().name().unwrap().to_owned();
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = again.args(["--exact", &this]).env(ALLOWED, "1").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let subject = dir.path().join("subject.json");
+    let answer = json!({
+        "version": 1, "success": true, "token_type": "urn:ietf:params:oauth:token-type:jwt", "id_token": "hunter2-oidc",
+        "expiration_time": 4_102_444_800_u64,
+    });
+    std::fs::write(&subject, answer.to_string()).unwrap();
+    let server = TokenServer::start(&[STS]);
+    let source = json!({"executable": {"command": format!("/bin/cat {}", subject.display()), "timeout_millis": 5000}});
+    let (token, asked) = fetched(&server, &external(&server, &source), 1);
+    assert_eq!(token, "hunter2-sts");
+    assert!(asked[0].contains("subject_token=hunter2-oidc"), "{}", asked[0]);
+}
+
 /// On AWS: role and keys from the instance's metadata server, signed and exchanged.
 #[test]
 fn a_role_of_aws_is_exchanged() {
