@@ -2,7 +2,7 @@
 //!
 //! Short windows are started several at once: an activity costs the server and the worker several milliseconds, whatever it runs. The process
 //! of the activity runs its windows one after the other, so they count as one against the limits. A window that has not ended in that way is
-//! started again by itself, and Temporal retries it.
+//! started again alone, and Temporal retries it.
 //!
 //! No I/O and no SDK here: the workflow replays this code, so it is deterministic.
 
@@ -18,8 +18,8 @@ const BATCH: u32 = 32;
 /// Number of windows whose times decide.
 const RECENT: usize = 32;
 
-/// How long the last windows took, in milliseconds. The longest of them decides how many are started together: if some are long, each
-/// window is started by itself, so that none waits for another one while workers are idle.
+/// The times of the last windows, in milliseconds. The longest of them decides how many are started together: if some are long, each
+/// window is started alone, so that none waits for another one while workers are idle.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Pace(VecDeque<u32>);
 
@@ -74,7 +74,7 @@ pub(crate) struct Dispatch {
     accounts: Vec<u32>,
     /// The queued windows of each account.
     waiting: Vec<VecDeque<u32>>,
-    /// The queued windows that were started with others, and did not end. They are started by themselves.
+    /// The queued windows that were started with others, and did not end. They are started alone.
     again: BTreeSet<u32>,
     /// The number of activities of each account.
     running: Vec<u32>,

@@ -167,7 +167,7 @@ pub(crate) struct WindowReport {
     /// How it ended.
     #[serde(default = "WindowEnd::ordinary", skip_serializing_if = "WindowEnd::is_ordinary")]
     pub(crate) end: WindowEnd,
-    /// How long it took, in milliseconds; 0 if that is not known.
+    /// Its duration in milliseconds; 0 if that is not known.
     pub(crate) millis: u32,
 }
 

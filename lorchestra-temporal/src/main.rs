@@ -15,7 +15,7 @@
 //!    worker is lost (no heartbeat for `--heartbeat-timeout`) the window starts on another one, while the first may only have been frozen,
 //!    and still run it.
 //! 2. Each physical start is another *attempt*: `<run id of the workflow>.<attempt of the activity>`, or `<run id>.batch` together with
-//!    others. Within a run of the workflow a window is scheduled by itself at most once, and together with others it is started at most
+//!    others. Within a run of the workflow a window is scheduled alone at most once, and together with others it is started at most
 //!    once, so no two starts have the same text, and their runs in lorchestra have different ids.
 //! 3. Each start runs `lorchestra run-window --claims DIR`. Of all runs of a window, the first to complete takes its claim by link(2) in the
 //!    directory that the workers share (`lorchestra_core::run::claim` has the protocol and its model). *The claim alone decides* which run

@@ -11,7 +11,7 @@ const NODE_ATTEMPTS: u32 = 5;
 /// Longest message that is sent to Temporal, in characters.
 const MESSAGE: usize = 300;
 /// The schema of [`WindowLine`].
-const WINDOW_SCHEMA: &str = "lorchestra.window-result/1";
+const WINDOW_SCHEMA: &str = "lorchestra.window-report/1";
 
 /// What the end of a process means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

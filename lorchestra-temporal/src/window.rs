@@ -4,7 +4,7 @@
 //! as SIGTERM; the activity ends after the process has. What an exit code means to Temporal is decided in `verdict`.
 //!
 //! An activity of one window fails if the window has to start again, and Temporal retries it. An activity of several windows reports which of
-//! them have to, and the workflow starts those by themselves.
+//! them have to, and the workflow starts those alone.
 
 use crate::dispatch::{BATCH_TIME, Start};
 use crate::error::note;

@@ -3,7 +3,7 @@
 //! The id of the run is a function of the plan's group, the index and the engine's attempt, so an attempt that is repeated on the same node finds
 //! its run. With `--claims`, of several runs of one member exactly one counts (`lorchestra_core::run::claim`).
 //!
-//! With `--indexes`, one process runs several members, one after the other, and prints a [`WindowResult`] as each ends: an engine starts short
+//! With `--indexes`, one process runs several members, one after the other, and prints a [`WindowReport`] as each ends: an engine starts short
 //! windows together, because starting a process for each takes longer than they do.
 
 use super::run_job;
@@ -49,7 +49,7 @@ pub(crate) struct RunWindow {
     /// Index of the window in the plan, from 0
     #[arg(long, value_name = "N", value_parser = values::number::<usize>(0..), required_unless_present_any = ["index_from", "indexes"])]
     pub(crate) index: Option<usize>,
-    /// Indexes of several windows, which run one after the other; each prints one JSON object (schema lorchestra.window-result/1)
+    /// Indexes of several windows, which run one after the other; each prints one JSON object (schema lorchestra.window-report/1)
     #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with_all = ["index", "index_from", "json"], hide = true)]
     pub(crate) indexes: Vec<usize>,
     /// With --indexes: start no further window after this time
@@ -174,31 +174,29 @@ impl Runner<'_> {
             ..OwnFlags::default()
         };
         let end = run_job::run_spec(spec, &own, (self.verbose, settings), &mut self.signals, (notices, printer));
-        let result = |duration: Duration| {
-            let state = StateDir::existing(&settings.state_dir).ok().flatten();
-            let run = state.and_then(|state| Store::open(&state).ok()?.run(&run_id.to_string()).ok().flatten());
-            WindowResult {
-                schema: WindowResult::SCHEMA.into(),
-                index,
-                run_id: run_id.to_string(),
-                exit_code: end.code.number(),
-                state: run.as_ref().map(|run| run.state.as_str().to_owned()),
-                cause: run.as_ref().and_then(|run| run.cause),
-                message: run.and_then(|run| run.message).or_else(|| end.message.clone()),
-                duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-            }
+        if is_one && (end.code == Code::Success || command.results.is_none()) {
+            return Ok(end.code);
+        }
+        let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let state = StateDir::existing(&settings.state_dir).ok().flatten();
+        let run = state.and_then(|state| Store::open(&state).ok()?.run(&run_id.to_string()).ok().flatten());
+        let state = run.as_ref().map(|run| run.state.as_str());
+        let result = WindowResult {
+            schema: WindowResult::SCHEMA.into(),
+            run_id: run_id.to_string(),
+            attempt: self.attempt.clone(),
+            exit_code: end.code.number(),
+            cause: run.as_ref().and_then(|run| run.cause).or(end.cause),
+            message: run.as_ref().and_then(|run| run.message.clone()).or(end.message),
         };
-        let duration = begun.elapsed();
-        let is_left = end.code != Code::Success && command.results.is_some();
-        if !is_one || is_left {
-            let result = result(duration);
-            if let Some(dir) = command.results.as_ref().filter(|_| is_left) {
-                write_result(dir, attempt, &result);
-            }
-            if !is_one {
-                printer.json(&result);
-                printer.flush();
-            }
+        if let Some(dir) = command.results.as_ref().filter(|_| end.code != Code::Success) {
+            write_result(dir, (index, attempt), &result);
+        }
+        if !is_one {
+            let WindowResult { run_id, exit_code, message, .. } = result;
+            let schema = "lorchestra.window-report/1";
+            printer.json(&WindowReport { schema, index, run_id, exit_code, state, message, duration_ms });
+            printer.flush();
         }
         Ok(end.code)
     }
@@ -228,8 +226,8 @@ fn attempt(command: &RunWindow, settings: &Settings) -> Result<Option<String>, C
 
 /// Leaves the result of a window that is not complete for the command that watches the group. Without it, that command knows only that the
 /// window has ended.
-fn write_result(dir: &Path, attempt: &str, result: &WindowResult) {
-    let name = format!("{}.{}", result.index, attempt.replace('/', "_"));
+fn write_result(dir: &Path, (index, attempt): (usize, &str), result: &WindowResult) {
+    let name = format!("{index}.{}", attempt.replace('/', "_"));
     let written = (|| {
         let mut file = tempfile::NamedTempFile::new_in(dir)?;
         serde_json::to_writer(&mut file, result)?;
@@ -240,19 +238,29 @@ fn write_result(dir: &Path, attempt: &str, result: &WindowResult) {
     }
 }
 
-/// The result of a window (schema `lorchestra.window-result/1`): of one that is not complete for `backfill --engine`, and of each one with
-/// `--indexes` for the engine.
+/// What became of a window of `--indexes` (schema `lorchestra.window-report/1`).
+#[derive(Debug, Serialize)]
+struct WindowReport {
+    schema: &'static str,
+    index: usize,
+    run_id: String,
+    exit_code: u8,
+    /// The state of the run; null if none was started.
+    state: Option<&'static str>,
+    message: Option<String>,
+    duration_ms: u64,
+}
+
+/// The result of a window that is not complete (schema `lorchestra.window-result/1`).
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct WindowResult {
     pub(super) schema: String,
-    pub(super) index: usize,
     pub(super) run_id: String,
+    /// The attempt of the engine.
+    pub(super) attempt: Option<String>,
     pub(super) exit_code: u8,
-    /// The state of the run; null if none was started.
-    pub(super) state: Option<String>,
     pub(super) cause: Option<Cause>,
     pub(super) message: Option<String>,
-    pub(super) duration_ms: u64,
 }
 
 impl WindowResult {

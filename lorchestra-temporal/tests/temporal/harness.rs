@@ -271,7 +271,8 @@ impl Node {
 
     pub(crate) fn runs(&self) -> Vec<Value> {
         let listed = self.lorchestra(&["runs", "list", "--json", "--limit", "100000"]);
-        listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let runs = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        runs.filter(|run| run["state"] != "claimed").collect()
     }
 
     /// Everything that was delivered from here.
@@ -293,8 +294,8 @@ pub(crate) fn effective(nodes: &[Node]) -> BTreeMap<String, usize> {
 
 fn effective_of(events: &[Value]) -> BTreeMap<String, usize> {
     let text = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
-    let completed: BTreeSet<String> =
-        events.iter().filter(|event| event["event_type"] == "job.completed").map(|event| text(event, "run_id")).collect();
+    let ended = |event: &Value| event["event_type"] == "job.completed" || event["event_type"] == "job.claimed";
+    let completed: BTreeSet<String> = events.iter().filter(|event| ended(event)).map(|event| text(event, "run_id")).collect();
     let mut windows = BTreeMap::new();
     for event in events.iter().filter(|event| event["event_type"] == "window.seen") {
         if completed.contains(&text(event, "run_id")) {

@@ -1,7 +1,8 @@
 //! Temporal: a workflow for the group, by the program `lorchestra-temporal`, which is installed separately. It reads Temporal's own
 //! environment (TEMPORAL_ADDRESS and others) and starts the windows again itself.
 
-use super::{Engine, GroupFiles, Seen, failure, output};
+use super::files::GroupFiles;
+use super::{Engine, Seen, Submission, failure, output};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::settings::Settings;
@@ -116,12 +117,18 @@ impl Drop for Temporal<'_> {
 }
 
 impl Engine for Temporal<'_> {
-    const RESUBMITS: bool = false;
+    fn resubmits(&self) -> bool {
+        false
+    }
 
-    fn submit(&mut self, places: &[u32]) -> Result<(), CommandError> {
+    fn submit(
+        &mut self,
+        submission: &Submission,
+        _is_cancelled: &mut dyn FnMut() -> Result<bool, CommandError>,
+    ) -> Result<(), CommandError> {
         let executable = crate::commands::executable()?;
         let windows = self.files.dir.join("submitted");
-        let text: String = places.iter().map(|place| format!("{place}\n")).collect();
+        let text: String = submission.places.iter().map(|place| format!("{place}\n")).collect();
         std::fs::write(&windows, text)
             .map_err(|error| CommandError::refused(Code::NotWritable, &path_text(&windows), &windows, &error))?;
         let mut submit = self.command("submit");
