@@ -75,7 +75,7 @@ fn a_group_that_the_server_has_lost_is_reported_and_can_be_resumed() {
     site.server.lose_database();
     assert_eq!(watching.wait(), Some(1), "{}", site.log());
     let log = site.log();
-    assert!(log.contains("error: Temporal does not know group") && log.contains("3 windows have no claim"), "{log}");
+    assert!(log.contains("error: Temporal does not know group") && log.contains("3 windows without a claim"), "{log}");
     assert!(log.contains("lorchestra backfill resume"), "{log}");
     fs::write(site.node.path("go"), "").unwrap();
     assert_eq!(site.start(&["resume", "last"]).wait(), Some(0), "{}", site.log());
