@@ -317,6 +317,18 @@ impl From<LaunchError> for CommandError {
             LaunchError::Directory { ref path, .. } => Self::new(Code::Usage, chain(&error))
                 .refusing(Cause::Config)
                 .hint(format!("make {}, or set \"directory\" in the spec to another one, or to null", path_text(path))),
+            LaunchError::Claim { ref path, ref source } => {
+                let is_damaged = matches!(source.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof);
+                let code = if is_damaged { Code::Config } else { Code::NotWritable };
+                let failure = Self::refused(code, &error.to_string(), path, source);
+                if is_damaged {
+                    failure.hint("look at the file: it names the run that counts").hint(
+                        "if no run of this window has completed on any host (lorchestra runs list --group), remove it, and resume the group",
+                    )
+                } else {
+                    failure
+                }
+            }
             LaunchError::State(error) => error.into(),
             LaunchError::Recovery(error) => error.into(),
             LaunchError::Delivery(ref source) => Self::not_started(&error.to_string(), source),

@@ -13,6 +13,7 @@
 
 pub mod bookmark;
 mod checksum;
+pub mod claimed;
 pub mod event;
 pub mod fleet;
 pub mod group;
@@ -29,6 +30,7 @@ pub mod run;
 mod schema;
 
 pub use bookmark::{Bookmark, Moved};
+pub use claimed::{ClaimHolder, Claimed};
 pub use event::{Event, EventFilter, Portion, Undelivered};
 pub use health::{JobHealth, MAX_FAILURES};
 pub use history::{RunKey, RunQuery, short_id};

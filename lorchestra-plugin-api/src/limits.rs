@@ -12,8 +12,8 @@ pub const MAX_PAYLOAD: usize = 1 << 20;
 /// Maximum length of an event's type, schema reference and ids, in bytes.
 pub const MAX_TEXT: usize = 1024;
 /// Event types that only lorchestra emits. A job's event of such a type could be mistaken for one of them.
-pub const RESERVED_TYPES: [&str; 6] =
-    ["job.started", "job.completed", "job.failed", "job.superseded", "job.skipped", "job.refused"];
+pub const RESERVED_TYPES: [&str; 7] =
+    ["job.started", "job.completed", "job.failed", "job.superseded", "job.skipped", "job.refused", "job.claimed"];
 /// Error message for a bookmark that nothing would read.
 pub const NO_BOOKMARK: &str =
     "cannot set a bookmark: no run would start at it, because the job has no parameter `since: DateTime<Utc>`";

@@ -63,11 +63,11 @@ impl Event {
 }
 
 impl Sandbox {
-    /// All runs that started or were skipped, newest first, without refused runs.
+    /// All runs that started or were skipped, newest first, without refused and claimed runs.
     #[track_caller]
     pub fn runs(&self) -> Vec<Run> {
         let mut runs = self.all_runs();
-        runs.retain(|run| run.state() != "refused");
+        runs.retain(|run| !matches!(run.state(), "refused" | "claimed"));
         runs
     }
 

@@ -21,7 +21,7 @@ use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::plan::every::Every;
 use lorchestra_core::store::Store;
-use lorchestra_core::store::group::{Group, GroupEngine, GroupSettings, NewGroup, Retry};
+use lorchestra_core::store::group::{EngineName, Group, GroupEngine, GroupSettings, NewGroup, Retry};
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -295,7 +295,7 @@ fn start(
 
 /// Refuses a limit of failures on an engine that cannot keep it.
 fn may_stop(engine: &GroupEngine, max_failures: Option<u32>) -> Result<(), CommandError> {
-    if max_failures.is_some() && engine.name == "temporal" {
+    if max_failures.is_some() && engine.name == EngineName::Temporal {
         return Err(CommandError::new(Code::Usage, "--max-failures is not for --engine temporal: it would end windows that run")
             .hint("omit it; lorchestra backfill cancel stops the group"));
     }

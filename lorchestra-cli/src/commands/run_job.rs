@@ -27,7 +27,7 @@ use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::packages::lockfile::Lockfile;
 use lorchestra_core::plan::{self, Context, PlanRequest, RunPolicy, RunSpec};
-use lorchestra_core::run::event::{Observer, Observers, RunEvent};
+use lorchestra_core::run::event::Observers;
 use lorchestra_core::run::launch::{self, Delivery, Host, Launch, Launched, launch};
 use lorchestra_core::run::supervisor::RunResult;
 use lorchestra_core::secrets::Secrets;
@@ -133,11 +133,11 @@ pub(super) fn run_spec(
         Err(code) => Ok(code),
     });
     match result {
-        Ok(code) => SpecEnd { code, message: None },
+        Ok(code) => SpecEnd { code, cause: None, message: None },
         Err(failure) => {
             session.printer.failure(&failure);
             session.refuse(&failure, signals);
-            SpecEnd { code: failure.code, message: Some(failure.message) }
+            SpecEnd { code: failure.code, cause: failure.refusal(), message: Some(failure.message) }
         }
     }
 }
@@ -145,6 +145,8 @@ pub(super) fn run_spec(
 /// The end of [`run_spec`].
 pub(super) struct SpecEnd {
     pub(super) code: Code,
+    /// The cause of a refusal.
+    pub(super) cause: Option<Cause>,
     /// Why no run started, or its end was not recorded.
     pub(super) message: Option<String>,
 }
@@ -199,15 +201,10 @@ impl Invocation<'_, '_> {
 
     /// Returns the exit code if another run has the claim of the window: it is complete, so running it again would be for nothing.
     fn claimed(&mut self, spec: &RunSpec, own: &OwnFlags, signals: &mut Option<Signals>) -> Result<Option<Code>, CommandError> {
-        let (Some(claim), Some(run_id)) = (&spec.claim, own.run_id.filter(|_| !own.dry_run)) else { return Ok(None) };
-        let found = self.observed(own, signals, |host, signals, observer| {
-            let found = launch::find_claimed(Path::new(claim), run_id, host, signals, observer)?;
-            if let Some((holder, _)) = &found {
-                observer.observe(&RunEvent::Claimed { spec, holder });
-            }
-            Ok(found)
-        })?;
-        Ok(found.map(|(_, undelivered)| if undelivered { Code::Undelivered } else { Code::Success }))
+        let Some(run_id) = own.run_id.filter(|_| !own.dry_run && spec.claim.is_some()) else { return Ok(None) };
+        let found =
+            self.observed(own, signals, |host, signals, observer| launch::find_claimed(spec, run_id, host, signals, observer))?;
+        Ok(found.map(|undelivered| if undelivered { Code::Undelivered } else { Code::Success }))
     }
 
     /// Does `work` on this host, with signals handled and observers attached.

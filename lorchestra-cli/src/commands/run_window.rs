@@ -116,7 +116,7 @@ pub(super) fn run(
     };
     let end = run_job::run_spec(spec, &own, (verbose, settings), &mut None, (notices, printer));
     if let Some(dir) = command.results.as_ref().filter(|_| end.code != Code::Success) {
-        write_result(dir, (index, attempt.as_deref()), &own, &end, settings);
+        write_result(dir, (index, attempt), &own, &end, settings);
     }
     Ok(end.code)
 }
@@ -145,19 +145,19 @@ fn attempt(command: &RunWindow, settings: &Settings) -> Result<Option<String>, C
 
 /// Leaves the result of a window that is not complete for the command that watches the group. Without it, that command knows only that the
 /// window has ended.
-fn write_result(dir: &Path, (index, attempt): (usize, Option<&str>), own: &OwnFlags, end: &SpecEnd, settings: &Settings) {
+fn write_result(dir: &Path, (index, attempt): (usize, Option<String>), own: &OwnFlags, end: &SpecEnd, settings: &Settings) {
     let run_id = own.run_id.map(|id| id.to_string()).unwrap_or_default();
     let state = StateDir::existing(&settings.state_dir).ok().flatten();
     let run = state.and_then(|state| Store::open(&state).ok()?.run(&run_id).ok().flatten());
+    let name = format!("{index}.{}", attempt.as_deref().unwrap_or("1").replace('/', "_"));
     let result = WindowResult {
         schema: WindowResult::SCHEMA.into(),
-        index,
         run_id,
+        attempt,
         exit_code: end.code.number(),
-        cause: run.as_ref().and_then(|run| run.cause),
+        cause: run.as_ref().and_then(|run| run.cause).or(end.cause),
         message: run.and_then(|run| run.message).or_else(|| end.message.clone()),
     };
-    let name = format!("{index}.{}", attempt.unwrap_or("1").replace('/', "_"));
     let written = (|| {
         let mut file = tempfile::NamedTempFile::new_in(dir)?;
         serde_json::to_writer(&mut file, &result)?;
@@ -172,8 +172,9 @@ fn write_result(dir: &Path, (index, attempt): (usize, Option<&str>), own: &OwnFl
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct WindowResult {
     pub(super) schema: String,
-    pub(super) index: usize,
     pub(super) run_id: String,
+    /// The attempt of the engine.
+    pub(super) attempt: Option<String>,
     pub(super) exit_code: u8,
     pub(super) cause: Option<Cause>,
     pub(super) message: Option<String>,

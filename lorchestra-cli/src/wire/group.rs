@@ -54,7 +54,7 @@ pub(crate) struct GroupObject {
     /// Maximum number of members that run at once.
     pub(crate) parallel: u32,
     #[schemars(extend("enum" = ["local", "slurm", "temporal"]))]
-    pub(crate) engine: String,
+    pub(crate) engine: &'static str,
     /// After how many failures no more members are started; null for no limit.
     pub(crate) max_failures: Option<u32>,
 }
@@ -82,7 +82,7 @@ impl GroupObject {
             running: counts.of(MemberState::Running),
             pending: counts.of(MemberState::Pending),
             parallel: group.settings.parallel,
-            engine: group.settings.engine.as_ref().map_or_else(|| "local".to_owned(), |engine| engine.name.clone()),
+            engine: group.settings.engine.as_ref().map_or("local", |engine| engine.name.as_str()),
             max_failures: group.settings.max_failures,
         }
     }

@@ -28,7 +28,7 @@ pub(crate) struct RunObject {
     pub(crate) package: String,
     pub(crate) job: String,
     pub(crate) account: Option<String>,
-    #[schemars(extend("enum" = ["running", "completed", "failed", "skipped", "refused", "superseded"]))]
+    #[schemars(extend("enum" = ["running", "completed", "failed", "skipped", "refused", "superseded", "claimed"]))]
     pub(crate) state: &'static str,
     pub(crate) cause: Option<Cause>,
     /// The cause for people.

@@ -11,28 +11,42 @@
 //! 3. It writes its *token* into a file of its own next to the claim, syncs it, and links it to the claim's name (link(2), which fails if
 //!    the name exists). Whatever the answer, it reads the claim: the run whose token is there has won. The token is the id of the run's
 //!    `job.started`, so it is random, exists once, and is known to recovery.
-//! 4. It records `job.completed` if it has won, and otherwise `job.superseded`.
+//! 4. It records `job.completed` if it has won. Otherwise it records the winner as *claimed* ([`crate::store::claimed`]), and then
+//!    `job.superseded`.
+//! 5. The host that watches the group, and a later attempt that finds the claim of another run, record the winner as claimed too, each in
+//!    its own store, unless that store has the run itself.
+//!
+//! A run counts if it has a `job.completed` or a `job.claimed`: the view `<table>_effective` shows the events of these runs. Steps 4 and 5
+//! are for a winner whose host never delivers its `job.completed`.
 //!
 //! Recovery: with `claiming`, whatever else is left of the run, it does step 3 and 4 (again), with the same result as if the supervisor had
 //! done it; without, the claim was never asked for, and the run does not end as completed. If the claim, the file `claiming`, the spec or
 //! the token cannot be read, the run stays open: nothing is guessed.
 //!
 //! What holds, for any number of runs, crashes, power failures, frozen processes, duplicates of a request and requests that arrive after their sender has
-//! died (`model` checks all of them): at most one run of a window is recorded as completed; a claim belongs to a run that is recorded as
-//! completed, or will be when its node is back; no run is recorded as superseded before another one has won.
+//! died (`model` checks all of them): at most one run of a window is recorded as completed or claimed, the one that has the claim; that run
+//! is recorded as completed, or will be when its node is back; no run is recorded as superseded before another one has won.
 //!
 //! Limits:
 //!
-//! - All nodes must use one file system on which link(2) is atomic, and on which every process sees a name as soon as it exists (NFSv3 and
-//!   v4, Lustre, local disks; not an object store that imitates files).
-//! - If the node of the winner is lost together with its disk after step 3, its `job.completed` may never be delivered. All its other
-//!   events are (step 1). The claim names the run; to run the window again, remove the claim.
+//! - All nodes must use one file system on which link(2) is atomic (NFSv3 and v4, Lustre, local disks; not an object store that imitates
+//!   files).
+//! - Caches of NFS. A client may believe for up to `acdirmax` (60 s) that a name does not exist. It cannot win by that: link(2) is decided
+//!   by the server, whose refusal makes the client forget what it believed, and step 3 reads the claim after it. What an old answer can
+//!   cause is only work for nothing: a window that has a claim is run again, and its run is superseded; the watching host submits a window
+//!   again whose claim it does not see yet. A file that is read has never changed since it got its name, so no old content can be read. A
+//!   soft mount may report an error for a link that the server makes later: the run stays open, and recovery reads the claim.
+//! - If the node of the winner is lost together with its disk after step 3, its `job.completed` with result and measurements is lost. All
+//!   its other events are delivered (step 1), and count (steps 4 and 5).
+//! - A claim must not be removed after someone has recorded its holder: another run could then win too, and both would count.
+//! - A claim that cannot be parsed decides nothing: no run of the window starts, and the watching host reports the file.
 //! - Runs of one window must have different ids, or the destination cannot distinguish their events: engines pass their attempt.
 
 use crate::host::files::{private_file, regular_file};
 use crate::host::signals::signal_name;
 use crate::host::state::StateDir;
 use crate::outcome::{Cause, Failure, Outcome};
+use crate::store::ClaimHolder;
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -58,6 +72,12 @@ struct ClaimRecord {
     host: String,
 }
 
+impl ClaimRecord {
+    fn holder(self) -> ClaimHolder {
+        ClaimHolder { run_id: self.run_id, host: self.host }
+    }
+}
+
 /// Returns the JSON Schema of a claim.
 pub fn schema() -> Schema {
     schema_for!(ClaimRecord)
@@ -80,10 +100,7 @@ pub(crate) enum ClaimVerdict {
     /// The run that asked.
     Won,
     /// Another run.
-    Lost {
-        /// Its id.
-        to: String,
-    },
+    Lost(ClaimHolder),
 }
 
 impl ClaimVerdict {
@@ -91,7 +108,7 @@ impl ClaimVerdict {
     pub(crate) fn outcome(self) -> Outcome {
         match self {
             Self::Won => Outcome::Completed,
-            Self::Lost { to } => failed(Cause::Superseded, format!("run {to} has completed this window")),
+            Self::Lost(to) => failed(Cause::Superseded, format!("run {} has completed this window", to.run_id)),
         }
     }
 }
@@ -177,6 +194,8 @@ pub(crate) fn commit(claim: &Path, run: Claimant<'_>) -> io::Result<ClaimVerdict
     let mut file = File::create_new(&own)?;
     file.write_all(&serde_json::to_vec(&record)?)?;
     file.sync_all()?;
+    // NFS would only rename a file that is open.
+    drop(file);
     let linked = fs::hard_link(&own, claim);
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
     // The answer of link(2) may be that to a repeated request: only the claim itself counts.
@@ -188,18 +207,18 @@ pub(crate) fn commit(claim: &Path, run: Claimant<'_>) -> io::Result<ClaimVerdict
     }
 }
 
-/// Returns the id of the run that has a claim; `None` if no one has it.
+/// Returns the run that has a claim; `None` if no one has it.
 ///
 /// # Errors
 /// If the claim cannot be read.
-pub fn holder(claim: &Path) -> io::Result<Option<String>> {
-    record(claim).map(|record| record.map(|record| record.run_id))
+pub fn holder(claim: &Path) -> io::Result<Option<ClaimHolder>> {
+    Ok(record(claim)?.map(ClaimRecord::holder))
 }
 
 /// Reads a claim; `None` if no one has it.
 pub(crate) fn read(claim: &Path, run: Claimant<'_>) -> io::Result<Option<ClaimVerdict>> {
     let Some(record) = record(claim)? else { return Ok(None) };
-    Ok(Some(if record.token == run.token { ClaimVerdict::Won } else { ClaimVerdict::Lost { to: record.run_id } }))
+    Ok(Some(if record.token == run.token { ClaimVerdict::Won } else { ClaimVerdict::Lost(record.holder()) }))
 }
 
 fn record(claim: &Path) -> io::Result<Option<ClaimRecord>> {
@@ -235,7 +254,8 @@ mod tests {
             assert_eq!(winners.len(), 1, "{verdicts:?}");
             for (name, verdict) in names.iter().zip(&verdicts) {
                 assert_eq!(ask(name), *verdict, "asked again");
-                assert!(*verdict == ClaimVerdict::Won || *verdict == ClaimVerdict::Lost { to: winners[0].clone() });
+                let lost = ClaimVerdict::Lost(ClaimHolder { run_id: winners[0].clone(), host: "host".into() });
+                assert!(*verdict == ClaimVerdict::Won || *verdict == lost);
             }
         }
         let left = fs::read_dir(dir.path().join("group")).unwrap().count();
@@ -249,7 +269,7 @@ mod tests {
         let claim = dir.path().join("0");
         let ask = |token: &str| commit(&claim, Claimant { run_id: "same", token, host: "host" }).unwrap();
         assert_eq!(ask("a"), ClaimVerdict::Won);
-        assert_eq!(ask("b"), ClaimVerdict::Lost { to: "same".into() });
+        assert_eq!(ask("b"), ClaimVerdict::Lost(ClaimHolder { run_id: "same".into(), host: "host".into() }));
     }
 
     /// The process that asked before has died, and its request to link arrives between the two steps of the next one.

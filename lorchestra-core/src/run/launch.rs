@@ -115,6 +115,14 @@ pub enum LaunchError {
         /// The system's error.
         source: io::Error,
     },
+    /// The claim of the window cannot be read.
+    #[error("the claim of the window cannot be read: {path}", path = path.display())]
+    Claim {
+        /// The claim.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
     /// The spec does not match its job.
     #[error("the run spec does not fit the job")]
     Spec(#[source] PlanError),
@@ -154,33 +162,29 @@ pub fn find(
     Ok(Some(closing.finish(result, store, signals, observer)))
 }
 
-/// Looks for another run that has the claim of a window, so that nothing needs to run. If that run is in this store, waits for the delivery
-/// of its events: its supervisor may have died after it took the claim. Returns the id of the run, and whether a required delivery failed;
-/// `None` if no other run has the claim, or the claim cannot be read.
+/// Looks for another run that has the claim of the window of a spec, so that nothing needs to run. Records that run as claimed if it ran on
+/// another host, and waits for the delivery of its events in this store: its supervisor may have died after it took the claim. Returns whether a
+/// required delivery failed; `None` if no other run has the claim.
 ///
 /// # Errors
-/// If the state cannot be read.
+/// If the claim cannot be read, or the state directory or the store cannot be used.
 pub fn find_claimed(
-    claim: &Path,
+    spec: &RunSpec,
     run_id: Uuid,
     host: &Host<'_>,
     signals: &mut Signals,
     observer: &mut dyn Observer,
-) -> Result<Option<(String, bool)>, LaunchError> {
-    let Ok(Some(holder)) = claim::holder(claim) else { return Ok(None) };
-    if holder == run_id.to_string() {
-        return Ok(None);
-    }
-    let mut undelivered = false;
-    if let Some(state) = StateDir::existing(host.state_dir)?.filter(|state| state.store().exists()) {
-        recover(&state, observer)?;
-        let mut store = Store::open(&state).map_err(RunError::Store)?;
-        if store.run(&holder).map_err(RunError::Store)?.is_some() {
-            let closing = Closing::begin(host, state)?;
-            undelivered = closing.finish_after(Some(&holder), &mut store, signals, observer);
-        }
-    }
-    Ok(Some((holder, undelivered)))
+) -> Result<Option<bool>, LaunchError> {
+    let Some(path) = spec.claim.as_ref().map(PathBuf::from) else { return Ok(None) };
+    let found = claim::holder(&path).map_err(|source| LaunchError::Claim { path, source })?;
+    let Some(holder) = found.filter(|holder| holder.run_id != run_id.to_string()) else { return Ok(None) };
+    let state = StateDir::open(host.state_dir)?;
+    recover(&state, observer)?;
+    let mut store = Store::open(&state).map_err(RunError::Store)?;
+    store.record_claimed(&holder, spec).map_err(RunError::Store)?;
+    observer.observe(&RunEvent::Claimed { spec, holder: &holder.run_id });
+    let closing = Closing::begin(host, state)?;
+    Ok(Some(closing.finish_after(Some(&holder.run_id), &mut store, signals, observer)))
 }
 
 /// Launches a run and waits for its end.

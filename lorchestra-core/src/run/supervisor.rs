@@ -320,7 +320,7 @@ impl Supervision<'_> {
         let Recorded { store, prepared, started, locks } = recorded;
         let Finished { mut store, outcome, attempt, mut facts, bookmark, results, output } =
             self.attempt_until_done(store, prepared)?;
-        let outcome = self.claimed(&store, outcome, attempt)?;
+        let outcome = self.claimed(&mut store, outcome, attempt)?;
         facts.duration = started.elapsed();
         let terminal = terminal(&outcome, attempt, &facts, earlier(&store, &self.run_id, attempt)?).with_results(&results);
         let end = RunEnd { ended_at: now_micros(), bookmark, results, terminal };
@@ -339,7 +339,7 @@ impl Supervision<'_> {
     }
 
     /// Takes the claim of a run whose job has succeeded, if it has one ([`claim`]).
-    fn claimed(&mut self, store: &Store, outcome: Outcome, attempt: u32) -> Result<Outcome, RunError> {
+    fn claimed(&mut self, store: &mut Store, outcome: Outcome, attempt: u32) -> Result<Outcome, RunError> {
         let Some(path) = self.spec.claim.as_ref().filter(|_| outcome == Outcome::Completed).map(PathBuf::from) else {
             return Ok(outcome);
         };
@@ -353,6 +353,9 @@ impl Supervision<'_> {
         let token = store.first_event(run_id)?.ok_or_else(missing)?;
         let host = process::host();
         let verdict = claim::commit(&path, claim::Claimant { run_id, token: &token, host: &host }).map_err(failed)?;
+        if let claim::ClaimVerdict::Lost(holder) = &verdict {
+            recorded_with_retries(|| store.record_claimed(holder, &self.spec)).map_err(|e| self.not_recorded(e.into()))?;
+        }
         Ok(verdict.outcome())
     }
 

@@ -39,7 +39,7 @@ pub struct Event {
     pub payload: Option<Box<RawValue>>,
     /// The run that emitted the event.
     pub run_id: String,
-    /// The attempt of the run, from 1; 0 for a skipped or refused run.
+    /// The attempt of the run, from 1; 0 for a skipped, refused or claimed run.
     pub attempt: u32,
     /// Package of the job.
     pub package: String,

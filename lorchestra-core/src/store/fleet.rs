@@ -28,12 +28,17 @@ pub struct FleetEvent {
 }
 
 impl Store {
-    /// Records the runs of these events, which are ordered by time. An event that is there twice counts once.
+    /// Records the runs of these events, which are ordered by time. An event that is there twice counts once. A run is shown as claimed only
+    /// if its own end is missing.
     ///
     /// # Errors
     /// If the store cannot be written.
     pub fn fill(&mut self, events: &[FleetEvent]) -> Result<(), StoreError> {
-        self.write("recording the runs of all hosts", |tx| events.iter().try_for_each(|event| add(tx, event)))
+        self.write("recording the runs of all hosts", |tx| {
+            let is_claim = |event: &&FleetEvent| event.event_type == OwnType::Claimed.as_str();
+            let own = events.iter().filter(|event| !is_claim(event));
+            own.chain(events.iter().filter(is_claim)).try_for_each(|event| add(tx, event))
+        })
     }
 }
 
@@ -94,4 +99,37 @@ fn add(tx: &Transaction<'_>, event: &FleetEvent) -> rusqlite::Result<()> {
     )?
     .execute(params![format!("{run_id} {event_type}"), n, i64::try_from(attempts).unwrap_or(0), event_type, at, payload.to_string()])
     .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::site;
+    use super::*;
+
+    #[test]
+    fn a_run_is_claimed_only_if_its_own_end_is_missing() {
+        let site = site();
+        let event = |run_id: &str, event_type: &str| FleetEvent {
+            run_id: run_id.into(),
+            event_type: event_type.into(),
+            source: "pkg/job".into(),
+            at: 7,
+            payload: json!({ "host": "node", "duration_ms": 0 }),
+        };
+        let mut store = Store::open(&site.state).unwrap();
+        let events = [
+            event("delivered", "job.started"),
+            event("delivered", "job.claimed"),
+            event("delivered", "job.completed"),
+            event("lost", "job.started"),
+            event("lost", "job.claimed"),
+            event("earlier", "job.claimed"),
+        ];
+        store.fill(&events).unwrap();
+        for (run_id, expected) in
+            [("delivered", RunState::Completed), ("lost", RunState::Claimed), ("earlier", RunState::Claimed)]
+        {
+            assert_eq!(store.run(run_id).unwrap().unwrap().state, expected, "{run_id}");
+        }
+    }
 }

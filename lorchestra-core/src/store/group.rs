@@ -11,7 +11,9 @@ mod member;
 
 pub use member::{GroupCounts, Member, MemberState, member_run_id};
 
+use super::claimed::{ClaimHolder, insert_claimed};
 use super::{Store, StoreError};
+use crate::plan::RunSpec;
 use member::run_id;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
@@ -49,8 +51,8 @@ pub struct GroupSettings {
 /// The engine that runs a group, and what is needed to find its windows again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupEngine {
-    /// `slurm` or `temporal`.
-    pub name: String,
+    /// Which one.
+    pub name: EngineName,
     /// The directory that all nodes share, with plan, claims and results.
     pub shared: String,
     /// The parent of the state directory on each node.
@@ -59,6 +61,46 @@ pub struct GroupEngine {
     pub flags: Vec<String>,
     /// Flags of `run-window`.
     pub window_flags: Vec<String>,
+}
+
+/// An engine that runs windows on nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names are self-explanatory")]
+pub enum EngineName {
+    Slurm,
+    Temporal,
+}
+
+impl EngineName {
+    /// The name as in flags and in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Slurm => "slurm",
+            Self::Temporal => "temporal",
+        }
+    }
+
+    /// The name for people.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Slurm => "Slurm",
+            Self::Temporal => "Temporal",
+        }
+    }
+}
+
+/// What has become of a member that an engine runs elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettledMember {
+    /// The member's place.
+    pub place: u32,
+    /// Its state.
+    pub state: MemberState,
+    /// The run that decided that, if known: the last one that failed, or the one that completed it.
+    pub run_id: Option<String>,
+    /// The host of that run, if it has the claim.
+    pub claimed_on: Option<String>,
 }
 
 /// A group that is about to be stored.
@@ -259,15 +301,22 @@ impl Store {
         })
     }
 
-    /// Records the states of members that an engine runs elsewhere, with the run that completed each. A member that has completed stays so.
-    pub fn settle_members(&mut self, group: i64, ended: &[(u32, MemberState, Option<String>)]) -> Result<(), StoreError> {
+    /// Records the states of members that an engine runs elsewhere. A member that has completed stays so; the run that completed it is
+    /// recorded as claimed in the same transaction.
+    pub fn settle_members(&mut self, group: i64, ended: &[SettledMember]) -> Result<(), StoreError> {
         self.write("recording windows of an engine", |tx| {
             let mut update = tx.prepare_cached(
                 "UPDATE members SET state = ?3, run_id = coalesce(?4, run_id)
-                 WHERE run_group = ?1 AND place = ?2 AND state <> 'completed'",
+                 WHERE run_group = ?1 AND place = ?2 AND state <> 'completed' RETURNING spec",
             )?;
-            for (place, state, run_id) in ended {
-                update.execute(params![group, place, state.as_str(), run_id])?;
+            for SettledMember { place, state, run_id, claimed_on } in ended {
+                let spec: Option<String> =
+                    update.query_row(params![group, place, state.as_str(), run_id], |row| row.get(0)).optional()?;
+                let (Some(spec), Some(run_id), Some(host)) = (spec, run_id, claimed_on) else { continue };
+                let spec = RunSpec::from_json(spec.as_bytes()).map_err(|error| {
+                    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
+                })?;
+                insert_claimed(tx, &ClaimHolder { run_id: run_id.clone(), host: host.clone() }, &spec)?;
             }
             Ok(())
         })

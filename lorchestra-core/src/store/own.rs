@@ -1,6 +1,6 @@
 //! Payloads of lorchestra's own events as types: `job.*` events are written and read back as the same type.
 
-use super::{Refused, RunState};
+use super::{Claimed, Refused, RunState};
 use crate::outcome::{Failure, Outcome};
 use crate::plan::{RequestedBy, RunSpec};
 use lorchestra_plugin_api::results::{Artifact, Dataset, Results};
@@ -19,11 +19,13 @@ pub enum OwnType {
     Superseded,
     Skipped,
     Refused,
+    Claimed,
 }
 
 impl OwnType {
     /// Every type.
-    pub const ALL: [Self; 6] = [Self::Started, Self::Completed, Self::Failed, Self::Superseded, Self::Skipped, Self::Refused];
+    pub const ALL: [Self; 7] =
+        [Self::Started, Self::Completed, Self::Failed, Self::Superseded, Self::Skipped, Self::Refused, Self::Claimed];
 
     /// The type as stored and sent.
     pub fn as_str(self) -> &'static str {
@@ -34,6 +36,7 @@ impl OwnType {
             Self::Superseded => "job.superseded",
             Self::Skipped => "job.skipped",
             Self::Refused => "job.refused",
+            Self::Claimed => "job.claimed",
         }
     }
 
@@ -51,6 +54,7 @@ impl OwnType {
             Self::Superseded => RunState::Superseded,
             Self::Skipped => RunState::Skipped,
             Self::Refused => RunState::Refused,
+            Self::Claimed => RunState::Claimed,
         }
     }
 
@@ -63,6 +67,7 @@ impl OwnType {
             Self::Superseded => "The job of a run succeeded, but another run of the same window counts.",
             Self::Skipped => "A run was skipped because another run of the same job and account was running.",
             Self::Refused => "A run was requested but could not start.",
+            Self::Claimed => "Another host has read that this run has the claim of its window: the run counts.",
         }
     }
 
@@ -77,6 +82,7 @@ impl OwnType {
             }
             Self::Failed | Self::Superseded => with_required(schema_for!(Terminal), keys(&schema_for!(Failure))),
             Self::Refused => schema_for!(Refused),
+            Self::Claimed => schema_for!(Claimed),
         };
         schema.insert("title".into(), self.as_str().into());
         schema.insert("description".into(), self.meaning().into());

@@ -235,7 +235,10 @@ fn groups(store: &mut Store) {
     store.member_spec(found.n, 0).unwrap().unwrap();
     store.members(found.n, group::MemberState::Pending, 1).unwrap();
     store.member_specs(found.n).unwrap();
-    store.settle_members(found.n, &[(0, group::MemberState::Failed, None)]).unwrap();
+    let failed = group::SettledMember { place: 0, state: group::MemberState::Failed, run_id: None, claimed_on: None };
+    store.settle_members(found.n, &[failed]).unwrap();
+    let holder = ClaimHolder { run_id: "elsewhere".into(), host: "node".into() };
+    store.record_claimed(&holder, &spec()).unwrap();
     store.refuse_member(&member.run_id).unwrap();
     store.resume_group(&found, group::Retry::Failed).unwrap();
     store.pin_library(found.n, "pkg", "2", "ff").unwrap();

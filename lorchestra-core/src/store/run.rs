@@ -23,6 +23,8 @@ pub enum RunState {
     Refused,
     /// Its job succeeded, but another run of the same window counts.
     Superseded,
+    /// It ran on another host and has the claim of its window, which is complete. How it ended is known there.
+    Claimed,
 }
 
 impl RunState {
@@ -35,11 +37,13 @@ impl RunState {
             Self::Skipped => "skipped",
             Self::Refused => "refused",
             Self::Superseded => "superseded",
+            Self::Claimed => "claimed",
         }
     }
 
     /// Every state.
-    pub const ALL: [Self; 6] = [Self::Running, Self::Completed, Self::Failed, Self::Skipped, Self::Refused, Self::Superseded];
+    pub const ALL: [Self; 7] =
+        [Self::Running, Self::Completed, Self::Failed, Self::Skipped, Self::Refused, Self::Superseded, Self::Claimed];
 
     /// Parses a stored state. The store has only states that this version knows: a newer lorchestra would have written a newer store.
     pub(super) fn from_name(name: &str) -> Self {

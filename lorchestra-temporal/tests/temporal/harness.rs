@@ -231,7 +231,8 @@ impl Node {
 
     pub(crate) fn runs(&self) -> Vec<Value> {
         let listed = self.lorchestra(&["runs", "list", "--json", "--limit", "100000"]);
-        listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let runs = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        runs.filter(|run| run["state"] != "claimed").collect()
     }
 
     /// Everything that was delivered from here.
@@ -250,7 +251,7 @@ pub(crate) fn effective(nodes: &[Node]) -> BTreeMap<String, usize> {
     let events: Vec<Value> = nodes.iter().flat_map(Node::events).collect();
     let completed: std::collections::BTreeSet<&str> = events
         .iter()
-        .filter(|event| event["event_type"] == "job.completed")
+        .filter(|event| event["event_type"] == "job.completed" || event["event_type"] == "job.claimed")
         .map(|event| event["run_id"].as_str().unwrap())
         .collect();
     let mut windows = BTreeMap::new();

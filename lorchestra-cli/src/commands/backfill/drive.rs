@@ -13,6 +13,7 @@ use crate::show;
 use crate::values;
 use crate::wire::{GroupLine, GroupObject};
 use clap::Args;
+use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::group::drive::{Driven, Driver, GroupError, GroupEvent, StopReason};
 use lorchestra_core::group::pool::{LaneCommand, Pool};
 use lorchestra_core::host::clock::now_micros;
@@ -74,30 +75,41 @@ pub(in crate::commands) fn drive(
     (notices, printer): (&mut Notices<'_>, &mut Printer),
 ) -> Result<Code, CommandError> {
     CommandError::unless_files_suffice()?;
+    let started = Instant::now();
+    let destinations = (settings.destinations.as_slice(), flags);
+    let (done, undelivered) =
+        delivering(destinations, settings, (notices, &mut *printer), |(state, store), signals, observer, printer| {
+            GroupWork { group, plan, flags, settings, printer }.run((state, store), signals, observer)
+        })?;
+    let (driven, failed) = done?;
+    Ok(summary((group, &driven, started.elapsed(), undelivered), &failed, flags, printer))
+}
+
+/// Does `work` while events are delivered to `to`, then delivers the rest and applies retention. Returns whether a required delivery failed.
+pub(super) fn delivering<T>(
+    (to, flags): (&[DestinationConfig], &DriveFlags),
+    settings: &Settings,
+    (notices, printer): (&mut Notices<'_>, &mut Printer),
+    work: impl FnOnce((&StateDir, &mut Store), &mut Signals, &mut dyn Observer, &RefCell<&mut Printer>) -> T,
+) -> Result<(T, bool), CommandError> {
     let timeout = flags.delivery_timeout.unwrap_or(settings.delivery_timeout);
-    if flags.require_delivery {
+    if flags.require_delivery && !to.is_empty() {
         crate::commands::delivery::check(settings, timeout)?;
     }
-    if !flags.quiet && !settings.destinations.is_empty() {
+    if !flags.quiet && !to.is_empty() {
         crate::commands::delivery::warn_once(settings, printer);
     }
     let mut signals = crate::commands::handle_signals()?;
-    let host = settings.host(Delivery { to: &settings.destinations, required: flags.require_delivery, timeout })?;
-    let started = Instant::now();
-    let done = {
-        let printer = RefCell::new(&mut *printer);
-        let verbosity = Verbosity { verbose: 0, quiet: flags.quiet, json: true, progress: false, show_output: false };
-        let mut terminal = DeliveryOnly(TerminalObserver::new(&printer, &settings.state_dir, verbosity));
-        let mut diagnostics = DiagnosticObserver;
-        let mut observers = Observers(vec![&mut diagnostics, notices, &mut terminal]);
-        launch::around(&host, &mut signals, &mut observers, |state, store, signals, observer| {
-            let mut work = GroupWork { group, plan, flags, settings, printer: &printer };
-            Ok(work.run((state, store), signals, observer))
-        })
-    };
-    let (driven, undelivered) = done?;
-    let (driven, failed) = driven?;
-    Ok(summary((group, &driven, started.elapsed(), undelivered), &failed, flags, printer))
+    let host = settings.host(Delivery { to, required: flags.require_delivery, timeout })?;
+    let printer = RefCell::new(&mut *printer);
+    let verbosity = Verbosity { verbose: 0, quiet: flags.quiet, json: true, progress: false, show_output: false };
+    let mut terminal = DeliveryOnly(TerminalObserver::new(&printer, &settings.state_dir, verbosity));
+    let mut diagnostics = DiagnosticObserver;
+    let mut observers = Observers(vec![&mut diagnostics, notices, &mut terminal]);
+    let done = launch::around(&host, &mut signals, &mut observers, |state, store, signals, observer| {
+        Ok(work((state, store), signals, observer, &printer))
+    });
+    Ok(done?)
 }
 
 /// What the terminal shows besides the members: delivery and retention. Runs of this group that recovery closes are reported as members.

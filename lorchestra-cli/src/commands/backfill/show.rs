@@ -1,5 +1,6 @@
 //! `backfill list`, `show`, `cancel`: what groups there are, which members have not completed, and an end to one that runs.
 
+use super::engine::WindowReason;
 use super::{KIND, engine};
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -106,10 +107,10 @@ pub(in crate::commands) fn show(
     (settings, as_json): (&Settings, bool),
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
-    let mut messages = BTreeMap::new();
+    let mut reasons_there = BTreeMap::new();
     if let Some(engine) = &group.settings.engine {
         match engine::refresh((group, engine), store, settings) {
-            Ok(found) => messages = found,
+            Ok(found) => reasons_there = found,
             Err(failure) => printer.warning(format_args!("this is the state at the last command: {}", failure.message)),
         }
     }
@@ -121,13 +122,14 @@ pub(in crate::commands) fn show(
         for of in MemberState::ALL {
             for member in store.members(group.n, of, u64::MAX)? {
                 let run = if of.is_failure() { reasons.run(group, &member)? } else { None };
+                let there = reasons_there.remove(&member.place);
                 windows.push(WindowObject {
                     place: member.place,
                     label: member.label,
                     state: of.as_str(),
                     attempt: member.attempt,
-                    cause: run.as_ref().and_then(|run| run.cause),
-                    message: run.as_ref().and_then(|run| run.message.clone()).or_else(|| messages.remove(&member.place)),
+                    cause: run.as_ref().and_then(|run| run.cause).or(there.as_ref().and_then(|there| there.cause)),
+                    message: run.as_ref().and_then(|run| run.message.clone()).or(there.map(|there| there.message)),
                     run_id: run.map_or(member.run_id, |run| run.run_id),
                 });
             }
@@ -141,7 +143,7 @@ pub(in crate::commands) fn show(
     printer.line(format_args!("  job: {}", escaped(&group.name)));
     printer.line(format_args!("  created: {}", show::time(group.created_at)));
     if let Some(engine) = &group.settings.engine {
-        printer.line(format_args!("  engine: {} (shared directory {})", engine.name, escaped(&engine.shared)));
+        printer.line(format_args!("  engine: {} (shared directory {})", engine.name.as_str(), escaped(&engine.shared)));
     }
     let counted: Vec<String> = MemberState::ALL
         .into_iter()
@@ -153,7 +155,8 @@ pub(in crate::commands) fn show(
         let members = store.members(group.n, of, LISTED)?;
         for member in &members {
             let run = reasons.run(group, member)?;
-            let why = run.as_ref().and_then(crate::commands::runs::why).or_else(|| messages.remove(&member.place));
+            let there = || reasons_there.get(&member.place).map(WindowReason::to_string);
+            let why = run.as_ref().and_then(crate::commands::runs::why).or_else(there);
             let why = why.unwrap_or_default();
             let id = run.map(|run| format!("run {}  ", short_id(&run.run_id))).unwrap_or_default();
             let line = format!("  {:<9}  {}  {id}{}", of.as_str(), member.label, text::one_line(&why));
@@ -181,7 +184,7 @@ pub(super) fn cancel(
     }
     store.cancel_group(group.n, now_micros())?;
     if let Some(engine) = &group.settings.engine {
-        engine::cancel((group, engine), store, settings)?;
+        engine::cancel((group, engine), (state, store), settings)?;
         return cancelled(group, store, printer);
     }
     let until = Instant::now() + STOPPING;

@@ -18,6 +18,10 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const BUFFER: usize = 64 << 10;
 
 pub(super) fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, printer: &mut Printer) -> Result<Code, CommandError> {
+    if run.state == RunState::Claimed {
+        printer.note(format_args!("This run has no log here: it ran on {}.", run.host));
+        return Ok(Code::Success);
+    }
     if matches!(run.state, RunState::Skipped | RunState::Refused) {
         let what = if trace { "trace" } else { "log" };
         printer.note(format_args!("This run has no {what}: it was {}.", run.state.as_str()));

@@ -62,7 +62,7 @@ pub enum SetupStep {
         /// `project.dataset.table_once`.
         view: String,
     },
-    /// A view that shows the events of runs that completed.
+    /// A view that shows the events of runs that count.
     CreateEffectiveView {
         /// `project.dataset.table_effective`.
         view: String,
@@ -258,11 +258,12 @@ fn effective(table: &TableName) -> TableName {
     TableName::new(&table.project, &table.dataset, &format!("{}_effective", table.table))
 }
 
-/// The query of docs/guides/sql/effective.sql. A run of an engine's window is completed only if it has the claim of that window.
+/// The query of docs/guides/sql/effective.sql. A run of an engine's window is completed only if it has the claim of that window, and another
+/// host may have recorded that before its own host has delivered its end.
 fn effective_query(table: &TableName) -> String {
     format!(
         "SELECT event.*\nFROM `{0}` AS event\nJOIN (\n  \
-         SELECT DISTINCT run_id\n  FROM `{0}`\n  WHERE event_type = 'job.completed'\n) AS completed\n\
+         SELECT DISTINCT run_id\n  FROM `{0}`\n  WHERE event_type IN ('job.completed', 'job.claimed')\n) AS completed\n\
          ON event.run_id = completed.run_id",
         table.full
     )

@@ -10,7 +10,8 @@ const SPEC: &str = "https://openlineage.io/spec";
 
 /// The type of an event that is sent: the start or end of a run.
 pub(super) fn kind(row: &Row) -> Option<OwnType> {
-    let kind = OwnType::parse(&row.event_type).filter(|kind| !matches!(kind, OwnType::Skipped | OwnType::Refused))?;
+    let kind =
+        OwnType::parse(&row.event_type).filter(|kind| !matches!(kind, OwnType::Skipped | OwnType::Refused | OwnType::Claimed))?;
     (row.run_id.is_some() && DateTime::from_timestamp_micros(row.created_at).is_some()).then_some(kind)
 }
 

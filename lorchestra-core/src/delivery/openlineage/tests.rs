@@ -51,7 +51,7 @@ fn ends_of_runs_are_complete_fail_or_abort() {
     assert_eq!(body("job.superseded", &end(Some("superseded")))["eventType"], "ABORT");
     // A payload that retention has removed.
     assert_eq!(body("job.failed", &json!({}))["eventType"], "FAIL");
-    for other in ["t", "job.skipped", "job.refused"] {
+    for other in ["t", "job.skipped", "job.refused", "job.claimed"] {
         assert_eq!(event::of(&row(other, &json!({})), "here"), None, "{other}");
     }
 }

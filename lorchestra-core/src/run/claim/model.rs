@@ -2,7 +2,7 @@
 //! two steps, requests to the file server that arrive late, twice, or after their sender's death, and answers that are lost.
 //!
 //! A frozen run is one that takes no step for a while, which every search has: nothing in the model has a time limit.
-
+//!
 //! Runs are interchangeable, so a state is their sorted list.
 
 use std::collections::{HashSet, VecDeque};
@@ -69,6 +69,8 @@ enum Broken {
     TrustsTheAnswer,
     /// An unknown answer counts as lost.
     GivesUp,
+    /// The watching host records a run that the engine reports as successful, instead of the holder of the claim.
+    RecordsTheReport,
 }
 
 fn successors(world: &World, broken: Broken) -> Vec<World> {
@@ -154,17 +156,28 @@ fn successors(world: &World, broken: Broken) -> Vec<World> {
     next
 }
 
+/// Whether someone may have recorded a run as claimed: the watching host, a run that has lost, or a later attempt. They read the claim at any
+/// time, as often as they like, and also after its holder is lost for ever. An old answer is that of a moment without a claim, and records
+/// nothing. Neither condition ever ends, so what may have been recorded before is still in it.
+fn may_be_claimed(node: &Node, broken: Broken) -> bool {
+    if broken == Broken::RecordsTheReport { node.marked } else { node.holds }
+}
+
 /// What is wrong in a state.
-fn fault(world: &[Node]) -> Option<&'static str> {
+fn fault(world: &[Node], broken: Broken) -> Option<&'static str> {
     let ended = |end: ModelEnd| world.iter().filter(|node| node.step == Step::Recorded(end)).count();
-    if ended(ModelEnd::Completed) > 1 {
-        return Some("two runs are completed");
+    let counts = |node: &&Node| may_be_claimed(node, broken) || node.step == Step::Recorded(ModelEnd::Completed);
+    if world.iter().filter(counts).count() > 1 {
+        return Some("two runs count");
     }
     for node in world {
         match node.step {
             Step::Recorded(ModelEnd::Completed) if !node.holds => return Some("completed without the claim"),
             Step::Recorded(ModelEnd::Failed | ModelEnd::Superseded) if node.holds => {
                 return Some("the claim belongs to a run that is recorded as not completed: the window is lost");
+            }
+            Step::Recorded(ModelEnd::Failed | ModelEnd::Superseded) if may_be_claimed(node, broken) => {
+                return Some("a loser counts");
             }
             _ => {}
         }
@@ -182,7 +195,7 @@ fn search(runs: usize, broken: Broken) -> (usize, Option<(&'static str, World)>)
     let mut seen = HashSet::from([first.clone()]);
     let mut queue = VecDeque::from([first]);
     while let Some(world) = queue.pop_front() {
-        if let Some(fault) = fault(&world) {
+        if let Some(fault) = fault(&world, broken) {
             return (seen.len(), Some((fault, world)));
         }
         let next = successors(&world, broken);
@@ -209,7 +222,8 @@ fn no_order_of_steps_breaks_the_protocol() {
 /// The search finds each rule that is broken.
 #[test]
 fn each_rule_is_needed() {
-    for broken in [Broken::NoMarker, Broken::NeedsFinalRecord, Broken::TrustsTheAnswer, Broken::GivesUp] {
+    let all = [Broken::NoMarker, Broken::NeedsFinalRecord, Broken::TrustsTheAnswer, Broken::GivesUp, Broken::RecordsTheReport];
+    for broken in all {
         let (_, fault) = search(2, broken);
         assert!(fault.is_some(), "{broken:?} breaks nothing");
     }

@@ -59,7 +59,7 @@ pub(super) fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(
 
 /// Decides whether a run counts whose job has succeeded, if its spec has a claim: what the supervisor would have done ([`claim`]). `lost`:
 /// the spool, which may have shown that, is missing.
-fn claimed(state: &StateDir, store: &Store, run: &Run, outcome: Outcome, lost: bool) -> Result<Outcome, RecoveryError> {
+fn claimed(state: &StateDir, store: &mut Store, run: &Run, outcome: Outcome, lost: bool) -> Result<Outcome, RecoveryError> {
     let run_id = run.run_id.as_str();
     let spec = run.spec();
     // A run without a claim has nothing to decide, whatever its job has left in the place of its spool.
@@ -74,12 +74,17 @@ fn claimed(state: &StateDir, store: &Store, run: &Run, outcome: Outcome, lost: b
     }
     let undecided = |reason: String| RecoveryError::Undecided { run_id: run_id.to_owned(), reason };
     let spec = spec.map_err(|error| undecided(format!("its spec cannot be read: {error}")))?;
-    let Some(path) = spec.claim.map(PathBuf::from) else { return Ok(outcome) };
+    let Some(path) = spec.claim.as_ref().map(PathBuf::from) else { return Ok(outcome) };
     let token = store.first_event(run_id)?.ok_or_else(|| undecided("its first event is missing".into()))?;
     let claimant = claim::Claimant { run_id, token: &token, host: &run.host };
     let verdict = if is_marked { claim::commit(&path, claimant).map(Some) } else { claim::read(&path, claimant) };
     match verdict.map_err(|source| RecoveryError::Io { path, source })? {
-        Some(verdict) if outcome == Outcome::Completed || is_marked => Ok(verdict.outcome()),
+        Some(verdict) if outcome == Outcome::Completed || is_marked => {
+            if let claim::ClaimVerdict::Lost(holder) = &verdict {
+                store.record_claimed(holder, &spec)?;
+            }
+            Ok(verdict.outcome())
+        }
         // The spool is missing, but the claim shows that the job has succeeded.
         Some(claim::ClaimVerdict::Won) => Ok(Outcome::Completed),
         None if outcome == Outcome::Completed => Ok(claim::not_asked("its supervisor died before that")),
@@ -137,6 +142,8 @@ mod tests {
             let run = store.run(RUN).unwrap().unwrap();
             let expected = if before == "another run" { RunState::Superseded } else { RunState::Completed };
             assert_eq!(run.state, expected, "{before}");
+            let other = store.run("other").unwrap().map(|run| (run.state, run.host));
+            assert_eq!(other, (before == "another run").then(|| (RunState::Claimed, "h".to_owned())), "{before}");
         }
     }
 

@@ -6,7 +6,7 @@ use lorchestra_tests::slurm::site::Site;
 use lorchestra_tests::{eventually, processes};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// What the stores of the nodes say.
@@ -103,20 +103,57 @@ fn every_window_is_effective_once_whatever_is_killed_or_frozen() {
     let group = site.group();
     assert_eq!((&group["state"], &group["completed"]), (&json!("completed"), &json!(windows)));
     assert_eq!(group["engine"], "slurm");
+    // The watching host has recorded which runs count, whether or not their nodes have delivered their ends.
+    let listed = site.start(&["runs", "list", "--json", "--limit", "1000000"]).wait().exits(0);
+    let ids = |runs: Vec<Value>, state: &str| -> BTreeSet<String> {
+        let of = runs.into_iter().filter(|run| run["state"] == state);
+        of.map(|run| run["run_id"].as_str().unwrap().to_owned()).collect()
+    };
+    let completed = (0..NODES).flat_map(|node| site.runs(node)).collect();
+    assert_eq!(ids(listed.json_lines("lorchestra.run/1"), "claimed"), ids(completed, "completed"));
     eventually("no process is left", || site.sandbox.processes().is_empty());
 }
 
 #[test]
 fn failures_stop_no_other_windows_and_a_cancelled_group_ends() {
-    let site = Site::new(1001);
+    let site = Site::new(8);
+    // A node that can run nothing does not fail the windows that it gets.
+    std::fs::create_dir(site.sandbox.path("nodes")).unwrap();
+    std::fs::write(site.sandbox.path("nodes/n0"), "not a directory").unwrap();
+    let ended = site.backfill(6, &[]).wait().exits(0);
+    assert!(ended.out().contains("6 windows completed"), "{}", ended.shown());
+    std::fs::remove_file(site.sandbox.path("nodes/n0")).unwrap();
     let ended = site.backfill(4, &["--matrix", "then=return,fail"]).wait().exits(1);
     assert!(ended.err().contains("4 of 8 windows completed, 4 failed"), "{}", ended.shown());
     let shown = site.start(&["backfill", "show", "last"]).wait().exits(0);
-    assert_eq!(shown.out().matches("not this window").count(), 4, "{}", shown.shown());
+    assert_eq!(shown.out().matches("error: not this window").count(), 4, "{}", shown.shown());
+    let windows = site.group()["windows"].as_array().unwrap().clone();
+    let failed = windows.iter().filter(|window| window["state"] == "failed");
+    assert!(failed.clone().count() == 4 && failed.clone().all(|window| window["cause"] == "error"), "{windows:?}");
+    // Several arrays keep the limit together.
+    let go = site.sandbox.arg("go");
+    site.backfill(24, &["--go", &go, "-j", "2", "--detach"]).wait().exits(0);
+    let nodes = || (0..NODES).map(|node| site.running(node).len()).sum::<usize>();
+    eventually("two windows run", || nodes() >= 2);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(nodes(), 2);
+    site.start(&["backfill", "cancel", "last"]).wait().exits(0);
+    // Windows that Slurm holds.
+    let held = site.backfill(3, &["--engine-flag=--hold"]);
+    let why = "JobHeldUser: Slurm holds it; run scontrol release";
+    eventually("the group says why", || {
+        site.group()["windows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|window| window["message"].as_str().is_some_and(|text| text.contains(why)))
+    });
+    site.start(&["backfill", "cancel", "last"]).wait().exits(0);
+    let held = held.wait().exits(1);
+    assert!(held.err().contains(&format!("3 windows cannot start: {why}")), "{}", held.shown());
     // Submitted only, and cancelled while some run and some wait.
     let detached = site.backfill(20, &["--then", "wait", "--detach"]).wait().exits(0);
     assert!(detached.err().contains("20 windows on Slurm"), "{}", detached.shown());
-    let nodes = || (0..NODES).map(|node| site.running(node).len()).sum::<usize>();
     eventually("all processors are busy", || nodes() == 4 * NODES);
     assert_eq!(site.group()["state"], "running");
     let cancelled = site.start(&["backfill", "cancel", "last"]).wait().exits(0);
@@ -125,6 +162,22 @@ fn failures_stop_no_other_windows_and_a_cancelled_group_ends() {
     let group = site.group();
     assert_eq!((&group["state"], &group["failed"], &group["pending"]), (&json!("cancelled"), &json!(12), &json!(8)));
     let causes = (0..NODES).flat_map(|node| site.runs(node)).filter(|run| run["cause"] == "cancelled").count();
-    assert_eq!(causes, 12);
+    assert_eq!(causes, 2 + 12);
+    is_cancelled_while_it_is_submitted(&site);
     eventually("no process is left", || site.sandbox.processes().is_empty());
+}
+
+/// The group is cancelled while `sbatch` runs: nothing stays, and nothing more is submitted.
+fn is_cancelled_while_it_is_submitted(site: &Site) {
+    let slow = site.slow_sbatch();
+    let started = site.backfill_with(&slow.environment, 16, &["--then", "wait"]);
+    eventually("sbatch runs", || slow.started.exists());
+    let cancel = site.start(&["backfill", "cancel", "last"]);
+    eventually("the group is cancelled", || !site.group()["cancelled_at"].is_null());
+    std::fs::write(&slow.go, "").unwrap();
+    cancel.wait().exits(0);
+    let ended = started.wait().exits(1);
+    assert!(ended.err().contains("0 of 16 windows completed, 0 failed, 16 not run"), "{}", ended.shown());
+    let queue = site.cluster.command("squeue", &["--noheader", "--states=PENDING,RUNNING"]);
+    assert_eq!(String::from_utf8_lossy(&queue.stdout), "");
 }

@@ -126,6 +126,14 @@ fn what_commands_print_is_valid() {
     fs::create_dir(sandbox.path("claims")).unwrap();
     let window = ["run-window", "--index", "0", "--plan", &sandbox.arg("plan"), "--claims", &sandbox.arg("claims")];
     sandbox.lorchestra(&[&window[..], &["--attempt", "1", "--no-require-delivery"]].concat()).exits(0);
+    // Another window has the claim of a run on another host.
+    let claims = fs::read_dir(sandbox.path("claims")).unwrap().next().unwrap().unwrap().path();
+    let mut other: serde_json::Value = serde_json::from_slice(&fs::read(claims.join("0")).unwrap()).unwrap();
+    other["run_id"] = "0193a000-0000-7000-8000-00000000ffff".into();
+    fs::write(claims.join("1"), other.to_string()).unwrap();
+    let window = ["run-window", "--index", "1", "--plan", &sandbox.arg("plan"), "--claims", &sandbox.arg("claims")];
+    sandbox.lorchestra(&[&window[..], &["--attempt", "1", "--no-require-delivery"]].concat()).exits(0);
+    fs::remove_file(claims.join("1")).unwrap();
     let files = [sandbox.read("plan").lines().next().unwrap().to_owned(), claim(&sandbox.path("claims"))];
     seen.extend(files.iter().map(|text| check_text(text)));
     let mut run = |args: &[&str], code| seen.extend(check(&sandbox.lorchestra(args).exits(code)));

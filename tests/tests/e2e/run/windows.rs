@@ -64,6 +64,18 @@ fn of_two_copies_of_a_window_one_counts() {
         assert_eq!(third.json("lorchestra.run-job/1")["run_id"], nodes[winner].run().id());
         assert_eq!(node.runs().len(), 1);
     }
+    // The loser and an attempt on a third node record the winner, once each; its own node does not.
+    let third = node();
+    for _ in 0..2 {
+        third.lorchestra(&window(&file, "0", "4", &claims)).exits(0);
+    }
+    let claimed = |node: &Sandbox| -> Vec<String> {
+        node.all_runs().iter().filter(|run| run.state() == "claimed").map(|run| run.id().to_owned()).collect()
+    };
+    assert_eq!([claimed(&nodes[loser]), claimed(&third)], [[nodes[winner].run().id()]; 2]);
+    assert!(claimed(&nodes[winner]).is_empty());
+    let logs = third.lorchestra(&["runs", "logs", "last"]).exits(0);
+    assert!(logs.err().contains("it ran on"), "{}", logs.shown());
     let events = nodes[loser].events_of(nodes[loser].run().id());
     assert_eq!(events.last().unwrap().event_type(), "job.superseded");
     assert_eq!(events[0].payload()["requested_by"], "engine:plan");
@@ -154,11 +166,15 @@ fn each_window_is_effective_once_on_two_nodes_that_are_killed() {
 fn a_run_stays_open_until_its_claim_can_be_read() {
     let shared = tempfile::tempdir().unwrap();
     let claims = shared.path().join("claims");
-    std::fs::write(&claims, "not a directory").unwrap();
     let node = node();
-    let file = plan(&node, shared.path(), 1, &[]);
+    let go = shared.path().join("go");
+    let file = plan(&node, shared.path(), 1, &["--go", &go.display().to_string()]);
     let claims_arg = claims.display().to_string();
-    let ended = node.lorchestra(&window(&file, "0", "1", &claims_arg));
+    let running = node.start(&window(&file, "0", "1", &claims_arg));
+    eventually("it runs", || node.runs().len() == 1);
+    std::fs::write(&claims, "not a directory").unwrap();
+    std::fs::write(&go, "").unwrap();
+    let ended = running.wait();
     assert!(matches!(ended.code(), Some(70 | 74)), "{}", ended.shown());
     assert!(ended.err().contains("claim"), "{}", ended.shown());
     std::fs::remove_file(&claims).unwrap();
@@ -166,6 +182,18 @@ fn a_run_stays_open_until_its_claim_can_be_read() {
     assert_eq!((runs.len(), runs[0].state()), (1, "completed"), "{runs:?}");
     node.whole_events_of(&runs[0]);
     assert!(claims.is_dir());
+    // No other run starts while the claim cannot be read, or is damaged.
+    let claim = std::fs::read_dir(&claims).unwrap().next().unwrap().unwrap().path().join("0");
+    for content in ["", "{}", "{\"schema\":\"lorchestra.claim/9\"}"] {
+        std::fs::write(&claim, content).unwrap();
+        let refused = node.lorchestra(&window(&file, "0", "2", &claims_arg)).exits(78);
+        let message = "the claim of the window cannot be read";
+        assert!(refused.err().contains(message) && refused.err().contains("remove it"), "{content}: {}", refused.shown());
+    }
+    std::fs::remove_file(&claim).unwrap();
+    std::os::unix::fs::symlink("0", &claim).unwrap();
+    node.lorchestra(&window(&file, "0", "3", &claims_arg)).exits(74);
+    assert_eq!(node.runs().len(), 1);
 }
 
 #[test]

@@ -4,22 +4,24 @@
 //! The name of an array is `lorchestra-GROUP+OFFSET`, and the window of a task is OFFSET plus its array index. So no job id has to be
 //! remembered, and a command that was killed between two steps finds its arrays again.
 
-use super::{Engine, GroupFiles, Seen, output};
+mod arrays;
+mod queue;
+
+use super::files::GroupFiles;
+use super::{Engine, Seen, Submission, output};
+use crate::commands::run_window::WindowResult;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::settings::Settings;
+use arrays::{After, NewArray, Queued};
 use lorchestra_core::text::{path_text, shell};
-use serde_json::Value;
+use queue::{Task, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Maximum number of ranges in one array, so that its description stays far below Slurm's limits.
-const RANGES: usize = 500;
-/// The states of a task that has ended. A task in any other state may still run.
-const ENDED: [&str; 9] =
-    ["COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY"];
+/// Slurm's default of MaxArraySize.
+const ARRAY_SIZE: u32 = 1001;
 
 /// Checks that Slurm's commands are there.
 pub(super) fn installed() -> Result<(), CommandError> {
@@ -52,7 +54,7 @@ impl<'a> Slurm<'a> {
     }
 
     /// Writes what a task executes. SIGTERM reaches lorchestra itself: it replaces the shell.
-    fn write_script(&self) -> Result<std::path::PathBuf, CommandError> {
+    fn write_script(&self) -> Result<PathBuf, CommandError> {
         let GroupFiles { engine, dir, .. } = self.files;
         let path = dir.join("window.sh");
         let executable = crate::commands::executable()?;
@@ -67,11 +69,18 @@ impl<'a> Slurm<'a> {
             "#!/bin/sh\n\
              # Written by lorchestra: runs one window of group {group}. $1 is the window of array index 0.\n\
              # Each node has its own state directory. Each start of a window is another attempt, also if the controller has forgotten one.\n\
-             export XDG_STATE_HOME={state}/\"${{SLURMD_NODENAME:-node}}\"\n\
+             node=\"${{SLURMD_NODENAME:-node}}\"\n\
+             index=\"$(($1 + SLURM_ARRAY_TASK_ID))\"\n\
+             attempt=\"$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}.$node\"\n\
+             export XDG_STATE_HOME={state}/\"$node\"\n\
              (umask 077 && mkdir -p \"$XDG_STATE_HOME\") && test -O {state} && test -O \"$XDG_STATE_HOME\" || {{\n  \
-             echo \"cannot use $XDG_STATE_HOME: it cannot be created, or another user owns it\" >&2\n  exit 74\n}}\n\
-             exec {command} \\\n  --index \"$(($1 + SLURM_ARRAY_TASK_ID))\" \\\n  \
-             --attempt \"$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}.${{SLURMD_NODENAME:-node}}\"\n",
+             why=\"cannot use $XDG_STATE_HOME: it cannot be created, or another user owns it\"\n  \
+             echo \"$why\" >&2\n  \
+             printf '{{\"schema\":\"{schema}\",\"run_id\":\"\",\"attempt\":\"%s\",\"exit_code\":74,\"cause\":null,\"message\":\"%s\"}}' \\\n    \
+             \"$attempt\" \"$why\" >{results}/\"$index.$attempt\"\n  exit 74\n}}\n\
+             exec {command} \\\n  --index \"$index\" --attempt \"$attempt\"\n",
+            schema = WindowResult::SCHEMA,
+            results = shell(&self.files.results()),
             group = self.files.group.group_id,
             state = shell(Path::new(&engine.node_state)),
             command = words.join(" "),
@@ -81,69 +90,90 @@ impl<'a> Slurm<'a> {
         Ok(path)
     }
 
-    /// Returns the tasks of this group, with the offsets of their arrays.
-    fn jobs(&self) -> Result<Vec<(u32, Value)>, CommandError> {
+    /// Returns the tasks of this group.
+    fn tasks(&self) -> Result<Vec<Task>, CommandError> {
         // Without this, the indices of waiting tasks are cut after 64 characters.
         let text = output(Command::new("squeue").args(["--json", "--me"]).env("SLURM_BITSTR_LEN", "0"))?;
-        let answer: Value = serde_json::from_str(&text)
-            .map_err(|error| CommandError::new(Code::Failed, format!("squeue --json printed no JSON: {error}")))?;
-        let prefix = format!("{}+", self.name());
-        let jobs = answer["jobs"].as_array().cloned().unwrap_or_default();
-        let offset = |job: &Value| job["name"].as_str()?.strip_prefix(&prefix)?.parse::<u32>().ok();
-        Ok(jobs.into_iter().filter_map(|job| Some((offset(&job)?, job))).collect())
+        queue::read(&text, &format!("{}+", self.name()))
+            .map_err(|why| CommandError::new(Code::Failed, format!("squeue --json printed what this version cannot read: {why}")))
+    }
+
+    /// Submits an array and returns its job id. `after`: the array that must have ended before.
+    fn sbatch(
+        &self,
+        array: &NewArray,
+        (script, after): (&Path, Option<u64>),
+        submission: &Submission,
+    ) -> Result<u64, CommandError> {
+        let NewArray { offset, indices, limit, .. } = array;
+        let sbatch = |avoid: &BTreeSet<String>| {
+            let mut sbatch = Command::new("sbatch");
+            sbatch.args(["--parsable", "--requeue", "--signal=B:TERM@60", "--open-mode=append"]);
+            sbatch.arg(format!("--job-name={}+{offset}", self.name()));
+            sbatch.arg(format!("--array={indices}%{limit}"));
+            sbatch.arg(format!("--output={}/slurm-%A.log", self.files.dir.display()));
+            sbatch.arg(format!("--chdir={}", self.files.dir.display()));
+            if let Some(after) = after {
+                sbatch.arg(format!("--dependency=afterany:{after}"));
+            }
+            if !submission.delay.is_zero() {
+                sbatch.arg(format!("--begin=now+{}", submission.delay.as_secs()));
+            }
+            if !avoid.is_empty() {
+                sbatch.arg(format!("--exclude={}", avoid.iter().cloned().collect::<Vec<_>>().join(",")));
+            }
+            output(sbatch.args(&self.files.engine.flags).arg(script).arg(offset.to_string()))
+        };
+        let printed = match sbatch(&submission.avoid) {
+            // No other node may be left.
+            Err(failure) if !submission.avoid.is_empty() => {
+                tracing::warn!("{}: submitting it without excluded nodes", failure.message);
+                sbatch(&BTreeSet::new())?
+            }
+            printed => printed?,
+        };
+        let id = printed.trim().split(';').next().and_then(|id| id.parse().ok());
+        id.ok_or_else(|| CommandError::new(Code::Failed, format!("sbatch --parsable printed {printed:?}, which is no job id")))
     }
 }
 
 impl Engine for Slurm<'_> {
-    const RESUBMITS: bool = true;
+    fn resubmits(&self) -> bool {
+        true
+    }
 
-    fn submit(&mut self, places: &[u32]) -> Result<(), CommandError> {
+    fn submit(
+        &mut self,
+        submission: &Submission,
+        is_cancelled: &mut dyn FnMut() -> Result<bool, CommandError>,
+    ) -> Result<(), CommandError> {
         let script = self.write_script()?;
         let config = output(Command::new("scontrol").args(["show", "config"]))?;
         let size = config.lines().find_map(|line| line.strip_prefix("MaxArraySize")?.split('=').nth(1)?.trim().parse().ok());
-        let arrays = arrays(places, size.unwrap_or(1001));
-        let parallel = usize::try_from(self.files.group.settings.parallel).unwrap_or(1);
-        let parallel = (parallel / arrays.len().max(1)).max(1);
-        for (offset, indices) in &arrays {
-            let mut sbatch = Command::new("sbatch");
-            sbatch.args(["--parsable", "--requeue", "--signal=B:TERM@60", "--open-mode=append"]);
-            sbatch.arg(format!("--job-name={}+{offset}", self.name()));
-            sbatch.arg(format!("--array={indices}%{parallel}"));
-            sbatch.arg(format!("--output={}/slurm-%A.log", self.files.dir.display()));
-            sbatch.arg(format!("--chdir={}", self.files.dir.display()));
-            sbatch.args(&self.files.engine.flags).arg(&script).arg(offset.to_string());
-            output(&mut sbatch)?;
+        let queued = queued(&self.tasks()?);
+        let parallel = self.files.group.settings.parallel;
+        let mut ids = Vec::new();
+        for array in arrays::plan(&submission.places, size.unwrap_or(ARRAY_SIZE), parallel, queued) {
+            if is_cancelled()? {
+                break;
+            }
+            let after = match array.after {
+                Some(After::Queued(id)) => Some(id),
+                Some(After::New(before)) => ids.get(before).copied(),
+                None => None,
+            };
+            ids.push(self.sbatch(&array, (&script, after), submission)?);
         }
         Ok(())
     }
 
     fn look(&mut self) -> Result<BTreeMap<u32, Seen>, CommandError> {
-        let mut seen = BTreeMap::new();
-        for (offset, job) in self.jobs()? {
-            let state = job["job_state"].as_str().unwrap_or_default();
-            if ENDED.contains(&state) {
-                continue;
-            }
-            let is_waiting = state == "PENDING";
-            let waiting = job["array_task_string"].as_str().filter(|text| !text.is_empty());
-            let indices = match (waiting, job["array_task_id"].as_u64()) {
-                (Some(text), _) => indices(text),
-                (None, Some(index)) => u32::try_from(index).into_iter().collect(),
-                (None, None) => BTreeSet::new(),
-            };
-            for index in indices {
-                let at = seen.entry(offset + index).or_insert(Seen::Waiting);
-                // One of two copies may run.
-                if !is_waiting {
-                    *at = Seen::Running;
-                }
-            }
-        }
-        Ok(seen)
+        Ok(windows(&self.tasks()?))
     }
 
     fn cancel(&mut self, only_waiting: bool) -> Result<(), CommandError> {
-        let ids: BTreeSet<u64> = self.jobs()?.iter().filter_map(|(_, job)| job["array_job_id"].as_u64()).collect();
+        let open = self.tasks()?.into_iter().filter(|task| task.state != TaskState::Ended);
+        let ids: BTreeSet<u64> = open.map(|task| task.array).collect();
         if ids.is_empty() {
             return Ok(());
         }
@@ -153,91 +183,36 @@ impl Engine for Slurm<'_> {
         }
         output(scancel.args(ids.iter().map(u64::to_string))).map(drop)
     }
+
+    /// The last part of what `write_script` passes: a node's name may have dots.
+    fn node(&self, attempt: &str) -> Option<String> {
+        attempt.splitn(3, '.').nth(2).map(str::to_owned)
+    }
 }
 
-/// Divides windows into arrays with indices below `size`: the offset of each, and its indices as Slurm reads them.
-fn arrays(places: &[u32], size: u32) -> Vec<(u32, String)> {
-    let size = size.max(1);
-    let mut arrays: Vec<(u32, String, usize)> = Vec::new();
-    let mut at = 0;
-    while at < places.len() {
-        let first = places[at];
-        let offset = first - first % size;
-        let mut last = first;
-        while at + 1 < places.len() && places[at + 1] == last + 1 && last + 1 < offset + size {
-            at += 1;
-            last += 1;
-        }
-        at += 1;
-        let range = match (first - offset, last - offset) {
-            (first, last) if first == last => first.to_string(),
-            (first, last) => format!("{first}-{last}"),
+/// Returns the windows of tasks that have not ended.
+fn windows(tasks: &[Task]) -> BTreeMap<u32, Seen> {
+    let mut seen = BTreeMap::new();
+    for task in tasks {
+        let state = match &task.state {
+            TaskState::Ended => continue,
+            TaskState::Waiting => Seen::Waiting,
+            TaskState::Held(why) => Seen::Held(why.clone()),
+            TaskState::Running => Seen::Running,
         };
-        match arrays.last_mut() {
-            Some((of, text, ranges)) if *of == offset && *ranges < RANGES => {
-                // Writing into a String cannot fail.
-                let _ = write!(text, ",{range}");
-                *ranges += 1;
+        for index in &task.indices {
+            let at = seen.entry(task.offset + index).or_insert_with(|| state.clone());
+            // One of two copies may run.
+            if state == Seen::Running {
+                *at = Seen::Running;
             }
-            _ => arrays.push((offset, range, 1)),
         }
     }
-    arrays.into_iter().map(|(offset, text, _)| (offset, text)).collect()
+    seen
 }
 
-/// Reads the indices of waiting tasks: `0-4,7,10-20:5%3`.
-fn indices(text: &str) -> BTreeSet<u32> {
-    let text = text.split('%').next().unwrap_or_default().trim_matches(['[', ']']);
-    let mut found = BTreeSet::new();
-    for part in text.split(',') {
-        let (range, step) = part.split_once(':').unwrap_or((part, "1"));
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (Ok(first), Ok(last), Ok(step)) = (first.parse::<u32>(), last.parse::<u32>(), step.parse::<usize>()) else {
-            continue;
-        };
-        found.extend((first..=last).step_by(step.max(1)));
-    }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn windows_are_divided_into_arrays_and_read_back() {
-        for (places, size, expected) in [
-            (vec![], 10, vec![]),
-            (vec![0], 10, vec![(0, "0")]),
-            ((0..10).collect(), 10, vec![(0, "0-9")]),
-            ((0..25).collect(), 10, vec![(0, "0-9"), (10, "0-9"), (20, "0-4")]),
-            (vec![1, 2, 3, 7, 9, 10, 11, 30], 10, vec![(0, "1-3,7,9"), (10, "0-1"), (30, "0")]),
-        ] {
-            let made = arrays(&places, size);
-            assert_eq!(made, expected.into_iter().map(|(offset, text)| (offset, text.to_owned())).collect::<Vec<_>>());
-            let read: Vec<u32> =
-                made.iter().flat_map(|(offset, text)| indices(text).into_iter().map(move |i| i + offset)).collect();
-            assert_eq!(read, places);
-        }
-        let scattered: Vec<u32> = (0..5000).map(|n| n * 2).collect();
-        let made = arrays(&scattered, 20_001);
-        assert_eq!(made.len(), 10);
-        let read: BTreeSet<u32> =
-            made.iter().flat_map(|(offset, text)| indices(text).into_iter().map(move |i| i + offset)).collect();
-        assert_eq!(read, scattered.into_iter().collect());
-    }
-
-    #[test]
-    fn the_indices_of_waiting_tasks_are_read() {
-        for (text, expected) in [
-            ("3", vec![3]),
-            ("3-5%2", vec![3, 4, 5]),
-            ("[0-1,4]%7", vec![0, 1, 4]),
-            ("0-10:5", vec![0, 5, 10]),
-            ("", vec![]),
-            ("a-b,2", vec![2]),
-        ] {
-            assert_eq!(indices(text).into_iter().collect::<Vec<_>>(), expected, "{text}");
-        }
-    }
+fn queued(tasks: &[Task]) -> Option<Queued> {
+    let newest = tasks.iter().filter(|task| task.state != TaskState::Ended).max_by_key(|task| task.array)?;
+    let limit = newest.limit.and_then(|limit| u32::try_from(limit).ok());
+    Some(Queued { windows: windows(tasks).len(), newest: newest.array, limit })
 }

@@ -1,7 +1,8 @@
 //! Temporal: a workflow for the group, by the program `lorchestra-temporal`, which is installed separately. It reads Temporal's own
 //! environment (TEMPORAL_ADDRESS and others) and starts the windows again itself.
 
-use super::{Engine, GroupFiles, Seen, failure, output};
+use super::files::GroupFiles;
+use super::{Engine, Seen, Submission, failure, output};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::settings::Settings;
@@ -102,10 +103,16 @@ impl Drop for Temporal<'_> {
 }
 
 impl Engine for Temporal<'_> {
-    const RESUBMITS: bool = false;
+    fn resubmits(&self) -> bool {
+        false
+    }
 
     /// The workflow starts with every window that is not complete.
-    fn submit(&mut self, _places: &[u32]) -> Result<(), CommandError> {
+    fn submit(
+        &mut self,
+        _submission: &Submission,
+        _is_cancelled: &mut dyn FnMut() -> Result<bool, CommandError>,
+    ) -> Result<(), CommandError> {
         let executable = crate::commands::executable()?;
         let mut submit = self.command("submit");
         submit.arg("--plan").arg(self.files.plan()).arg("--claims").arg(self.files.claims());
@@ -156,7 +163,7 @@ impl Engine for Temporal<'_> {
         Ok(self.seen.clone())
     }
 
-    /// A workflow cannot be told to start nothing more, so `--max-failures` is refused for this engine: all windows are cancelled.
+    /// There is no request to a workflow to start nothing more, so `--max-failures` is refused for this engine: all windows are cancelled.
     fn cancel(&mut self, _only_waiting: bool) -> Result<(), CommandError> {
         let mut cancel = self.command("cancel");
         output(cancel.args(self.connection())).map(drop)

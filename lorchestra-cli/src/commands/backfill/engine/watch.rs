@@ -1,11 +1,16 @@
 //! The life of a group on an engine: submit what is open, watch until everything has ended, record each end in the store.
 //!
 //! A window is complete when its claim exists and the engine no longer knows the window: until then its process may still deliver the run's
-//! last event. A window that has left the engine without a claim has failed; the result that `run-window` left says why, and without one
-//! its process was killed or its node is lost.
+//! last event. The run that has the claim is recorded as claimed (`lorchestra_core::run::claim`, step 5). A window that has left the engine
+//! without a claim has failed; the result that `run-window` left says why, and without one its process was killed or its node is lost.
+//!
+//! A group may be cancelled while it is submitted. Both sides make sure that nothing stays: this process looks at the cancellation after
+//! each submission and then stops what it has submitted, and `cancel` stops what it finds after it has recorded the cancellation.
 
-use super::super::drive::{DriveFlags, FailedMembers, GroupView, Resume, pin_libraries, summary};
-use super::{AnyEngine, GroupFiles, Seen, read_result};
+use super::super::drive::{DriveFlags, FailedMembers, GroupView, Resume, delivering, pin_libraries, summary};
+use super::files::GroupFiles;
+use super::look::{Look, RetryKind, WindowReason, WindowVerdict};
+use super::{Engine, Submission};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::Notices;
@@ -14,13 +19,13 @@ use crate::settings::Settings;
 use crate::show;
 use lorchestra_core::group::drive::{Driven, Driver, GroupEvent, StopReason};
 use lorchestra_core::host::clock::now_micros;
-use lorchestra_core::host::signals::signal_name;
+use lorchestra_core::host::signals::{Signals, signal_name};
+use lorchestra_core::host::state::StateDir;
 use lorchestra_core::outcome::Cause;
-use lorchestra_core::store::group::{Group, GroupEngine, Member, MemberState};
+use lorchestra_core::store::group::{Group, GroupEngine, Member, MemberState, SettledMember};
 use lorchestra_core::store::{Store, short_id};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Intervals between two looks at the engine: the shortest, and the longest.
@@ -29,8 +34,12 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_s
 const SHARE: u32 = 10;
 /// Number of looks that must miss a window before it counts as ended: the claim may become visible later than the end.
 const MISSED: u32 = 2;
-/// Maximum number of times that a window is submitted again after a temporary failure.
-const RESUBMISSIONS: u32 = 3;
+/// Number of consecutive looks that must find a claim unreadable before its window fails.
+const UNDECIDED: u32 = 20;
+/// How long a window waits that is submitted again after a temporary failure, each time.
+const DELAYS: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(60), Duration::from_secs(300)];
+/// Maximum number of times that a window is submitted again for a reason that is on its node.
+const ELSEWHERE: usize = 2;
 /// How long the engine may fail to answer before this process gives up. The windows run on.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// How long `cancel` waits for the windows to end.
@@ -40,61 +49,8 @@ const STOPPING: Duration = Duration::from_secs(90);
 struct Open {
     member: Member,
     missed: u32,
-    resubmissions: u32,
-}
-
-/// What is known about a window now.
-enum WindowVerdict {
-    Open(MemberState),
-    Completed(Option<String>),
-    Failed {
-        cause: Option<Cause>,
-        message: String,
-        is_temporary: bool,
-    },
-    /// It left the engine without a result.
-    Lost,
-}
-
-/// What the shared directory and the engine show at one moment.
-struct Look {
-    seen: BTreeMap<u32, Seen>,
-    claimed: BTreeSet<u32>,
-    results: BTreeMap<u32, PathBuf>,
-}
-
-impl Look {
-    fn take(files: &GroupFiles<'_>, engine: &mut AnyEngine<'_>) -> Result<Self, CommandError> {
-        // First the engine: a window that it no longer knows has left its claim before.
-        let seen = engine.look()?;
-        Ok(Self { seen, claimed: files.claimed(), results: files.results_by_place() })
-    }
-
-    fn judge(&self, files: &GroupFiles<'_>, place: u32) -> WindowVerdict {
-        let failed = |code: Option<i32>| match code {
-            None => WindowVerdict::Lost,
-            Some(code) => WindowVerdict::Failed { cause: None, message: format!("exit code {code}"), is_temporary: false },
-        };
-        match self.seen.get(&place) {
-            Some(Seen::Waiting) => return WindowVerdict::Open(MemberState::Pending),
-            Some(Seen::Running) => return WindowVerdict::Open(MemberState::Running),
-            Some(Seen::Complete) => return WindowVerdict::Completed(files.holder(place)),
-            Some(Seen::Ended(_)) | None => {}
-        }
-        if self.claimed.contains(&place) {
-            return WindowVerdict::Completed(files.holder(place));
-        }
-        let Some(result) = self.results.get(&place).and_then(|path| read_result(path)) else {
-            return match self.seen.get(&place) {
-                Some(Seen::Ended(code)) => failed(*code),
-                _ => WindowVerdict::Lost,
-            };
-        };
-        let is_temporary =
-            [Code::Undelivered, Code::NotWritable, Code::Overlap].iter().any(|code| code.number() == result.exit_code);
-        let message = result.message.unwrap_or_else(|| format!("exit code {}", result.exit_code));
-        WindowVerdict::Failed { cause: result.cause, message, is_temporary }
-    }
+    /// How many times it was submitted again.
+    resubmissions: usize,
 }
 
 /// Submits the open windows of a group and waits for their end.
@@ -105,98 +61,162 @@ pub(in crate::commands::backfill) fn drive(
     settings: &Settings,
     (notices, printer): (&mut Notices<'_>, &mut Printer),
 ) -> Result<Code, CommandError> {
-    let (state, mut store) = super::super::known(settings, notices, printer)?;
-    let lock = Driver::lock(&state, &group.group_id)?;
-    let mut signals = crate::commands::handle_signals()?;
+    let started = Instant::now();
     let files = GroupFiles::new(group, engine);
-    let mut client = AnyEngine::open(&files, settings)?;
-    let pending = store.members(group.n, MemberState::Pending, u64::MAX)?;
-    if !plan.is_new {
-        settle_all((&files, &mut client), &mut store)?;
-        store.resume_group(group, plan.retry)?;
-        pin_libraries(group, &mut store, (settings, flags.quiet), printer)?;
-    }
-    let left_out: BTreeSet<u32> = if plan.pending { BTreeSet::new() } else { pending.iter().map(|m| m.place).collect() };
-    let mut open = BTreeMap::new();
-    for of in [MemberState::Pending, MemberState::Running] {
-        for member in store.members(group.n, of, u64::MAX)?.into_iter().filter(|member| !left_out.contains(&member.place)) {
-            open.insert(member.place, Open { member, missed: 0, resubmissions: 0 });
-        }
-    }
-    let known = if plan.is_new { BTreeMap::new() } else { client.look()? };
-    let places: Vec<u32> =
-        open.keys().copied().filter(|place| !matches!(known.get(place), Some(Seen::Waiting | Seen::Running))).collect();
-    if !places.is_empty() {
-        files.write_plan(&store)?;
-        files.forget_results(&places);
-        client.submit(&places)?;
-    }
-    let counts = store.group_counts(group.n)?;
+    // Not if it only submits: what it records is delivered by the next command.
+    let destinations = if detach { &[][..] } else { settings.destinations.as_slice() };
+    let (done, undelivered) =
+        delivering((destinations, flags), settings, (notices, &mut *printer), |(state, store), signals, _, printer| {
+            let mut work = EngineWork { files: &files, plan, flags, detach, settings, printer };
+            work.run((state, store), signals)
+        })?;
     let id = short_id(&group.group_id);
-    if !flags.quiet && !flags.json {
-        let (n, all) = (open.len(), counts.all());
-        let of = if n as u64 == all { String::new() } else { format!(" of {all}") };
-        printer.note(format_args!("{}: {n}{of} windows on {} (group {id})", group.name, label(&engine.name)));
-    }
-    if detach {
-        Driver::unlock(&state, &group.group_id, lock);
+    let Some((driven, unprinted)) = done? else {
         printer.note(format_args!("  lorchestra backfill show {id}"));
         return Ok(Code::Success);
-    }
-    let started = Instant::now();
-    let mut watch = Watch { files: &files, client, store: &mut store, open, stopped: None, unreachable: None, failures: 0 };
-    let printer_cell = RefCell::new(&mut *printer);
-    let mut view = GroupView::new(group, counts, flags.quiet);
-    let stopped = watch.run(&mut signals, &mut |event| view.event(event, &printer_cell), &printer_cell);
-    let unprinted = view.finish();
-    drop(watch);
-    let stopped = stopped?;
-    store.move_group_bookmarks(group, now_micros())?;
-    Driver::unlock(&state, &group.group_id, lock);
-    if let Some(StopReason::Signal(signal)) = stopped {
-        printer.note(format_args!("{}: the windows run on, on {}", signal_name(signal), label(&engine.name)));
+    };
+    if let Some(StopReason::Signal(signal)) = driven.stopped {
+        printer.note(format_args!("{}: the windows run on, on {}", signal_name(signal), engine.name.label()));
         printer.note(format_args!("  lorchestra backfill resume {id}"));
         printer.note(format_args!("  lorchestra backfill cancel {id}"));
         return Ok(Code::Interrupted(signal));
     }
-    let driven = Driven { counts: store.group_counts(group.n)?, stopped };
-    Ok(summary(
-        (group, &driven, started.elapsed(), false),
-        &FailedMembers { unprinted, ..FailedMembers::default() },
-        flags,
-        printer,
-    ))
+    let failed = FailedMembers { unprinted, ..FailedMembers::default() };
+    Ok(summary((group, &driven, started.elapsed(), undelivered), &failed, flags, printer))
 }
 
-fn label(engine: &str) -> &'static str {
-    if engine == "slurm" { "Slurm" } else { "Temporal" }
+/// One drive of a group on an engine, with what it needs besides the store.
+struct EngineWork<'a, 'b> {
+    files: &'a GroupFiles<'a>,
+    plan: Resume,
+    flags: &'a DriveFlags,
+    detach: bool,
+    settings: &'a Settings,
+    printer: &'a RefCell<&'b mut Printer>,
+}
+
+impl EngineWork<'_, '_> {
+    /// Returns how the group ended, and how many failures were not printed; `None` if it was only submitted.
+    fn run(
+        &mut self,
+        (state, store): (&StateDir, &mut Store),
+        signals: &mut Signals,
+    ) -> Result<Option<(Driven, u64)>, CommandError> {
+        let &mut EngineWork { files, plan, flags, settings, printer, .. } = self;
+        let group = files.group;
+        let lock = Driver::lock(state, &group.group_id)?;
+        let mut client = super::open(files, settings)?;
+        let pending = store.members(group.n, MemberState::Pending, u64::MAX)?;
+        if !plan.is_new {
+            // Without a plan, nothing was submitted yet.
+            if files.plan().exists() {
+                settle_all((files, &mut *client), store)?;
+            }
+            store.resume_group(group, plan.retry)?;
+            pin_libraries(group, store, (settings, flags.quiet), &mut printer.borrow_mut())?;
+        }
+        let left_out: BTreeSet<u32> = if plan.pending { BTreeSet::new() } else { pending.iter().map(|m| m.place).collect() };
+        let mut open = BTreeMap::new();
+        for of in [MemberState::Pending, MemberState::Running] {
+            for member in store.members(group.n, of, u64::MAX)?.into_iter().filter(|member| !left_out.contains(&member.place)) {
+                open.insert(member.place, Open { member, missed: 0, resubmissions: 0 });
+            }
+        }
+        let known = if plan.is_new { BTreeMap::new() } else { client.look()? };
+        let places: Vec<u32> = open.keys().copied().filter(|place| !known.get(place).is_some_and(super::Seen::is_open)).collect();
+        if !places.is_empty() {
+            files.write_plan(store)?;
+            submit((files, &mut *client), store, &Submission { places, ..Submission::default() })?;
+        }
+        let counts = store.group_counts(group.n)?;
+        if !flags.quiet && !flags.json {
+            let (n, all) = (open.len(), counts.all());
+            let of = if n as u64 == all { String::new() } else { format!(" of {all}") };
+            let (name, id) = (&group.name, short_id(&group.group_id));
+            printer.borrow_mut().note(format_args!("{name}: {n}{of} windows on {} (group {id})", files.engine.name.label()));
+        }
+        if self.detach {
+            Driver::unlock(state, &group.group_id, lock);
+            return Ok(None);
+        }
+        let mut watch = Watch {
+            files,
+            client,
+            store,
+            open,
+            stopped: None,
+            unreachable: None,
+            failures: 0,
+            avoid: BTreeSet::new(),
+            reported: BTreeSet::new(),
+        };
+        let mut view = GroupView::new(group, counts, flags.quiet);
+        let stopped = watch.run(signals, &mut |event| view.event(event, printer), printer);
+        let unprinted = view.finish();
+        drop(watch);
+        let stopped = stopped?;
+        store.move_group_bookmarks(group, now_micros())?;
+        Driver::unlock(state, &group.group_id, lock);
+        Ok(Some((Driven { counts: store.group_counts(group.n)?, stopped }, unprinted)))
+    }
+}
+
+/// Submits windows. If the group was cancelled in the meantime, stops them again.
+fn submit(
+    (files, client): (&GroupFiles<'_>, &mut dyn Engine),
+    store: &Store,
+    submission: &Submission,
+) -> Result<(), CommandError> {
+    let mut is_cancelled = || -> Result<bool, CommandError> { Ok(store.is_cancelled(files.group.n)?) };
+    files.forget_results(&submission.places)?;
+    client.submit(submission, &mut is_cancelled)?;
+    if is_cancelled()? { client.cancel(false) } else { Ok(()) }
 }
 
 /// The windows that are watched.
 struct Watch<'a, 'b> {
     files: &'a GroupFiles<'a>,
-    client: AnyEngine<'a>,
+    client: Box<dyn Engine + 'a>,
     store: &'b mut Store,
     open: BTreeMap<u32, Open>,
     stopped: Option<StopReason>,
     /// Since when the engine does not answer.
     unreachable: Option<Instant>,
     failures: u32,
+    /// Nodes that failed to run a window.
+    avoid: BTreeSet<String>,
+    /// Why windows are held, as far as it was printed.
+    reported: BTreeSet<String>,
+}
+
+/// What one look changes.
+#[derive(Default)]
+struct Changes {
+    settled: Vec<SettledMember>,
+    ended: Vec<(u32, Option<WindowReason>)>,
+    /// The windows to submit again, by their delay.
+    again: BTreeMap<Duration, Vec<u32>>,
 }
 
 impl Watch<'_, '_> {
     /// Returns when all windows have ended, or a signal stops this process.
     fn run(
         &mut self,
-        signals: &mut lorchestra_core::host::signals::Signals,
+        signals: &mut Signals,
         report: &mut dyn FnMut(&GroupEvent<'_>),
         printer: &RefCell<&mut Printer>,
     ) -> Result<Option<StopReason>, CommandError> {
         while !self.open.is_empty() {
             let begun = Instant::now();
-            match Look::take(self.files, &mut self.client) {
+            match Look::take(self.files, &mut *self.client) {
                 Ok(look) => {
                     self.unreachable = None;
+                    for (why, windows) in look.held() {
+                        if self.reported.insert(why.to_owned()) {
+                            let windows = show::counted(windows, "window");
+                            printer.borrow_mut().warning(format_args!("{windows} cannot start: {why}"));
+                        }
+                    }
                     self.apply(&look, report)?;
                 }
                 Err(failure) => {
@@ -232,59 +252,19 @@ impl Watch<'_, '_> {
 
     /// Takes what one look shows into account.
     fn apply(&mut self, look: &Look, report: &mut dyn FnMut(&GroupEvent<'_>)) -> Result<(), CommandError> {
-        let mut settled = Vec::new();
-        let mut again = Vec::new();
-        let mut ended = Vec::new();
-        for (place, open) in &mut self.open {
-            let verdict = look.judge(self.files, *place);
-            if let WindowVerdict::Open(now) = verdict {
-                open.missed = 0;
-                if open.member.state != now {
-                    open.member.state = now;
-                    settled.push((*place, now, None));
-                }
-                continue;
-            }
-            open.missed += 1;
-            let is_complete = matches!(verdict, WindowVerdict::Completed(_));
-            if open.missed < MISSED && !is_complete {
-                continue;
-            }
-            let may_repeat = self.client.resubmits() && self.stopped.is_none() && open.resubmissions < RESUBMISSIONS;
-            let (to, run_id, cause, message) = match verdict {
-                WindowVerdict::Completed(run_id) => (MemberState::Completed, run_id, None, None),
-                WindowVerdict::Failed { is_temporary: true, .. } | WindowVerdict::Lost if may_repeat => {
-                    open.missed = 0;
-                    open.resubmissions += 1;
-                    again.push(*place);
-                    continue;
-                }
-                // Cancelled before it began.
-                WindowVerdict::Lost if self.stopped.is_some() => (MemberState::Pending, None, None, None),
-                WindowVerdict::Lost => {
-                    let message = format!("it left no result: see {}", self.files.dir.display());
-                    (MemberState::Failed, None, None, Some(message))
-                }
-                WindowVerdict::Failed { cause, message, .. } => (MemberState::Failed, None, cause, Some(message)),
-                WindowVerdict::Open(_) => continue,
-            };
-            open.member.state = to;
-            if let Some(run_id) = &run_id {
-                open.member.run_id.clone_from(run_id);
-            }
-            settled.push((*place, to, run_id));
-            ended.push((*place, cause, message));
-        }
+        let Changes { settled, ended, again } = self.changes(look);
         // Before anything is reported: what was reported is known to the next command.
         if !settled.is_empty() {
             self.store.settle_members(self.files.group.n, &settled)?;
         }
-        for (place, cause, message) in ended {
+        for (place, reason) in ended {
             let Some(Open { member, .. }) = self.open.remove(&place) else { continue };
             if member.state == MemberState::Pending {
                 continue;
             }
-            report(&GroupEvent::Ended { member: &member, cause, message: message.as_deref() });
+            let cause = reason.as_ref().and_then(|reason| reason.cause);
+            let message = reason.as_ref().map(|reason| reason.message.as_str());
+            report(&GroupEvent::Ended { member: &member, cause, message });
             if member.state.is_failure() && cause != Some(Cause::Cancelled) {
                 self.failures += 1;
             }
@@ -293,61 +273,164 @@ impl Watch<'_, '_> {
             self.client.cancel(true)?;
             self.stop(StopReason::Failures, report);
         }
-        if !again.is_empty() {
-            self.files.forget_results(&again);
-            self.client.submit(&again)?;
+        for (delay, places) in again {
+            let submission = Submission { places, delay, avoid: self.avoid.clone() };
+            submit((self.files, &mut *self.client), self.store, &submission)?;
         }
         Ok(())
     }
+
+    fn changes(&mut self, look: &Look) -> Changes {
+        let mut changes = Changes::default();
+        for (place, open) in &mut self.open {
+            let place = *place;
+            let verdict = look.judge(self.files, place);
+            if let WindowVerdict::Open(state) = verdict {
+                open.missed = 0;
+                if open.member.state != state {
+                    open.member.state = state;
+                    changes.settled.push(SettledMember { place, state, run_id: None, claimed_on: None });
+                }
+                continue;
+            }
+            open.missed += 1;
+            let needed = match verdict {
+                WindowVerdict::Completed(_) => 1,
+                WindowVerdict::Undecided(_) => UNDECIDED,
+                _ => MISSED,
+            };
+            if open.missed < needed {
+                continue;
+            }
+            if self.stopped.is_none()
+                && self.client.resubmits()
+                && let Some(delay) = delay(&verdict, open.resubmissions)
+            {
+                if let WindowVerdict::Failed {
+                    retry: RetryKind::LaterElsewhere | RetryKind::Elsewhere,
+                    result: Some(result),
+                    ..
+                } = &verdict
+                {
+                    self.avoid.extend(result.attempt.as_deref().and_then(|attempt| self.client.node(attempt)));
+                }
+                open.missed = 0;
+                open.resubmissions += 1;
+                changes.again.entry(delay).or_default().push(place);
+                continue;
+            }
+            let (settled, reason) = settled(self.files, place, verdict, self.stopped.is_some());
+            open.member.state = settled.state;
+            if let Some(run_id) = &settled.run_id {
+                open.member.run_id.clone_from(run_id);
+            }
+            changes.settled.push(settled);
+            changes.ended.push((place, reason));
+        }
+        changes
+    }
 }
 
-/// Records the windows that have ended since the last time. Returns how many the engine still knows.
-fn settle_all((files, client): (&GroupFiles<'_>, &mut AnyEngine<'_>), store: &mut Store) -> Result<usize, CommandError> {
+/// Returns how long a window waits that is submitted again; `None` if it is not. `before`: how many times it was.
+fn delay(verdict: &WindowVerdict, before: usize) -> Option<Duration> {
+    match verdict {
+        WindowVerdict::Failed { retry: RetryKind::Elsewhere, .. } if before < ELSEWHERE => Some(Duration::ZERO),
+        WindowVerdict::Failed { retry: RetryKind::Later | RetryKind::LaterElsewhere, .. } | WindowVerdict::Lost => {
+            DELAYS.get(before).copied()
+        }
+        _ => None,
+    }
+}
+
+/// Returns the state of a window that is not submitted again, and why it is not complete.
+fn settled(
+    files: &GroupFiles<'_>,
+    place: u32,
+    verdict: WindowVerdict,
+    is_stopped: bool,
+) -> (SettledMember, Option<WindowReason>) {
+    let member = |state| SettledMember { place, state, run_id: None, claimed_on: None };
+    let reason = |message| Some(WindowReason { cause: None, message });
+    match verdict {
+        WindowVerdict::Open(state) => (member(state), None),
+        WindowVerdict::Completed(None) => (member(MemberState::Completed), None),
+        WindowVerdict::Completed(Some(holder)) => {
+            let (run_id, claimed_on) = (Some(holder.run_id), Some(holder.host));
+            (SettledMember { run_id, claimed_on, ..member(MemberState::Completed) }, None)
+        }
+        // Cancelled before it began.
+        WindowVerdict::Lost if is_stopped => (member(MemberState::Pending), None),
+        WindowVerdict::Lost => (member(MemberState::Failed), reason(format!("it left no result: see {}", files.dir.display()))),
+        WindowVerdict::Failed { reason, result, .. } => {
+            let run_id = result.map(|result| result.run_id).filter(|run_id| !run_id.is_empty());
+            (SettledMember { run_id, ..member(MemberState::Failed) }, Some(reason))
+        }
+        WindowVerdict::Undecided(why) => {
+            let hint = "if no run of this window has completed on any host, remove it, and resume the group";
+            (member(MemberState::Failed), reason(format!("{why}: {hint}")))
+        }
+    }
+}
+
+/// Records what the engine and the shared directory show now. Returns how many windows the engine still runs or will run, and why windows
+/// are not complete.
+fn settle_all(
+    (files, client): (&GroupFiles<'_>, &mut dyn Engine),
+    store: &mut Store,
+) -> Result<(usize, BTreeMap<u32, WindowReason>), CommandError> {
     let look = Look::take(files, client)?;
-    let mut settled = Vec::new();
+    let (mut changed, mut reasons) = (Vec::new(), BTreeMap::new());
+    for (place, seen) in &look.seen {
+        if let super::Seen::Held(why) = seen {
+            reasons.insert(*place, WindowReason { cause: None, message: why.clone() });
+        }
+    }
     for of in [MemberState::Pending, MemberState::Running, MemberState::Failed] {
         for member in store.members(files.group.n, of, u64::MAX)? {
-            let (to, run_id) = match look.judge(files, member.place) {
-                WindowVerdict::Open(now) => (now, None),
-                WindowVerdict::Completed(run_id) => (MemberState::Completed, run_id),
-                WindowVerdict::Failed { .. } => (MemberState::Failed, None),
-                // Never submitted, or cancelled while it waited.
-                WindowVerdict::Lost if of == MemberState::Running => (MemberState::Failed, None),
-                WindowVerdict::Lost => continue,
-            };
-            if to != of {
-                settled.push((member.place, to, run_id));
+            let verdict = look.judge(files, member.place);
+            // Never submitted, or cancelled while it waited.
+            if matches!(verdict, WindowVerdict::Lost) && of == MemberState::Pending {
+                continue;
+            }
+            let (settled, reason) = settled(files, member.place, verdict, false);
+            reasons.extend(reason.map(|reason| (member.place, reason)));
+            if settled.state != of {
+                changed.push(settled);
             }
         }
     }
-    store.settle_members(files.group.n, &settled)?;
-    Ok(look.seen.values().filter(|seen| matches!(seen, Seen::Waiting | Seen::Running)).count())
+    store.settle_members(files.group.n, &changed)?;
+    Ok((look.open(), reasons))
 }
 
-/// Records what has happened since the last command. Returns the message of each window that left a result.
+/// Records what has happened since the last command. Returns why windows are not complete.
 pub(in crate::commands::backfill) fn refresh(
     (group, engine): (&Group, &GroupEngine),
     store: &mut Store,
     settings: &Settings,
-) -> Result<BTreeMap<u32, String>, CommandError> {
+) -> Result<BTreeMap<u32, WindowReason>, CommandError> {
     let files = GroupFiles::new(group, engine);
-    let mut client = AnyEngine::open(&files, settings)?;
-    settle_all((&files, &mut client), store)?;
-    let message = |path: &PathBuf| read_result(path).and_then(|result| result.message);
-    Ok(files.results_by_place().iter().filter_map(|(place, path)| Some((*place, message(path)?))).collect())
+    let mut client = super::open(&files, settings)?;
+    Ok(settle_all((&files, &mut *client), store)?.1)
 }
 
-/// Cancels all windows, and waits for those that run. The caller has marked the group as cancelled.
+/// Cancels all windows, and waits for those that run and for the command that watches them. The caller has marked the group as cancelled.
 pub(in crate::commands::backfill) fn cancel(
     (group, engine): (&Group, &GroupEngine),
-    store: &mut Store,
+    (state, store): (&StateDir, &mut Store),
     settings: &Settings,
 ) -> Result<(), CommandError> {
     let files = GroupFiles::new(group, engine);
-    let mut client = AnyEngine::open(&files, settings)?;
+    let mut client = super::open(&files, settings)?;
     let until = Instant::now() + STOPPING;
     client.cancel(false)?;
-    while settle_all((&files, &mut client), store)? > 0 {
+    let mut open = || match files.plan().exists() {
+        true => settle_all((&files, &mut *client), store).map(|(open, _)| open),
+        // Nothing was submitted yet.
+        false => Ok(0),
+    };
+    // The command that submits them may have submitted more, which it stops itself.
+    while Driver::is_driven(state, &group.group_id)? || open()? > 0 {
         if Instant::now() > until {
             let id = short_id(&group.group_id);
             let what =
@@ -358,5 +441,25 @@ pub(in crate::commands::backfill) fn cancel(
     }
     // Once more: a claim may become visible after the end.
     std::thread::sleep(LOOK.0);
-    settle_all((&files, &mut client), store).map(drop)
+    open().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_submitted_again_later_and_not_for_ever() {
+        let failed =
+            |retry| WindowVerdict::Failed { reason: WindowReason { cause: None, message: String::new() }, retry, result: None };
+        let delays = |verdict: &WindowVerdict| -> Vec<u64> {
+            (0..10).map_while(|before| delay(verdict, before)).map(|delay| delay.as_secs()).collect()
+        };
+        assert_eq!(delays(&failed(RetryKind::Later)), [5, 60, 300]);
+        assert_eq!(delays(&failed(RetryKind::LaterElsewhere)), [5, 60, 300]);
+        assert_eq!(delays(&WindowVerdict::Lost), [5, 60, 300]);
+        assert_eq!(delays(&failed(RetryKind::Elsewhere)), [0, 0]);
+        assert!(delays(&failed(RetryKind::Never)).is_empty());
+        assert!(delays(&WindowVerdict::Completed(None)).is_empty());
+    }
 }
