@@ -35,7 +35,7 @@ fn parquet_files_have_the_types_of_the_schema_and_exact_values() {
     let files = taps.data("shop/default/orders.?????.parquet");
     assert_eq!(taps.payloads("tap.stream.completed")[0]["file"], files.display().to_string());
     let widened: Vec<Value> = taps.payloads("tap.column.widened").iter().map(|event| event["column"].clone()).collect();
-    assert_eq!(widened, [Value::Null, json!("rate")]);
+    assert_eq!(widened, [json!("rate"), Value::Null]);
     let columns = "id, paid, price::varchar, rate, epoch_us(\"at\"), day, name, tags, note, _additional_properties";
     let tables = parquet::read(&files, &format!("SELECT {columns} FROM t ORDER BY id"));
     let at = 1_709_200_800_000_001_i64;
