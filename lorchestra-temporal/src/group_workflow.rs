@@ -58,11 +58,8 @@ impl GroupWorkflow {
             let is_cancelled = ctx.cancellation_token().is_cancelled();
             let is_full =
                 ctx.state(|group| group.dispatch.ended() + group.dispatch.running() >= group.input.limits.starts_per_history);
-            if !is_cancelled
-                && !is_full
-                && !(is_probing && running.len() >= PROBE)
-                && let Some(start) = ctx.state_mut(|group| group.dispatch.start())
-            {
+            let waits = is_cancelled || is_full || (is_probing && running.len() >= PROBE);
+            if !waits && let Some(start) = ctx.state_mut(|group| group.dispatch.start()) {
                 running.push(Box::pin(run_windows(ctx, start, (&command, &limits))));
                 continue;
             }
