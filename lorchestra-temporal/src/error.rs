@@ -9,6 +9,8 @@ pub(crate) const SUCCESS: u8 = 0;
 pub(crate) const FAILED: u8 = 1;
 /// Invalid usage, or a plan that cannot be read.
 pub(crate) const USAGE: u8 = 2;
+/// The server does not know the group. `lorchestra` reads it.
+pub(crate) const UNKNOWN: u8 = 66;
 /// The server cannot be reached, or refused the request.
 pub(crate) const UNAVAILABLE: u8 = 69;
 /// An internal error.

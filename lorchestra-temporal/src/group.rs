@@ -1,9 +1,11 @@
-//! What a group is to Temporal: the input and the result of its workflow, and which window starts next.
+//! What a group is to Temporal: the input and the result of its workflow, and the states of its windows. `dispatch` decides what starts next.
 //!
 //! No I/O and no SDK here: the workflow replays this code, so it is deterministic.
 
+use crate::dispatch::Pace;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Returns the id of the workflow of a group.
 pub(crate) fn workflow_id(group: &str) -> String {
@@ -23,6 +25,10 @@ pub(crate) struct GroupInput {
     pub(crate) accounts: Vec<u32>,
     /// What earlier executions of the workflow have done.
     pub(crate) progress: Progress,
+    /// How long the windows took that they have started last.
+    pub(crate) pace: Pace,
+    /// The queued windows that were started with others, and did not end.
+    pub(crate) again: BTreeSet<u32>,
 }
 
 /// What is the same for all windows of a group.
@@ -38,7 +44,7 @@ pub(crate) struct WindowCommand {
     pub(crate) flags: Vec<String>,
 }
 
-/// Limits of a group. Times in milliseconds.
+/// Limits of a group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Limits {
     /// Maximum number of windows at once.
@@ -48,13 +54,13 @@ pub(crate) struct Limits {
     /// Maximum number of starts of a window.
     pub(crate) max_attempts: u32,
     /// Longest time between two starts of a window.
-    pub(crate) max_backoff: u64,
+    pub(crate) max_backoff: Duration,
     /// Time without a heartbeat after which a worker is considered lost.
-    pub(crate) heartbeat_timeout: u64,
+    pub(crate) heartbeat_timeout: Duration,
     /// Longest time that a start of a window may take.
-    pub(crate) window_timeout: u64,
-    /// Number of windows after which the workflow continues with an empty history.
-    pub(crate) windows_per_history: u32,
+    pub(crate) window_timeout: Duration,
+    /// Number of activities after which the workflow continues with an empty history.
+    pub(crate) starts_per_history: u32,
 }
 
 /// The state of a window.
@@ -73,24 +79,28 @@ pub(crate) enum WindowState {
     Failed,
     /// The group was cancelled.
     Cancelled,
+    /// It was not submitted (`submit --windows`), and what became of it before is not known.
+    Omitted,
 }
 
 impl WindowState {
-    const ALL: [(Self, char); 6] = [
-        (Self::Queued, 'q'),
-        (Self::Running, 'r'),
-        (Self::Completed, 'c'),
-        (Self::Superseded, 's'),
-        (Self::Failed, 'f'),
-        (Self::Cancelled, 'x'),
+    /// All states, each with its letter and its name in the output of `watch`.
+    const ALL: [(Self, char, &str); 7] = [
+        (Self::Queued, 'q', "queued"),
+        (Self::Running, 'r', "running"),
+        (Self::Completed, 'c', "completed"),
+        (Self::Superseded, 's', "superseded"),
+        (Self::Failed, 'f', "failed"),
+        (Self::Cancelled, 'x', "cancelled"),
+        (Self::Omitted, 'o', "omitted"),
     ];
 
     fn letter(self) -> char {
-        Self::ALL.iter().find(|(state, _)| *state == self).map_or('q', |(_, letter)| *letter)
+        Self::ALL.iter().find(|(state, ..)| *state == self).map_or('q', |(_, letter, _)| *letter)
     }
 
     fn from_letter(letter: char) -> Option<Self> {
-        Self::ALL.iter().find(|(_, known)| *known == letter).map(|(state, _)| *state)
+        Self::ALL.iter().find(|(_, known, _)| *known == letter).map(|(state, ..)| *state)
     }
 
     /// Whether the window need not run again.
@@ -100,14 +110,7 @@ impl WindowState {
 
     /// Its name in the output of `watch`.
     pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Superseded => "superseded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
+        Self::ALL.iter().find(|(state, ..)| *state == self).map_or("", |(.., name)| *name)
     }
 }
 
@@ -144,7 +147,7 @@ pub(crate) struct WindowEnd {
 
 impl WindowEnd {
     /// Whether it is what a window is expected to end with.
-    fn is_ordinary(&self) -> bool {
+    pub(crate) fn is_ordinary(&self) -> bool {
         self.exit_code == Some(0) && self.attempt == Some(1)
     }
 
@@ -152,6 +155,20 @@ impl WindowEnd {
     pub(crate) fn ordinary() -> Self {
         Self { exit_code: Some(0), attempt: Some(1), message: None }
     }
+}
+
+/// What became of a window in one start of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct WindowReport {
+    /// The window.
+    pub(crate) index: u32,
+    /// Its state, for good; `None` if it has to be started again.
+    pub(crate) state: Option<WindowState>,
+    /// How it ended.
+    #[serde(default = "WindowEnd::ordinary", skip_serializing_if = "WindowEnd::is_ordinary")]
+    pub(crate) end: WindowEnd,
+    /// Its duration in milliseconds; 0 if that is not known.
+    pub(crate) millis: u32,
 }
 
 /// How far a group is: what `watch` asks for, the result of the workflow, and what one execution hands to the next.
@@ -169,9 +186,29 @@ impl Progress {
         Self { states: States(vec![WindowState::Queued; windows]), ends: BTreeMap::new() }
     }
 
+    /// Returns the windows by index, with their states.
+    pub(crate) fn windows(&self) -> impl Iterator<Item = (u32, WindowState)> {
+        (0..).zip(self.states.0.iter().copied())
+    }
+
+    /// Returns the number of windows.
+    pub(crate) fn len(&self) -> usize {
+        self.states.0.len()
+    }
+
     /// Returns the number of windows in a state.
     pub(crate) fn count(&self, wanted: WindowState) -> usize {
         self.states.0.iter().filter(|state| **state == wanted).count()
+    }
+
+    /// Returns the number of windows that need not run again.
+    pub(crate) fn complete(&self) -> usize {
+        self.states.0.iter().filter(|state| state.is_complete()).count()
+    }
+
+    /// Whether no window needs to run again.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete() == self.len()
     }
 
     /// Returns how the last start of a window ended.
@@ -180,13 +217,21 @@ impl Progress {
         self.ends.get(&index).cloned().unwrap_or_else(|| if is_complete { WindowEnd::ordinary() } else { WindowEnd::default() })
     }
 
-    /// Queues everything that is not complete.
-    pub(crate) fn restart(&mut self) {
-        for state in self.states.0.iter_mut().filter(|state| !state.is_complete()) {
-            *state = WindowState::Queued;
+    /// Queues what is to run now: what is not complete, and in `only` if that is given. A window that has a claim is complete.
+    pub(crate) fn queue(&mut self, claimed: &BTreeSet<u32>, only: Option<&BTreeSet<u32>>) {
+        for (index, state) in (0..).zip(&mut self.states.0).filter(|(_, state)| !state.is_complete()) {
+            let new = if claimed.contains(&index) {
+                WindowState::Completed
+            } else if only.is_none_or(|only| only.contains(&index)) {
+                WindowState::Queued
+            } else if matches!(state, WindowState::Queued | WindowState::Running) {
+                WindowState::Omitted
+            } else {
+                continue;
+            };
+            *state = new;
+            self.ends.remove(&index);
         }
-        let states = &self.states.0;
-        self.ends.retain(|index, _| states.get(*index as usize).is_some_and(|state| state.is_complete()));
     }
 
     /// What it becomes when the workflow is ended from outside: nothing more runs.
@@ -201,9 +246,10 @@ impl Progress {
 
     /// Describes it in a few words.
     pub(crate) fn summary(&self) -> String {
-        let complete = self.states.0.iter().filter(|state| state.is_complete()).count();
-        let mut text = format!("{complete} of {} windows complete", self.states.0.len());
-        for state in [WindowState::Failed, WindowState::Cancelled, WindowState::Running, WindowState::Queued] {
+        let mut text = format!("{} of {} windows complete", self.complete(), self.len());
+        let others =
+            [WindowState::Failed, WindowState::Cancelled, WindowState::Omitted, WindowState::Running, WindowState::Queued];
+        for state in others {
             match self.count(state) {
                 0 => {}
                 some => text.push_str(&format!(", {some} {}", state.name())),
@@ -213,152 +259,29 @@ impl Progress {
     }
 }
 
-/// Decides which window starts next, in the order of the plan, within the limits.
-#[derive(Debug)]
-pub(crate) struct Dispatch {
-    progress: Progress,
-    accounts: Vec<u32>,
-    /// The queued windows of each account.
-    waiting: Vec<VecDeque<u32>>,
-    /// The number of running windows of each account.
-    running: Vec<u32>,
-    jobs: u32,
-    per_account: u32,
-    ended: u32,
-}
-
-impl Dispatch {
-    pub(crate) fn new(input: GroupInput) -> Self {
-        let GroupInput { limits, accounts, mut progress, .. } = input;
-        progress.restart();
-        let number = accounts.iter().max().map_or(0, |last| *last as usize + 1);
-        let mut waiting = vec![VecDeque::new(); number];
-        for (index, (account, state)) in (0..).zip(accounts.iter().zip(&progress.states.0)) {
-            if *state == WindowState::Queued {
-                waiting[*account as usize].push_back(index);
-            }
-        }
-        let per_account = limits.per_account.unwrap_or(u32::MAX);
-        Self { progress, accounts, waiting, running: vec![0; number], jobs: limits.jobs, per_account, ended: 0 }
-    }
-
-    /// Starts the next window; `None` if there is none, or no room.
-    pub(crate) fn start(&mut self) -> Option<u32> {
-        if self.running.iter().sum::<u32>() >= self.jobs {
-            return None;
-        }
-        let open = |(account, queue): (usize, &VecDeque<u32>)| {
-            let first = *queue.front()?;
-            (self.running[account] < self.per_account).then_some((first, account))
-        };
-        let (index, account) = self.waiting.iter().enumerate().filter_map(open).min()?;
-        self.waiting[account].pop_front();
-        self.running[account] += 1;
-        self.progress.states.0[index as usize] = WindowState::Running;
-        Some(index)
-    }
-
-    /// Records the end of a window.
-    pub(crate) fn end(&mut self, index: u32, state: WindowState, end: WindowEnd) {
-        self.running[self.accounts[index as usize] as usize] -= 1;
-        self.ended += 1;
-        self.progress.states.0[index as usize] = state;
-        if !end.is_ordinary() || !state.is_complete() {
-            self.progress.ends.insert(index, end);
-        }
-    }
-
-    /// The number of windows that have ended.
-    pub(crate) fn ended(&self) -> u32 {
-        self.ended
-    }
-
-    /// Whether windows have not started.
-    pub(crate) fn has_waiting(&self) -> bool {
-        self.waiting.iter().any(|queue| !queue.is_empty())
-    }
-
-    /// Marks the windows that have not started as cancelled.
-    pub(crate) fn cancel(&mut self) {
-        for index in self.waiting.iter_mut().flat_map(std::mem::take) {
-            self.progress.states.0[index as usize] = WindowState::Cancelled;
-        }
-    }
-
-    pub(crate) fn progress(&self) -> &Progress {
-        &self.progress
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn input(accounts: &[u32], jobs: u32, per_account: Option<u32>) -> GroupInput {
-        let command = WindowCommand { lorchestra: None, plan: "p".into(), claims: "c".into(), flags: Vec::new() };
-        let limits = Limits {
-            jobs,
-            per_account,
-            max_attempts: 3,
-            max_backoff: 1000,
-            heartbeat_timeout: 1000,
-            window_timeout: 1000,
-            windows_per_history: 10,
-        };
-        GroupInput { group: "g".into(), command, limits, accounts: accounts.into(), progress: Progress::new(accounts.len()) }
-    }
-
     #[test]
-    fn windows_start_in_order_within_the_limits_of_each_account() {
-        let mut dispatch = Dispatch::new(input(&[0, 0, 0, 1, 1, 0], 3, Some(2)));
-        let started: Vec<u32> = std::iter::from_fn(|| dispatch.start()).collect();
-        assert_eq!(started, [0, 1, 3], "the account 0 has two");
-        dispatch.end(3, WindowState::Completed, WindowEnd::ordinary());
-        assert_eq!(dispatch.start(), Some(4));
-        assert_eq!(dispatch.start(), None);
+    fn what_has_failed_or_was_cancelled_is_queued_again_unless_it_is_left_out() {
+        let mut progress = Progress::new(7);
+        progress.states = States::try_from("csfxrqf".to_owned()).unwrap();
         let failure = WindowEnd { exit_code: Some(1), attempt: Some(1), message: Some("no".into()) };
-        dispatch.end(0, WindowState::Failed, failure.clone());
-        assert_eq!(dispatch.start(), Some(2), "the failure of a window does not stop its account");
-        dispatch.cancel();
-        assert!(!dispatch.has_waiting());
-        let progress = dispatch.progress();
-        assert_eq!(String::from(progress.states.clone()), "frrcrx");
-        assert_eq!((progress.end(0), progress.end(3), progress.end(1)), (failure, WindowEnd::ordinary(), WindowEnd::default()));
-        assert_eq!(progress.summary(), "1 of 6 windows complete, 1 failed, 1 cancelled, 3 running");
-    }
-
-    #[test]
-    fn every_window_runs_once_over_several_executions_of_the_workflow() {
-        let accounts: Vec<u32> = (0..200).map(|index| index % 7).collect();
-        let mut next = input(&accounts, 5, Some(2));
-        let mut seen = vec![0; accounts.len()];
-        for _ in 0..50 {
-            let mut dispatch = Dispatch::new(next.clone());
-            while dispatch.ended() < 13 {
-                let Some(index) = dispatch.start() else { break };
-                seen[index as usize] += 1;
-                dispatch.end(
-                    index,
-                    if index % 3 == 0 { WindowState::Superseded } else { WindowState::Completed },
-                    WindowEnd::ordinary(),
-                );
-            }
-            let text = serde_json::to_string(dispatch.progress()).unwrap();
-            assert!(text.len() < 300, "{text}");
-            next.progress = serde_json::from_str(&text).unwrap();
-        }
-        assert!(seen.iter().all(|times| *times == 1), "{seen:?}");
-        assert!(next.progress.states.0.iter().all(|state| state.is_complete()));
-    }
-
-    #[test]
-    fn what_has_failed_or_was_cancelled_is_queued_again() {
-        let mut progress = Progress::new(5);
-        progress.states = States::try_from("csfxr".to_owned()).unwrap();
-        progress.ends = [(1, WindowEnd { attempt: Some(2), ..WindowEnd::ordinary() }), (2, WindowEnd::default())].into();
-        progress.restart();
-        assert_eq!(String::from(progress.states.clone()), "csqqq");
-        assert_eq!(progress.ends.keys().copied().collect::<Vec<_>>(), [1]);
+        progress.ends =
+            [(1, WindowEnd { attempt: Some(2), ..WindowEnd::ordinary() }), (2, failure.clone()), (6, failure.clone())].into();
+        let mut all = progress.clone();
+        all.queue(&[6].into(), None);
+        assert_eq!(String::from(all.states.clone()), "csqqqqc", "the last one has a claim");
+        assert_eq!((all.ends.keys().copied().collect::<Vec<_>>(), all.end(6)), (vec![1], WindowEnd::ordinary()));
+        let mut failed = progress.clone();
+        failed.queue(&BTreeSet::new(), Some(&[2].into()));
+        assert_eq!(String::from(failed.states.clone()), "csqxoof");
+        assert_eq!((failed.end(2), failed.end(6)), (WindowEnd::default(), failure));
+        let mut missing = progress;
+        missing.queue(&BTreeSet::new(), Some(&[3, 4, 5].into()));
+        assert_eq!(String::from(missing.states.clone()), "csfqqqf");
+        assert_eq!(missing.summary(), "2 of 7 windows complete, 2 failed, 3 queued");
         States::try_from("cz".to_owned()).unwrap_err();
     }
 }

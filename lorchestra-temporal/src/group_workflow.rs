@@ -1,13 +1,19 @@
 //! The workflow of a group: gives its windows to workers, a limited number at once, and records how each has ended.
 //!
-//! Deterministic: a worker that has not seen the workflow replays its history. After a number of windows it waits for those that run, and
-//! continues as a new execution with an empty history (a server warns at 10,240 events and ends a workflow at 51,200; a window has three).
+//! Deterministic: a worker that has not seen the workflow replays its history. After a number of activities it waits for those that run, and
+//! continues as a new execution with an empty history (a server warns at 10,240 events and ends a workflow at 51,200; an activity has three,
+//! and up to three more of the workflow).
 //!
-//! Ends as completed if every window is complete, as failed if one has failed, as cancelled if that was requested, each with the
-//! [`Progress`] as result or details.
+//! How many windows an activity gets is decided by the time that earlier ones took (`dispatch`). So the first execution starts a few windows
+//! and waits for the end of one, up to [`PROBE_TIME`].
+//!
+//! Ends as completed if every window is complete, as cancelled if that was requested, otherwise as failed, each with the [`Progress`] as
+//! result or details.
 
-use crate::group::{Dispatch, GroupInput, Limits, Progress, WindowCommand, WindowEnd, WindowState};
-use crate::window::{Programs, WindowDone, WindowInput};
+use crate::dispatch::{Dispatch, Start};
+use crate::group::{GroupInput, Limits, Progress, WindowCommand, WindowEnd, WindowReport, WindowState};
+use crate::window::{Programs, WindowsInput};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
@@ -19,6 +25,11 @@ use temporalio_sdk::{
     ActivityCancellationType, ActivityExecutionError, ActivityOptions, ContinueAsNewOptions, WorkflowContext,
     WorkflowContextView, WorkflowResult, WorkflowTermination,
 };
+
+/// How long to wait for the end of a first window before all are started that may run at once.
+const PROBE_TIME: Duration = Duration::from_secs(2);
+/// Number of windows that are started in that time.
+const PROBE: usize = 8;
 
 /// The workflow of a group.
 #[workflow]
@@ -39,23 +50,32 @@ impl GroupWorkflow {
     pub(crate) async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<Progress> {
         let ctx = &*ctx;
         let (command, limits) = ctx.state(|group| (group.input.command.clone(), group.input.limits.clone()));
+        let is_paced = ctx.state(|group| group.dispatch.pace().is_known());
+        let mut probe = if is_paced { None } else { Some(Box::pin(ctx.timer(PROBE_TIME))) };
+        let mut is_probing = !is_paced;
         let mut running = Vec::new();
         let is_cancelled = loop {
             let is_cancelled = ctx.cancellation_token().is_cancelled();
-            let is_full = ctx.state(|group| group.dispatch.ended() + u32::try_from(running.len()).unwrap_or(u32::MAX))
-                >= limits.windows_per_history;
+            let is_full =
+                ctx.state(|group| group.dispatch.ended() + group.dispatch.running() >= group.input.limits.starts_per_history);
             if !is_cancelled
                 && !is_full
-                && let Some(index) = ctx.state_mut(|group| group.dispatch.start())
+                && !(is_probing && running.len() >= PROBE)
+                && let Some(start) = ctx.state_mut(|group| group.dispatch.start())
             {
-                running.push((index, Box::pin(run_window(ctx, index, (&command, &limits)))));
+                running.push(Box::pin(run_windows(ctx, start, (&command, &limits))));
                 continue;
             }
             if running.is_empty() {
                 break is_cancelled;
             }
-            let (index, state, end) = first_of(&mut running).await;
-            ctx.state_mut(|group| group.dispatch.end(index, state, end));
+            match next(&mut running, &mut probe).await {
+                Some((start, reports)) => {
+                    ctx.state_mut(|group| group.dispatch.end(&start, reports));
+                    is_probing &= !ctx.state(|group| group.dispatch.pace().is_known());
+                }
+                None => is_probing = false,
+            }
         };
         if is_cancelled {
             ctx.state_mut(|group| group.dispatch.cancel());
@@ -65,11 +85,11 @@ impl GroupWorkflow {
             return Err(WorkflowTermination::cancelled_with_details(progress));
         }
         if ctx.state(|group| group.dispatch.has_waiting()) {
-            let input = ctx.state(|group| group.input.clone());
-            ctx.continue_as_new(GroupInput { progress, ..input }, ContinueAsNewOptions::default())?;
+            let next = ctx.state(|group| group.dispatch.next_input(group.input.clone()));
+            ctx.continue_as_new(next, ContinueAsNewOptions::default())?;
             return Err(WorkflowTermination::cancelled());
         }
-        if progress.count(WindowState::Failed) + progress.count(WindowState::Cancelled) > 0 {
+        if !progress.is_complete() {
             let failure =
                 ApplicationFailure::builder(progress.summary()).type_name("windows-failed".to_owned()).non_retryable(true);
             return Err(failure.details(progress).build().into());
@@ -84,35 +104,40 @@ impl GroupWorkflow {
     }
 }
 
-/// Runs a window on some worker, as often as needed.
-async fn run_window(
+/// Runs windows on some worker: one as often as needed, several once.
+async fn run_windows(
     ctx: &WorkflowContext<GroupWorkflow>,
-    index: u32,
+    start: Start,
     (command, limits): (&WindowCommand, &Limits),
-) -> (WindowState, WindowEnd) {
+) -> (Start, Vec<WindowReport>) {
+    let windows = u32::try_from(start.indexes.len()).unwrap_or(u32::MAX);
     let retry = RetryPolicy::builder()
-        .initial_interval(Duration::from_secs(1).min(Duration::from_millis(limits.max_backoff)))
-        .maximum_interval(Duration::from_millis(limits.max_backoff))
-        .maximum_attempts(limits.max_attempts)
+        .initial_interval(Duration::from_secs(1).min(limits.max_backoff))
+        .maximum_interval(limits.max_backoff)
+        .maximum_attempts(if windows == 1 { limits.max_attempts.saturating_sub(start.earlier).max(1) } else { 1 })
         .build();
-    let options = ActivityOptions::with_start_to_close_timeout(Duration::from_millis(limits.window_timeout))
-        .activity_id(index.to_string())
-        .heartbeat_timeout(Duration::from_millis(limits.heartbeat_timeout))
+    let options = ActivityOptions::with_start_to_close_timeout(limits.window_timeout.saturating_mul(windows))
+        .activity_id(start.id())
+        .heartbeat_timeout(limits.heartbeat_timeout)
         // A cancelled window has ended when its process has.
         .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
         .retry_policy(retry)
         .build();
-    let input = WindowInput { index, command: command.clone() };
-    match ctx.execute_activity(Programs::run_window, input, options).await {
-        Ok(WindowDone { is_superseded, attempt }) => {
-            let state = if is_superseded { WindowState::Superseded } else { WindowState::Completed };
-            (state, WindowEnd { exit_code: Some(0), attempt: Some(attempt), message: None })
-        }
+    let input = WindowsInput { start: start.clone(), command: command.clone() };
+    let ended = |index: u32, state, end| WindowReport { index, state, end, millis: 0 };
+    let reports = match ctx.execute_activity(Programs::run_windows, input, options).await {
+        Ok(reports) => reports,
         Err(ActivityExecutionError::Cancelled(error)) => {
-            (WindowState::Cancelled, error.details::<WindowEnd>().ok().flatten().unwrap_or_default())
+            let reports = error.details::<Vec<WindowReport>>().ok().flatten().unwrap_or_default();
+            let mut known: BTreeMap<u32, WindowReport> = reports.into_iter().map(|report| (report.index, report)).collect();
+            let cancelled = |index| ended(index, Some(WindowState::Cancelled), WindowEnd::default());
+            start.indexes.iter().map(|index| known.remove(index).unwrap_or_else(|| cancelled(*index))).collect()
         }
-        Err(error) => (WindowState::Failed, end_of(&error)),
-    }
+        Err(error) if windows == 1 => vec![ended(start.indexes[0], Some(WindowState::Failed), end_of(&error))],
+        // Some may have completed: the claims decide, when they are started again.
+        Err(_) => start.indexes.iter().map(|index| ended(*index, None, WindowEnd::default())).collect(),
+    };
+    (start, reports)
 }
 
 fn end_of(error: &ActivityExecutionError) -> WindowEnd {
@@ -126,15 +151,19 @@ fn end_of(error: &ActivityExecutionError) -> WindowEnd {
     })
 }
 
-/// Waits for the first window that ends. Polls in order, so that a replay sees the same.
-async fn first_of<F: Future<Output = (WindowState, WindowEnd)>>(
-    running: &mut Vec<(u32, Pin<Box<F>>)>,
-) -> (u32, WindowState, WindowEnd) {
+/// Waits for the first activity that ends; `None` if the timer ends before. Polls in order, so that a replay sees the same.
+async fn next<F: Future, T: Future>(running: &mut Vec<Pin<Box<F>>>, timer: &mut Option<Pin<Box<T>>>) -> Option<F::Output> {
     poll_fn(|cx| {
         for at in 0..running.len() {
-            if let Poll::Ready((state, end)) = running[at].1.as_mut().poll(cx) {
-                return Poll::Ready((running.remove(at).0, state, end));
+            if let Poll::Ready(ended) = running[at].as_mut().poll(cx) {
+                drop(running.remove(at));
+                return Poll::Ready(Some(ended));
             }
+        }
+        // A timer whose end is no longer waited for is polled all the same: the workflow may not forget it.
+        if timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+            *timer = None;
+            return Poll::Ready(None);
         }
         Poll::Pending
     })

@@ -7,7 +7,7 @@ use temporalio_common::RetryPolicy;
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_sdk::{ActivityCancellationType, ActivityOptions, WorkflowContext, WorkflowResult};
 
-/// The input of the workflow. Times in milliseconds.
+/// The input of the workflow.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ScheduledJob {
     /// What to run.
@@ -15,9 +15,9 @@ pub(crate) struct ScheduledJob {
     /// Maximum number of starts.
     pub(crate) max_attempts: u32,
     /// Time without a heartbeat after which a worker is considered lost.
-    pub(crate) heartbeat_timeout: u64,
+    pub(crate) heartbeat_timeout: Duration,
     /// Longest time that a start may take.
-    pub(crate) timeout: u64,
+    pub(crate) timeout: Duration,
 }
 
 /// The workflow of a scheduled job.
@@ -32,8 +32,8 @@ impl JobWorkflow {
     pub(crate) async fn run(ctx: &mut WorkflowContext<Self>, input: ScheduledJob) -> WorkflowResult<()> {
         let retry =
             RetryPolicy::builder().maximum_interval(Duration::from_secs(300)).maximum_attempts(input.max_attempts).build();
-        let options = ActivityOptions::with_start_to_close_timeout(Duration::from_millis(input.timeout))
-            .heartbeat_timeout(Duration::from_millis(input.heartbeat_timeout))
+        let options = ActivityOptions::with_start_to_close_timeout(input.timeout)
+            .heartbeat_timeout(input.heartbeat_timeout)
             .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
             .retry_policy(retry)
             .build();

@@ -3,7 +3,7 @@
 //! ```text
 //! submit ──► Temporal ◄── poll, heartbeat ── worker (one per node) ──► lorchestra run-window ──► run ──► claim
 //!            one workflow per group,                                   (exec-window, the shim)
-//! watch ◄──  one activity per window
+//! watch ◄──  one activity per window, or for a few short ones
 //! ```
 //!
 //! It knows the plan file's format and the command line and exit codes of `lorchestra run-window`, and nothing else of lorchestra.
@@ -11,10 +11,12 @@
 //! # Protocol: how a window becomes effective once
 //!
 //! 1. A group is one workflow, `lorchestra-<group>`: Temporal runs at most one execution of an id at a time, so two `submit` commands start
-//!    one. Each window is one activity of it. Temporal starts an activity *at least* once: after a worker is lost (no heartbeat for
-//!    `--heartbeat-timeout`) the window starts on another one, while the first may only have been frozen, and still run it.
-//! 2. Each physical start is another *attempt*: `<run id of the workflow>.<attempt of the activity>`. Within a run of the workflow a window
-//!    is scheduled once, so no two starts have the same text, and their runs in lorchestra have different ids.
+//!    one. Each window is one activity of it, or several short ones are (`dispatch`). Temporal starts an activity *at least* once: after a
+//!    worker is lost (no heartbeat for `--heartbeat-timeout`) the window starts on another one, while the first may only have been frozen,
+//!    and still run it.
+//! 2. Each physical start is another *attempt*: `<run id of the workflow>.<attempt of the activity>`, or `<run id>.batch` together with
+//!    others. Within a run of the workflow a window is scheduled alone at most once, and together with others it is started at most
+//!    once, so no two starts have the same text, and their runs in lorchestra have different ids.
 //! 3. Each start runs `lorchestra run-window --claims DIR`. Of all runs of a window, the first to complete takes its claim by link(2) in the
 //!    directory that the workers share (`lorchestra_core::run::claim` has the protocol and its model). *The claim alone decides* which run
 //!    counts. The others end as `superseded`, with exit code 0.
@@ -35,6 +37,7 @@
 //! Limits: those of the claims directory (one file system with atomic link(2), not an object store).
 
 mod connect;
+mod dispatch;
 mod error;
 mod group;
 mod group_workflow;
@@ -43,6 +46,7 @@ mod plan;
 mod process;
 mod schedule;
 mod submit;
+mod verdict;
 mod watch;
 mod window;
 mod worker;

@@ -36,15 +36,26 @@ pub(crate) struct ExecArgs {
 /// Becomes the command; returns only if that fails.
 pub(crate) fn exec(args: &ExecArgs) -> CommandError {
     let [program, rest @ ..] = &args.command[..] else { return CommandError::internal("no command") };
-    if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
-        return CommandError::internal(format!("the parent-death signal cannot be set: {error}"));
-    }
-    // It may have died before that.
-    if getppid() != Pid::from_raw(args.parent) {
-        return CommandError::new(143, "the worker has died");
+    if let Err(error) = end_with(args.parent, Signal::TERM) {
+        return error;
     }
     let error = std::process::Command::new(program).args(rest).exec();
     CommandError::new(NO_PROGRAM, format!("{} cannot be run: {error}", Path::new(program).display()))
+}
+
+/// Makes this process receive a signal when its parent ends.
+///
+/// # Errors
+/// If the parent has ended already.
+pub(crate) fn end_with(parent: i32, signal: Signal) -> Result<(), CommandError> {
+    set_parent_process_death_signal(Some(signal))
+        .map_err(|error| CommandError::internal(format!("the parent-death signal cannot be set: {error}")))?;
+    // It may have died before that.
+    if getppid() == Pid::from_raw(parent) {
+        Ok(())
+    } else {
+        Err(CommandError::new(143, "the process that started this one has died"))
+    }
 }
 
 /// A process of this worker.

@@ -6,7 +6,7 @@
 use crate::connect::{ConnectArgs, refused};
 use crate::error::{CommandError, Report, UNAVAILABLE, note};
 use crate::job_workflow::{JobWorkflow, ScheduledJob};
-use crate::window::JobInput;
+use crate::window::{JobInput, heartbeat_timeout};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     max_attempts: u32,
     /// Start a run again when its worker has been silent for this long
-    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = crate::submit::at_least_six_seconds)]
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = heartbeat_timeout)]
     heartbeat_timeout: Duration,
     /// Longest time that a run may take
     #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration)]
@@ -74,13 +74,12 @@ pub(crate) async fn run(command: ScheduleCommand) -> Result<Report, CommandError
 
 async fn create(args: CreateArgs) -> Result<Report, CommandError> {
     let client = args.connect.connect().await?;
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let lorchestra = args.lorchestra.map(|file| file.to_string_lossy().into_owned());
     let input = ScheduledJob {
         job: JobInput { lorchestra, args: args.job },
         max_attempts: args.max_attempts,
-        heartbeat_timeout: millis(args.heartbeat_timeout),
-        timeout: millis(args.run_timeout),
+        heartbeat_timeout: args.heartbeat_timeout,
+        timeout: args.run_timeout,
     };
     let action = ScheduleAction::start_workflow(JobWorkflow::run, input, args.task_queue, format!("lorchestra-{}", args.id));
     let spec = ScheduleSpec::builder().cron_strings(vec![args.cron]).timezone_name(args.time_zone).build();

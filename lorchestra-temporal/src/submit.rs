@@ -4,12 +4,17 @@
 //! complete. Which are complete is taken from the last workflow, and from the claims, if this host sees their directory.
 
 use crate::connect::{self, ConnectArgs, GroupStatus};
+use crate::dispatch::Pace;
 use crate::error::{CommandError, Report, USAGE, note, print};
 use crate::group::{GroupInput, Limits, Progress, WindowCommand, WindowState, workflow_id};
 use crate::group_workflow::GroupWorkflow;
 use crate::plan::Plan;
+use crate::process::end_with;
+use crate::window::heartbeat_timeout;
 use clap::Args;
+use rustix::process::Signal;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use temporalio_client::errors::WorkflowStartError;
@@ -29,6 +34,9 @@ pub(crate) struct SubmitArgs {
     /// Id of the group; must be that of the plan
     #[arg(long, value_name = "ID")]
     group: Option<String>,
+    /// Run only the windows whose indices this file has, one per line [default: all that are not complete]
+    #[arg(long, value_name = "FILE")]
+    windows: Option<PathBuf>,
     /// Task queue of the workers
     #[arg(long, value_name = "NAME", default_value = "lorchestra")]
     task_queue: String,
@@ -48,7 +56,7 @@ pub(crate) struct SubmitArgs {
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
     max_backoff: Duration,
     /// Start a window again elsewhere when its worker has been silent for this long
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = at_least_six_seconds)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = heartbeat_timeout)]
     heartbeat_timeout: Duration,
     /// Longest time that a window may run, with all of its retries
     #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration)]
@@ -59,9 +67,12 @@ pub(crate) struct SubmitArgs {
     /// Flag for `lorchestra run-window`, e.g. --window-flag=--locked (repeatable)
     #[arg(long, value_name = "FLAG", require_equals = true)]
     window_flag: Vec<String>,
-    /// Number of windows after which the workflow continues with an empty history
+    /// Number of activities after which the workflow continues with an empty history
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=3000), hide = true)]
-    windows_per_history: u32,
+    starts_per_history: u32,
+    /// Process that this one must not outlive: nothing is submitted after its end
+    #[arg(long, value_name = "PID", hide = true)]
+    parent: Option<i32>,
     /// Print one JSON object about the workflow
     #[arg(long)]
     json: bool,
@@ -69,38 +80,51 @@ pub(crate) struct SubmitArgs {
     connect: ConnectArgs,
 }
 
-/// Three heartbeats.
-pub(crate) fn at_least_six_seconds(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if duration < 3 * crate::window::HEARTBEAT { Err("must be at least 6s".into()) } else { Ok(duration) }
+/// What a submission did.
+#[derive(Debug, Clone, Copy)]
+enum Submission {
+    /// It started the workflow.
+    Submitted,
+    /// Nothing: the workflow is running.
+    Running,
+    /// Nothing: no window has to run.
+    Complete,
+}
+
+impl Submission {
+    /// The state in its JSON, and the sentence for people.
+    fn texts(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Submitted => ("submitted", "was submitted"),
+            Self::Running => ("running", "is already running"),
+            Self::Complete => ("complete", "has no windows to run"),
+        }
+    }
 }
 
 pub(crate) async fn run(args: SubmitArgs) -> Result<Report, CommandError> {
+    if let Some(parent) = args.parent {
+        end_with(parent, Signal::KILL)?;
+    }
     let plan = Plan::read(&args.plan)?;
     if let Some(group) = args.group.as_ref().filter(|group| **group != plan.group) {
         return Err(CommandError::new(USAGE, format!("--group {group}: the plan is of group {}", plan.group)));
     }
+    let only = args.windows.as_deref().map(|file| indices(file, plan.accounts.len())).transpose()?;
     let claims = absolute(&args.claims)?;
     let client = args.connect.connect().await?;
     let handle = connect::group(&client, &plan.group);
     let mut progress = Progress::new(plan.accounts.len());
     match connect::status(&handle).await? {
         GroupStatus::Unknown => {}
-        GroupStatus::Running(_) => return submitted(&args, &plan, None, "is already running"),
-        GroupStatus::Ended { progress: Some(last), .. } if last.states.0.len() == plan.accounts.len() => progress = last,
+        GroupStatus::Running(_) => return submitted(&args, &plan, None, Submission::Running),
+        GroupStatus::Ended { progress: Some(last), .. } if last.len() == plan.accounts.len() => progress = last,
         GroupStatus::Ended { .. } => {}
     }
-    progress.restart();
-    for index in claimed(Path::new(&claims), &plan.group) {
-        if let Some(state) = progress.states.0.get_mut(index).filter(|state| !state.is_complete()) {
-            *state = WindowState::Completed;
-        }
+    progress.queue(&claimed(Path::new(&claims), &plan.group), only.as_ref());
+    if progress.count(WindowState::Queued) == 0 {
+        return submitted(&args, &plan, Some(&progress), Submission::Complete);
     }
-    let missing = progress.count(WindowState::Queued);
-    if missing == 0 {
-        return submitted(&args, &plan, Some(&progress), "is already complete");
-    }
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let command = WindowCommand {
         lorchestra: args.lorchestra.as_deref().map(absolute).transpose()?,
         plan: absolute(&args.plan)?,
@@ -116,13 +140,20 @@ pub(crate) async fn run(args: SubmitArgs) -> Result<Report, CommandError> {
         jobs: args.jobs,
         per_account: args.per_account,
         max_attempts: args.max_attempts,
-        max_backoff: millis(args.max_backoff),
-        heartbeat_timeout: millis(args.heartbeat_timeout),
-        window_timeout: millis(args.window_timeout),
-        windows_per_history: args.windows_per_history,
+        max_backoff: args.max_backoff,
+        heartbeat_timeout: args.heartbeat_timeout,
+        window_timeout: args.window_timeout,
+        starts_per_history: args.starts_per_history,
     };
-    let input =
-        GroupInput { group: plan.group.clone(), command, limits, accounts: plan.accounts.clone(), progress: progress.clone() };
+    let input = GroupInput {
+        group: plan.group.clone(),
+        command,
+        limits,
+        accounts: plan.accounts.clone(),
+        progress: progress.clone(),
+        pace: Pace::default(),
+        again: BTreeSet::new(),
+    };
     let size = serde_json::to_vec(&input).map_err(CommandError::internal)?.len();
     if size > LARGEST {
         let windows = plan.accounts.len();
@@ -138,23 +169,17 @@ pub(crate) async fn run(args: SubmitArgs) -> Result<Report, CommandError> {
         .static_summary(format!("{}: {} windows", plan.name, plan.accounts.len()))
         .build();
     match client.start_workflow(GroupWorkflow::run, input, options).await {
-        Ok(_) => submitted(&args, &plan, Some(&progress), "was submitted"),
-        Err(WorkflowStartError::AlreadyStarted { .. }) => submitted(&args, &plan, None, "is already running"),
+        Ok(_) => submitted(&args, &plan, Some(&progress), Submission::Submitted),
+        Err(WorkflowStartError::AlreadyStarted { .. }) => submitted(&args, &plan, None, Submission::Running),
         Err(error) => Err(connect::failed(&error)),
     }
 }
 
-fn submitted(args: &SubmitArgs, plan: &Plan, progress: Option<&Progress>, what: &str) -> Result<Report, CommandError> {
+fn submitted(args: &SubmitArgs, plan: &Plan, progress: Option<&Progress>, what: Submission) -> Result<Report, CommandError> {
     let Plan { group, name, accounts } = plan;
-    let complete = progress.map(|progress| accounts.len() - progress.count(WindowState::Queued));
+    let complete = progress.map(Progress::complete);
+    let (state, what) = what.texts();
     if args.json {
-        let state = if what.contains("running") {
-            "running"
-        } else if what.contains("complete") {
-            "complete"
-        } else {
-            "submitted"
-        };
         let object = json!({
             "group": group, "workflow_id": workflow_id(group), "state": state, "windows": accounts.len(), "complete": complete,
         });
@@ -169,9 +194,20 @@ fn submitted(args: &SubmitArgs, plan: &Plan, progress: Option<&Progress>, what: 
 }
 
 /// The windows whose claim this host sees.
-fn claimed(claims: &Path, group: &str) -> Vec<usize> {
+fn claimed(claims: &Path, group: &str) -> BTreeSet<u32> {
     let entries = std::fs::read_dir(claims.join(group)).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Reads the indices of windows, one per line.
+fn indices(file: &Path, windows: usize) -> Result<BTreeSet<u32>, CommandError> {
+    let wrong = |why: String| CommandError::new(USAGE, format!("--windows {}: {why}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    let index = |line: &str| match line.trim().parse::<u32>() {
+        Ok(index) if (index as usize) < windows => Ok(index),
+        _ => Err(wrong(format!("{line:?} is not the index of one of the {windows} windows"))),
+    };
+    text.lines().map(index).collect()
 }
 
 fn absolute(path: &Path) -> Result<String, CommandError> {

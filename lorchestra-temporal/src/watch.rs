@@ -1,10 +1,13 @@
 //! `watch`, `collect`, `cancel`: what a group does and how it ended.
 
 use crate::connect::{self, ConnectArgs, GroupHandle, GroupStatus};
-use crate::error::{CommandError, FAILED, RUNNING, Report, SUCCESS, UNAVAILABLE, note, print};
-use crate::group::{Progress, WindowState};
+use crate::dispatch::Start;
+use crate::error::{CommandError, FAILED, RUNNING, Report, SUCCESS, UNAVAILABLE, UNKNOWN, note, print};
+use crate::group::{Progress, WindowEnd, WindowState};
+use crate::process::end_with;
 use clap::Args;
-use serde_json::json;
+use rustix::process::Signal;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use temporalio_client::errors::WorkflowInteractionError;
@@ -20,49 +23,80 @@ const LOOK: Duration = Duration::from_millis(1000);
 /// How long a worker may take to answer a question about its workflow.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// Which group.
 #[derive(Debug, Args)]
-pub(crate) struct WatchArgs {
+struct GroupArgs {
     /// Id of the group
     #[arg(long, value_name = "ID")]
     group: String,
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+impl GroupArgs {
+    async fn handle(&self) -> Result<GroupHandle, CommandError> {
+        Ok(connect::group(&self.connect.connect().await?, &self.group))
+    }
+
+    fn unknown(&self) -> CommandError {
+        CommandError::new(UNKNOWN, format!("Temporal does not know group {}", self.group)).hint(
+            "submit it, or again if its server has lost its database or has removed the group after its retention time: \
+             windows that have a claim are not run again",
+        )
+    }
+
+    fn terminated(&self, status: WorkflowExecutionStatus) -> CommandError {
+        CommandError::new(FAILED, format!("the workflow of group {} was ended from outside ({status:?})", self.group))
+            .hint("submit the group again: windows that are complete are not run again")
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
     /// Print the current state and exit
     #[arg(long)]
     once: bool,
     /// Print one JSON object per line for each window whose state changes
     #[arg(long)]
     json: bool,
+    /// Process that this one must not outlive
+    #[arg(long, value_name = "PID", hide = true)]
+    parent: Option<i32>,
     #[command(flatten)]
-    connect: ConnectArgs,
+    group: GroupArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CollectArgs {
-    /// Id of the group
-    #[arg(long, value_name = "ID")]
-    group: String,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    connect: ConnectArgs,
+    group: GroupArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CancelArgs {
-    /// Id of the group
-    #[arg(long, value_name = "ID")]
-    group: String,
     #[command(flatten)]
-    connect: ConnectArgs,
+    group: GroupArgs,
 }
 
 /// A window, as it is printed.
 #[derive(Debug, Clone, PartialEq)]
 struct WindowLine {
     state: WindowState,
-    exit_code: Option<i32>,
-    attempt: Option<u32>,
-    message: Option<String>,
+    end: WindowEnd,
+}
+
+impl WindowLine {
+    fn json(&self, index: u32) -> Value {
+        let Self { state, end: WindowEnd { exit_code, attempt, message } } = self;
+        let mut object = json!({"index": index, "state": state.name(), "exit_code": exit_code, "attempt": attempt});
+        if let (Some(message), Some(object)) = (message, object.as_object_mut()) {
+            object.insert("message".into(), json!(message));
+        }
+        object
+    }
 }
 
 /// Prints what changes.
@@ -73,14 +107,16 @@ struct Printed {
 }
 
 pub(crate) async fn watch(args: WatchArgs) -> Result<Report, CommandError> {
-    let client = args.connect.connect().await?;
-    let handle = connect::group(&client, &args.group);
+    if let Some(parent) = args.parent {
+        end_with(parent, Signal::KILL)?;
+    }
+    let handle = args.group.handle().await?;
     let mut printed = Printed::default();
     let mut last: Option<Progress> = None;
     let mut is_silent = false;
     loop {
         match connect::status(&handle).await {
-            Ok(GroupStatus::Unknown) => return Err(unknown(&args.group)),
+            Ok(GroupStatus::Unknown) => return Err(args.group.unknown()),
             Ok(GroupStatus::Running(described)) => match progress(&handle).await {
                 Ok(progress) => {
                     is_silent = false;
@@ -96,8 +132,7 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<Report, CommandError> {
                 Err(_) => {}
             },
             Ok(GroupStatus::Ended { status, progress }) => {
-                let progress =
-                    progress.or_else(|| last.map(Progress::abandoned)).ok_or_else(|| terminated(&args.group, status))?;
+                let progress = progress.or_else(|| last.map(Progress::abandoned)).ok_or_else(|| args.group.terminated(status))?;
                 printed.show(&progress, None, args.json)?;
                 return Ok(Report { code: code_of(&progress) });
             }
@@ -117,52 +152,47 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<Report, CommandError> {
 }
 
 pub(crate) async fn collect(args: CollectArgs) -> Result<Report, CommandError> {
-    let client = args.connect.connect().await?;
-    let (status, progress) = match connect::status(&connect::group(&client, &args.group)).await? {
-        GroupStatus::Unknown => return Err(unknown(&args.group)),
+    let (status, progress) = match connect::status(&args.group.handle().await?).await? {
+        GroupStatus::Unknown => return Err(args.group.unknown()),
         GroupStatus::Running(_) => {
-            return Err(CommandError::new(RUNNING, format!("group {} is still running", args.group))
-                .hint(format!("watch it: lorchestra-temporal watch --group {}", args.group)));
+            let group = &args.group.group;
+            return Err(CommandError::new(RUNNING, format!("group {group} is still running"))
+                .hint(format!("watch it: lorchestra-temporal watch --group {group}")));
         }
         GroupStatus::Ended { status, progress } => (status, progress),
     };
-    let progress = progress.ok_or_else(|| terminated(&args.group, status))?;
-    let states = || (0u32..).zip(&progress.states.0);
+    let progress = progress.ok_or_else(|| args.group.terminated(status))?;
+    let failed = progress.windows().filter(|(_, state)| *state == WindowState::Failed);
+    let failed = failed.map(|(index, state)| (index, WindowLine { state, end: progress.end(index) }));
     if args.json {
         let count = |state| progress.count(state);
-        let failed: Vec<_> = states()
-            .filter(|(_, state)| **state == WindowState::Failed)
-            .map(|(index, _)| {
-                let end = progress.end(index);
-                json!({"index": index, "exit_code": end.exit_code, "attempt": end.attempt, "message": end.message})
-            })
-            .collect();
         let object = json!({
-            "group": args.group, "windows": progress.states.0.len(), "completed": count(WindowState::Completed),
+            "group": args.group.group, "windows": progress.len(), "completed": count(WindowState::Completed),
             "superseded": count(WindowState::Superseded), "failed": count(WindowState::Failed),
-            "cancelled": count(WindowState::Cancelled), "failures": failed,
+            "cancelled": count(WindowState::Cancelled), "omitted": count(WindowState::Omitted),
+            "failures": failed.map(|(index, line)| line.json(index)).collect::<Vec<_>>(),
         });
         print(&object.to_string())?;
     } else {
         print(&progress.summary())?;
-        for (index, _) in states().filter(|(_, state)| **state == WindowState::Failed) {
-            print(&format!("window {index}: {}", progress.end(index).message.unwrap_or_else(|| "failed".into())))?;
+        for (index, line) in failed {
+            print(&format!("window {index}: {}", line.end.message.unwrap_or_else(|| "failed".into())))?;
         }
     }
     Ok(Report { code: code_of(&progress) })
 }
 
 pub(crate) async fn cancel(args: CancelArgs) -> Result<Report, CommandError> {
-    let client = args.connect.connect().await?;
-    let handle = connect::group(&client, &args.group);
+    let handle = args.group.handle().await?;
     if let GroupStatus::Unknown = connect::status(&handle).await? {
-        return Err(unknown(&args.group));
+        return Err(args.group.unknown());
     }
+    let group = &args.group.group;
     let options = WorkflowCancelOptions::builder().reason("lorchestra-temporal cancel").build();
     match handle.cancel(options).await {
-        Ok(()) => note(&format!("group {} is being cancelled", args.group)),
+        Ok(()) => note(&format!("group {group} is being cancelled")),
         // It has ended in the meantime.
-        Err(WorkflowInteractionError::NotFound(_)) => note(&format!("group {} has already ended", args.group)),
+        Err(WorkflowInteractionError::NotFound(_)) => note(&format!("group {group} has already ended")),
         Err(error) => return Err(connect::failed(&error)),
     }
     Ok(Report::success())
@@ -194,55 +224,40 @@ impl Printed {
             return Ok(());
         }
         let started = running.map(started).unwrap_or_default();
-        for (index, state) in (0u32..).zip(&progress.states.0) {
+        for (index, state) in progress.windows() {
             let line = match (state, started.get(&index)) {
                 (WindowState::Running, Some(attempt)) => {
-                    WindowLine { state: *state, exit_code: None, attempt: Some(*attempt), message: None }
+                    WindowLine { state, end: WindowEnd { attempt: Some(*attempt), ..WindowEnd::default() } }
                 }
                 // No worker has taken it yet, or it waits for its next start.
-                (WindowState::Running, None) => {
-                    WindowLine { state: WindowState::Queued, exit_code: None, attempt: None, message: None }
-                }
-                _ => {
-                    let end = progress.end(index);
-                    WindowLine { state: *state, exit_code: end.exit_code, attempt: end.attempt, message: end.message }
-                }
+                (WindowState::Running, None) => WindowLine { state: WindowState::Queued, end: WindowEnd::default() },
+                _ => WindowLine { state, end: progress.end(index) },
             };
             if self.lines.get(&index) == Some(&line) {
                 continue;
             }
-            let WindowLine { state, exit_code, attempt, message } = &line;
-            let mut object = json!({"index": index, "state": state.name(), "exit_code": exit_code, "attempt": attempt});
-            if let (Some(message), Some(object)) = (message, object.as_object_mut()) {
-                object.insert("message".into(), json!(message));
-            }
-            print(&object.to_string())?;
+            print(&line.json(index).to_string())?;
             self.lines.insert(index, line);
         }
         Ok(())
     }
 }
 
-/// The windows that workers run, with the number of the start.
+/// The windows that workers have, with the number of the start.
 fn started(described: &WorkflowExecutionDescription) -> BTreeMap<u32, u32> {
-    let pending = described.raw().pending_activities.iter();
-    let running = pending.filter(|activity| {
+    let mut started = BTreeMap::new();
+    for activity in &described.raw().pending_activities {
         let state = PendingActivityState::try_from(activity.state);
-        matches!(state, Ok(PendingActivityState::Started | PendingActivityState::CancelRequested))
-    });
-    running.filter_map(|activity| Some((activity.activity_id.parse().ok()?, u32::try_from(activity.attempt).ok()?))).collect()
+        if matches!(state, Ok(PendingActivityState::Started | PendingActivityState::CancelRequested))
+            && let Some(Start { indexes, earlier }) = Start::of_id(&activity.activity_id)
+            && let Ok(attempt) = u32::try_from(activity.attempt)
+        {
+            started.extend(indexes.into_iter().map(|index| (index, attempt + earlier)));
+        }
+    }
+    started
 }
 
 fn code_of(progress: &Progress) -> u8 {
-    if progress.states.0.iter().all(|state| state.is_complete()) { SUCCESS } else { FAILED }
-}
-
-fn unknown(group: &str) -> CommandError {
-    CommandError::new(FAILED, format!("Temporal knows no group {group}"))
-        .hint("submit it (a server forgets a group after the retention time of its namespace)")
-}
-
-fn terminated(group: &str, status: WorkflowExecutionStatus) -> CommandError {
-    CommandError::new(FAILED, format!("the workflow of group {group} was ended from outside ({status:?})"))
-        .hint("submit the group again: windows that are complete are not run again")
+    if progress.is_complete() { SUCCESS } else { FAILED }
 }

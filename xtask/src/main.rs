@@ -55,6 +55,12 @@ enum Task {
         /// Number of windows on an engine
         #[arg(long, default_value_t = 2000, value_name = "N")]
         windows: u32,
+        /// On Temporal: use release builds
+        #[arg(long, requires = "engine")]
+        release: bool,
+        /// On Temporal: only measure windows per second next to `true` in an activity
+        #[arg(long, requires = "engine")]
+        rate: bool,
     },
     /// Check advisories, licences and sources of dependencies with deny.toml; needs cargo-deny and the network
     Deny,
@@ -79,8 +85,11 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Docs(options) => docs::run(&options),
         Task::LintWords => words::run(),
-        Task::Soak { engine: Some(Engine::Slurm), windows, .. } => test::soak_slurm(windows),
-        Task::Soak { engine: Some(Engine::Temporal), windows, .. } => test::soak_temporal(windows),
+        Task::Soak { engine: Some(Engine::Slurm), windows, release: false, rate: false, .. } => test::soak_slurm(windows),
+        Task::Soak { engine: Some(Engine::Slurm), .. } => Err("--release and --rate are only for temporal".into()),
+        Task::Soak { engine: Some(Engine::Temporal), windows, release, rate, .. } => {
+            test::soak_temporal(test::temporal::Soak { windows, is_release: release, is_rate: rate })
+        }
         Task::Soak { engine: None, rounds, .. } => test::soak(rounds),
         Task::Deny => deny::run(),
         Task::Fuzz(options) => fuzz::run(&options),

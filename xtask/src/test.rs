@@ -133,9 +133,13 @@ const SOAKED: [&str; 11] = [
 ];
 
 /// Runs a group of many windows on Temporal, with everything killed in between.
-pub(crate) fn soak_temporal(windows: u32) -> Result {
-    cargo::build(&cargo::TESTED)?;
-    temporal::soak(windows)
+pub(crate) fn soak_temporal(soak: temporal::Soak) -> Result {
+    if soak.is_release {
+        cargo::build(&["--release", "-p", "lorchestra-cli", "-p", "misbehave", "-p", "lorchestra-tests"])?;
+    } else {
+        cargo::build(&cargo::TESTED)?;
+    }
+    temporal::soak(soak)
 }
 
 /// Kills workers and supervisors at random moments, and swaps libraries while they run, in more rounds than a normal test run.

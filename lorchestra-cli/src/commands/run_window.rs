@@ -2,8 +2,11 @@
 //!
 //! The id of the run is a function of the plan's group, the index and the engine's attempt, so an attempt that is repeated on the same node finds
 //! its run. With `--claims`, of several runs of one member exactly one counts (`lorchestra_core::run::claim`).
+//!
+//! With `--indexes`, one process runs several members, one after the other, and prints a [`WindowReport`] as each ends: an engine starts short
+//! windows together, because starting a process for each takes longer than they do.
 
-use super::run_job::{self, SpecEnd};
+use super::run_job;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::flags::OwnFlags;
@@ -12,16 +15,17 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::values;
 use clap::Args;
-use lorchestra_core::group::plan_file::{self, PlanFileError, PlannedMember};
+use lorchestra_core::group::plan_file::{self, PlanFileError};
+use lorchestra_core::host::signals::Signals;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::outcome::Cause;
-use lorchestra_core::plan::RequestedBy;
+use lorchestra_core::plan::{RequestedBy, RunSpec};
 use lorchestra_core::store::Store;
 use lorchestra_core::store::group::member_run_id;
 use lorchestra_core::text::chain;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) const EXAMPLES: &str = "Examples:
   lorchestra backfill ingester/extract_gmail --from -52w --to today --every 1d --plan plan.jsonl
@@ -43,8 +47,14 @@ pub(crate) struct RunWindow {
     #[arg(long, value_name = "FILE")]
     pub(crate) plan: PathBuf,
     /// Index of the window in the plan, from 0
-    #[arg(long, value_name = "N", value_parser = values::number::<usize>(0..), required_unless_present = "index_from")]
+    #[arg(long, value_name = "N", value_parser = values::number::<usize>(0..), required_unless_present_any = ["index_from", "indexes"])]
     pub(crate) index: Option<usize>,
+    /// Indexes of several windows, which run one after the other; each prints one JSON object (schema lorchestra.window-report/1)
+    #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with_all = ["index", "index_from", "json"], hide = true)]
+    pub(crate) indexes: Vec<usize>,
+    /// With --indexes: start no further window after this time
+    #[arg(long, value_parser = values::duration, value_name = "DURATION", requires = "indexes", hide = true)]
+    pub(crate) stop_after: Option<Duration>,
     /// Environment variable with the index, e.g. JOB_COMPLETION_INDEX
     #[arg(long, value_name = "VARIABLE", conflicts_with = "index")]
     pub(crate) index_from: Option<String>,
@@ -87,38 +97,109 @@ pub(super) fn run(
     notices: &mut Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
-    let (index, attempt) = (index(command, settings)?, attempt(command, settings)?);
+    let attempt = attempt(command, settings)?;
     if command.claims.is_some() && attempt.is_none() {
         // Two nodes would run the member under one id, and their events could not be distinguished.
         return Err(CommandError::new(Code::Usage, "--claims needs --attempt, which must differ for each start of a member")
             .hint("pass the attempt of the engine: --attempt \"$SLURM_RESTART_COUNT\", or the name of the pod or host"));
     }
-    let (group, PlannedMember { mut spec, .. }) = plan_file::read_member(&command.plan, index)?;
-    let place = u32::try_from(index).map_err(|_| CommandError::new(Code::Usage, "the index is too large"))?;
-    let engine: Result<RequestedBy, String> = format!("engine:{}", command.engine).parse();
-    spec.requested_by = engine.map_err(|why| CommandError::new(Code::Usage, format!("--engine {:?}: {why}", command.engine)))?;
-    // Each node has its own directories.
-    spec.directory = None;
-    if let Some(claims) = &command.claims {
-        let claims = std::path::absolute(claims).unwrap_or_else(|_| claims.clone());
-        let claim = claims.join(&group).join(place.to_string());
-        let text = claim.into_os_string().into_string();
-        spec.claim = Some(text.map_err(|_| CommandError::new(Code::Usage, "the path of --claims is not UTF-8"))?);
+    let indices = if command.indexes.is_empty() { vec![index(command, settings)?] } else { command.indexes.clone() };
+    let (group, members) = plan_file::read_members(&command.plan, &indices)?;
+    let mut runner = Runner { command, verbose, settings, group, attempt, signals: None };
+    let begun = Instant::now();
+    for (done, (index, member)) in members.into_iter().enumerate() {
+        let left = |limit: Duration| begun.elapsed() < limit;
+        if done > 0 && !command.stop_after.is_none_or(left) {
+            break;
+        }
+        if let Some(signal) = runner.signals.as_mut().and_then(|signals| signals.endings().first().copied()) {
+            return Ok(Code::Interrupted(signal));
+        }
+        let end = runner.run(index, member.spec, notices, printer)?;
+        if command.indexes.is_empty() {
+            return Ok(end);
+        }
+        // A process that was stopped starts nothing more.
+        if let Code::Interrupted(_) = end {
+            return Ok(end);
+        }
     }
-    let own = OwnFlags {
-        run_id: Some(member_run_id(&group, place, attempt.as_deref().unwrap_or("1"))),
-        require_delivery: !command.no_require_delivery,
-        delivery_timeout: command.delivery_timeout,
-        locked: command.locked,
-        json: command.json,
-        quiet: command.quiet,
-        ..OwnFlags::default()
-    };
-    let end = run_job::run_spec(spec, &own, (verbose, settings), &mut None, (notices, printer));
-    if let Some(dir) = command.results.as_ref().filter(|_| end.code != Code::Success) {
-        write_result(dir, (index, attempt), &own, &end, settings);
+    Ok(Code::Success)
+}
+
+/// Runs members of one plan.
+struct Runner<'a> {
+    command: &'a RunWindow,
+    verbose: u8,
+    settings: &'a Settings,
+    group: String,
+    attempt: Option<String>,
+    /// Handled since the first run.
+    signals: Option<Signals>,
+}
+
+impl Runner<'_> {
+    fn run(
+        &mut self,
+        index: usize,
+        mut spec: RunSpec,
+        notices: &mut Notices<'_>,
+        printer: &mut Printer,
+    ) -> Result<Code, CommandError> {
+        let Self { command, settings, .. } = *self;
+        let begun = Instant::now();
+        let place = u32::try_from(index).map_err(|_| CommandError::new(Code::Usage, "the index is too large"))?;
+        let engine: Result<RequestedBy, String> = format!("engine:{}", command.engine).parse();
+        spec.requested_by =
+            engine.map_err(|why| CommandError::new(Code::Usage, format!("--engine {:?}: {why}", command.engine)))?;
+        // Each node has its own directories.
+        spec.directory = None;
+        if let Some(claims) = &command.claims {
+            let claims = std::path::absolute(claims).unwrap_or_else(|_| claims.clone());
+            let claim = claims.join(&self.group).join(place.to_string());
+            let text = claim.into_os_string().into_string();
+            spec.claim = Some(text.map_err(|_| CommandError::new(Code::Usage, "the path of --claims is not UTF-8"))?);
+        }
+        let attempt = self.attempt.as_deref().unwrap_or("1");
+        let run_id = member_run_id(&self.group, place, attempt);
+        let is_one = command.indexes.is_empty();
+        let own = OwnFlags {
+            run_id: Some(run_id),
+            require_delivery: !command.no_require_delivery,
+            delivery_timeout: command.delivery_timeout,
+            locked: command.locked,
+            json: command.json,
+            // Of several, the result on stdout has the reason.
+            quiet: command.quiet || !is_one,
+            ..OwnFlags::default()
+        };
+        let end = run_job::run_spec(spec, &own, (self.verbose, settings), &mut self.signals, (notices, printer));
+        if is_one && (end.code == Code::Success || command.results.is_none()) {
+            return Ok(end.code);
+        }
+        let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let state = StateDir::existing(&settings.state_dir).ok().flatten();
+        let run = state.and_then(|state| Store::open(&state).ok()?.run(&run_id.to_string()).ok().flatten());
+        let state = run.as_ref().map(|run| run.state.as_str());
+        let result = WindowResult {
+            schema: WindowResult::SCHEMA.into(),
+            run_id: run_id.to_string(),
+            attempt: self.attempt.clone(),
+            exit_code: end.code.number(),
+            cause: run.as_ref().and_then(|run| run.cause).or(end.cause),
+            message: run.as_ref().and_then(|run| run.message.clone()).or(end.message),
+        };
+        if let Some(dir) = command.results.as_ref().filter(|_| end.code != Code::Success) {
+            write_result(dir, (index, attempt), &result);
+        }
+        if !is_one {
+            let WindowResult { run_id, exit_code, message, .. } = result;
+            let schema = "lorchestra.window-report/1";
+            printer.json(&WindowReport { schema, index, run_id, exit_code, state, message, duration_ms });
+            printer.flush();
+        }
+        Ok(end.code)
     }
-    Ok(end.code)
 }
 
 fn variable(flag: &str, name: &str, settings: &Settings) -> Result<String, CommandError> {
@@ -145,27 +226,29 @@ fn attempt(command: &RunWindow, settings: &Settings) -> Result<Option<String>, C
 
 /// Leaves the result of a window that is not complete for the command that watches the group. Without it, that command knows only that the
 /// window has ended.
-fn write_result(dir: &Path, (index, attempt): (usize, Option<String>), own: &OwnFlags, end: &SpecEnd, settings: &Settings) {
-    let run_id = own.run_id.map(|id| id.to_string()).unwrap_or_default();
-    let state = StateDir::existing(&settings.state_dir).ok().flatten();
-    let run = state.and_then(|state| Store::open(&state).ok()?.run(&run_id).ok().flatten());
-    let name = format!("{index}.{}", attempt.as_deref().unwrap_or("1").replace('/', "_"));
-    let result = WindowResult {
-        schema: WindowResult::SCHEMA.into(),
-        run_id,
-        attempt,
-        exit_code: end.code.number(),
-        cause: run.as_ref().and_then(|run| run.cause).or(end.cause),
-        message: run.and_then(|run| run.message).or_else(|| end.message.clone()),
-    };
+fn write_result(dir: &Path, (index, attempt): (usize, &str), result: &WindowResult) {
+    let name = format!("{index}.{}", attempt.replace('/', "_"));
     let written = (|| {
         let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        serde_json::to_writer(&mut file, &result)?;
+        serde_json::to_writer(&mut file, result)?;
         file.persist(dir.join(name)).map_err(|error| error.error)
     })();
     if let Err(error) = written {
         tracing::warn!("the result is not in {}: {error}", dir.display());
     }
+}
+
+/// What became of a window of `--indexes` (schema `lorchestra.window-report/1`).
+#[derive(Debug, Serialize)]
+struct WindowReport {
+    schema: &'static str,
+    index: usize,
+    run_id: String,
+    exit_code: u8,
+    /// The state of the run; null if none was started.
+    state: Option<&'static str>,
+    message: Option<String>,
+    duration_ms: u64,
 }
 
 /// The result of a window that is not complete (schema `lorchestra.window-result/1`).

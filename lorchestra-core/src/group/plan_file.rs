@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `sha256` in the first line is that of all the following lines: a file that is cut, still being copied, or edited is refused as a whole by
-//! [`PlanFile::read`]. A node reads one member only ([`read_member`]) and must not pay for the other 18,249: `check` is the sum of group,
+//! [`PlanFile::read`]. A node reads its members only ([`read_members`]) and must not pay for the other 18,249: `check` is the sum of group,
 //! index, label and spec. The specs name the sha256 of their library, so that every node runs the same bytes.
 
 use crate::host::locks::hex;
@@ -181,11 +181,12 @@ pub fn write(path: &Path, group: &str, name: &str, members: &[PlannedMember]) ->
     Ok(())
 }
 
-/// Reads one member of a plan, with the id of the group and what it runs. The cost hardly depends on the number of members.
+/// Reads some members of a plan in one pass, with the id of the group. Returns them with their indices, in ascending order. The cost hardly
+/// depends on the number of members.
 ///
 /// # Errors
-/// If there is no such member, or it is not as it was written.
-pub fn read_member(path: &Path, index: usize) -> Result<(String, PlannedMember), PlanFileError> {
+/// If there is no such member, or one of them is not as it was written.
+pub fn read_members(path: &Path, indices: &[usize]) -> Result<(String, Vec<(usize, PlannedMember)>), PlanFileError> {
     let io = |source| PlanFileError::Io { path: path.to_owned(), source };
     let wrong = |reason: String| PlanFileError::Format { path: path.to_owned(), reason };
     let mut file = BufReader::with_capacity(256 << 10, File::open(path).map_err(io)?);
@@ -195,21 +196,27 @@ pub fn read_member(path: &Path, index: usize) -> Result<(String, PlannedMember),
         return Err(wrong("it has no lines".into()));
     }
     let header = header(path, line.as_bytes())?;
-    if index >= header.members {
-        return Err(PlanFileError::Index { index, members: header.members });
+    let mut members = Vec::new();
+    let mut at = 0;
+    for index in indices.iter().copied().collect::<BTreeSet<usize>>() {
+        if index >= header.members {
+            return Err(PlanFileError::Index { index, members: header.members });
+        }
+        for _ in at..index {
+            file.skip_until(b'\n').map_err(io)?;
+        }
+        at = index + 1;
+        line.clear();
+        file.read_line(&mut line).map_err(io)?;
+        let changed = || PlanFileError::Member { path: path.to_owned(), index };
+        let LineIn { label, spec, check: written } = serde_json::from_str(&line).map_err(|_| changed())?;
+        if check(&header.group, index, &label, spec.get()) != written {
+            return Err(changed());
+        }
+        let spec = RunSpec::from_json(spec.get().as_bytes()).map_err(|source| PlanFileError::Spec { index, source })?;
+        members.push((index, PlannedMember { label, spec }));
     }
-    for _ in 0..index {
-        file.skip_until(b'\n').map_err(io)?;
-    }
-    line.clear();
-    file.read_line(&mut line).map_err(io)?;
-    let changed = || PlanFileError::Member { path: path.to_owned(), index };
-    let LineIn { label, spec, check: written } = serde_json::from_str(&line).map_err(|_| changed())?;
-    if check(&header.group, index, &label, spec.get()) != written {
-        return Err(changed());
-    }
-    let spec = RunSpec::from_json(spec.get().as_bytes()).map_err(|source| PlanFileError::Spec { index, source })?;
-    Ok((header.group, PlannedMember { label, spec }))
+    Ok((header.group, members))
 }
 
 fn header(path: &Path, line: &[u8]) -> Result<Header, PlanFileError> {
@@ -289,11 +296,14 @@ mod tests {
             assert_eq!(plan.member(index).unwrap(), *member);
         }
         assert!(matches!(plan.member(3), Err(PlanFileError::Index { index: 3, members: 3 })));
-        let one = |index| read_member(&path, index);
+        let one = |index| read_members(&path, &[index]).map(|(group, mut members)| (group, members.remove(0).1));
         for (index, member) in members.iter().enumerate() {
             assert_eq!(one(index).unwrap(), ("group".to_owned(), member.clone()));
         }
         assert!(matches!(one(3), Err(PlanFileError::Index { index: 3, members: 3 })));
+        let some = read_members(&path, &[2, 0, 2]).unwrap().1;
+        assert_eq!(some, [(0, members[0].clone()), (2, members[2].clone())]);
+        assert!(matches!(read_members(&path, &[1, 3]), Err(PlanFileError::Index { index: 3, members: 3 })));
         let whole = std::fs::read(&path).unwrap();
         let first = whole.iter().position(|byte| *byte == b'\n').unwrap();
         for cut in 0..whole.len() {

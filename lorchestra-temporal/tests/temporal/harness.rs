@@ -4,12 +4,13 @@
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -21,9 +22,10 @@ fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target")
 }
 
-/// A program or library of the main workspace's dev build.
-fn built(name: &str) -> PathBuf {
-    let file = target().join("debug").join(name);
+/// A program or library of the main workspace, of the dev build or the one in LORCHESTRA_TEST_PROFILE (`release`).
+pub(crate) fn built(name: &str) -> PathBuf {
+    let profile = std::env::var("LORCHESTRA_TEST_PROFILE").unwrap_or_else(|_| "debug".to_owned());
+    let file = target().join(profile).join(name);
     assert!(file.is_file(), "{} is missing: run cargo xtask test temporal", file.display());
     file
 }
@@ -142,6 +144,17 @@ impl Server {
         self.running.take().unwrap().kill();
     }
 
+    /// Starts it again with an empty database, on the same port.
+    pub(crate) fn lose_database(&mut self) {
+        self.kill();
+        for entry in fs::read_dir(self.dir.path()).unwrap().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("database") {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        self.restart();
+    }
+
     /// Starts it again with its database.
     pub(crate) fn restart(&mut self) {
         let mut command = Self::cli();
@@ -152,7 +165,7 @@ impl Server {
         self.running = Some(Running::start(&mut command, &self.dir.path().join("log")));
         eventually("the server listens", || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
         let nobody = ["watch", "--once", "--group", "none", "--address", &self.address()].map(str::to_owned);
-        eventually("the server answers", || temporal(&nobody).status.code() == Some(1));
+        eventually("the server answers", || temporal(&nobody).status.code() == Some(66));
     }
 
     fn cli() -> Command {
@@ -194,6 +207,33 @@ impl Node {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
+    }
+
+    /// Also delivers events to BigQuery.
+    pub(crate) fn deliver_to(&self, warehouse: &Warehouse) {
+        let file = self.path(".config/lorchestra/config.toml");
+        let config = fs::read_to_string(&file).unwrap();
+        fs::write(file, format!("{config}{}", warehouse.config)).unwrap();
+    }
+
+    /// A command of lorchestra that finds `lorchestra-temporal` and a server.
+    pub(crate) fn command(&self, server: &Server, args: &[&str]) -> Command {
+        let mut command = Command::new(lorchestra());
+        command.args(args).env_clear().env("HOME", self.home.path()).env("TEMPORAL_ADDRESS", server.address());
+        command.env("LORCHESTRA_TEMPORAL", env!("CARGO_BIN_EXE_lorchestra-temporal")).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts such a command, with its output in a file.
+    pub(crate) fn start(&self, command: &mut Command, log: &str) -> Running {
+        Running::start(command, &self.path(log))
+    }
+
+    /// A group, as `backfill show` prints it.
+    #[track_caller]
+    pub(crate) fn group(&self, server: &Server) -> Value {
+        let output = self.command(server, &["backfill", "show", "last", "--json"]).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
     }
 
     #[track_caller]
@@ -249,18 +289,75 @@ impl Node {
 /// The effective view over several hosts: how many completed runs each window has, by start and account.
 pub(crate) fn effective(nodes: &[Node]) -> BTreeMap<String, usize> {
     let events: Vec<Value> = nodes.iter().flat_map(Node::events).collect();
-    let completed: std::collections::BTreeSet<&str> = events
-        .iter()
-        .filter(|event| event["event_type"] == "job.completed" || event["event_type"] == "job.claimed")
-        .map(|event| event["run_id"].as_str().unwrap())
-        .collect();
+    effective_of(&events)
+}
+
+fn effective_of(events: &[Value]) -> BTreeMap<String, usize> {
+    let text = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
+    let ended = |event: &Value| event["event_type"] == "job.completed" || event["event_type"] == "job.claimed";
+    let completed: BTreeSet<String> = events.iter().filter(|event| ended(event)).map(|event| text(event, "run_id")).collect();
     let mut windows = BTreeMap::new();
     for event in events.iter().filter(|event| event["event_type"] == "window.seen") {
-        if completed.contains(event["run_id"].as_str().unwrap()) {
-            *windows.entry(format!("{} {}", event["payload"]["since"], event["payload"]["account"])).or_insert(0) += 1;
+        if completed.contains(&text(event, "run_id")) {
+            // BigQuery returns the payload as text.
+            let payload = match &event["payload"] {
+                Value::String(text) => serde_json::from_str(text).unwrap(),
+                payload => payload.clone(),
+            };
+            *windows.entry(format!("{} {}", payload["since"], payload["account"])).or_insert(0) += 1;
         }
     }
     windows
+}
+
+/// The fake BigQuery of the main workspace, as a process. The network to it can be cut.
+#[derive(Debug)]
+pub(crate) struct Warehouse {
+    running: Running,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    config: String,
+    dir: TempDir,
+}
+
+impl Warehouse {
+    pub(crate) fn start() -> Self {
+        let mut command = Command::new(built("fake-bigquery"));
+        command.args(["--table", "p1.lorchestra.events"]).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().unwrap();
+        let (commands, mut answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let mut line = String::new();
+        answers.read_line(&mut line).unwrap();
+        let at = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name)).unwrap().to_owned();
+        let config = format!(
+            "[destinations.bigquery]\nproject = \"p1\"\ndataset = \"lorchestra\"\ntable = \"events\"\n\
+             endpoint = \"{}\"\nstorage_endpoint = \"{}\"\n",
+            at("REST="),
+            at("GRPC="),
+        );
+        Self { running: Running(child), commands, answers, config, dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// Connections are refused, until `is_up`.
+    pub(crate) fn network(&mut self, is_up: bool) {
+        self.ask(if is_up { "up" } else { "down" });
+    }
+
+    /// The effective view of its table.
+    pub(crate) fn effective(&mut self) -> BTreeMap<String, usize> {
+        let file = self.dir.path().join("rows");
+        self.ask(&format!("rows {}", file.display()));
+        let text = fs::read_to_string(file).unwrap();
+        effective_of(&text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>())
+    }
+
+    fn ask(&mut self, what: &str) {
+        assert!(self.running.0.try_wait().unwrap().is_none(), "it has ended");
+        writeln!(self.commands, "{what}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        assert_eq!(answer.trim(), "done", "{what}");
+    }
 }
 
 /// A group, with its plan and the directory of its claims.

@@ -27,13 +27,20 @@ fn what_is_missing_is_named() {
     let address = server.address();
     let namespace = ["watch", "--group", "g", "--namespace", "elsewhere", "--address", &address];
     fails(&namespace, 69, "has no namespace \"elsewhere\"", "temporal operator namespace create");
-    fails(&["collect", "--group", "g", "--address", &address], 1, "Temporal knows no group g", "\n  submit it");
+    for command in ["watch", "collect", "cancel"] {
+        fails(&[command, "--group", "g", "--address", &address], 66, "Temporal does not know group g", "\n  submit it");
+    }
 
     let node = Node::new();
     let group = Group::plan(&server, &node, 1, &[]);
     let other =
         ["submit", "--plan", group.path("plan.jsonl").to_str().unwrap(), "--claims", "c", "--group", "other"].map(str::to_owned);
     assert_eq!(temporal(&other).status.code(), Some(2));
+    std::fs::write(group.path("windows"), "0\n1\n").unwrap();
+    let windows = ["submit", "--plan", other[2].as_str(), "--claims", "c", "--windows", group.path("windows").to_str().unwrap()]
+        .map(str::to_owned);
+    let refused = temporal(&windows);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("\"1\" is not the index of one of the 1 windows"), "{refused:?}");
     group.submit("messages", &[]);
     let silent = group.temporal(&["watch", "--once"]);
     assert_eq!(silent.status.code(), Some(69));

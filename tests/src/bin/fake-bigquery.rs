@@ -1,4 +1,6 @@
-//! The fake BigQuery as a separate process, for benches and manual tests: prints its addresses, and serves until it is killed.
+//! The fake BigQuery as a separate process, for benches, manual tests and tests of other workspaces: prints its addresses, and serves until it
+//! is killed. Reads commands from stdin, one per line, and answers each with a line: `down` (from now on connections are refused), `up`, and
+//! `rows FILE`, which writes the rows of all tables as JSON Lines.
 //!
 //!     fake-bigquery [--acknowledge-only] [--delay MS] [--rest-port N] [--grpc-port N] [--table PROJECT.DATASET.TABLE]...
 #![expect(clippy::print_stdout, reason = "prints the address where it listens")]
@@ -17,6 +19,12 @@ fn main() -> ExitCode {
             }
             tables.iter().for_each(|table| fake.create_event_table(table));
             println!("REST={} GRPC={}", fake.rest_endpoint(), fake.grpc_endpoint());
+            for line in std::io::stdin().lines().map_while(Result::ok) {
+                match obey(&fake, &tables, line.trim()) {
+                    Ok(()) => println!("done"),
+                    Err(what) => println!("{what}"),
+                }
+            }
             loop {
                 std::thread::park();
             }
@@ -29,6 +37,20 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn obey(fake: &Fake, tables: &[TableName], line: &str) -> Result<(), String> {
+    match line.split_once(' ').unwrap_or((line, "")) {
+        ("down", "") => fake.go_down(),
+        ("up", "") => fake.come_up(),
+        ("rows", file) => {
+            let rows = tables.iter().flat_map(|table| fake.rows(table));
+            let lines: String = rows.map(|row| format!("{}\n", serde_json::Value::Object(row.values))).collect();
+            std::fs::write(file, lines).map_err(|error| format!("{file}: {error}"))?;
+        }
+        _ => return Err(format!("what is {line}?")),
+    }
+    Ok(())
 }
 
 #[derive(Default)]

@@ -17,20 +17,46 @@ pub(super) fn add<'a>(steps: &mut Steps<'a>, rest: &'a [OsString]) {
         Ok(venv::ensure_temporal(&cargo::target()?).map(drop)?)
     });
     steps.add("build", "lorchestra-temporal and Temporal's SDK", 240, || cargo::run(command("build")?.arg("--all-targets")));
-    steps.add("test", "lorchestra-temporal", 150, move || cargo::run(&mut test(rest)?));
+    steps.add("clippy", "lorchestra-temporal", 120, || {
+        cargo::run(command("clippy")?.args(["--all-targets", "--", "-D", "warnings"]))
+    });
+    steps.add("test", "lorchestra-temporal", 240, move || cargo::run(&mut test(rest, &[])?));
 }
 
-/// Runs the largest test with this number of windows.
-pub(super) fn soak(windows: u32) -> Result {
+/// What to do with a large group.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Soak {
+    /// Number of windows.
+    pub(crate) windows: u32,
+    /// Whether to use release builds.
+    pub(crate) is_release: bool,
+    /// Whether only to measure windows per second next to `true` in an activity, with nothing killed.
+    pub(crate) is_rate: bool,
+}
+
+/// Runs the largest test with this number of windows, or measures.
+pub(super) fn soak(soak: Soak) -> Result {
     venv::ensure_temporal(&cargo::target()?)?;
-    let mut test = test(&["--nocapture", "large::"].map(OsString::from))?;
-    cargo::run(test.env("LORCHESTRA_TEST_WINDOWS", windows.to_string()))
+    let windows = soak.windows.to_string();
+    let mut command = if soak.is_rate {
+        let mut bench = command("bench")?;
+        bench.args(["--bench", "rate", "--profile", if soak.is_release { "release" } else { "dev" }, "--", &windows]);
+        bench
+    } else if soak.is_release {
+        test(&["--nocapture", "large::"].map(OsString::from), &["--release"])?
+    } else {
+        test(&["--nocapture", "large::"].map(OsString::from), &[])?
+    };
+    if soak.is_release {
+        command.env("LORCHESTRA_TEST_PROFILE", "release");
+    }
+    cargo::run(command.env("LORCHESTRA_TEST_WINDOWS", windows))
 }
 
-fn test(rest: &[OsString]) -> Result<Command> {
+fn test(rest: &[OsString], flags: &[&str]) -> Result<Command> {
     let mut test = command("test")?;
     // Each test has a server and workers: more at once would only wait for each other.
-    test.args(["--no-fail-fast", "--", "--test-threads=2"]).args(rest);
+    test.args(flags).args(["--no-fail-fast", "--", "--test-threads=2"]).args(rest);
     Ok(test)
 }
 

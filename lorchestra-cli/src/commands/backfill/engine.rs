@@ -160,6 +160,11 @@ trait Engine {
     /// Returns the windows that the engine knows.
     fn look(&mut self) -> Result<BTreeMap<u32, Seen>, CommandError>;
 
+    /// Whether the last look has found that the engine does not know the group. It never does before the first submission.
+    fn has_lost_group(&self) -> bool {
+        false
+    }
+
     /// Stops all windows, or only those that wait. Returns before they have ended.
     fn cancel(&mut self, only_waiting: bool) -> Result<(), CommandError>;
 

@@ -106,6 +106,39 @@ fn a_winner_that_was_killed_is_closed_by_the_next_attempt_on_its_node() {
     assert_eq!(node.runs().len(), 1, "nothing was run again");
 }
 
+/// As an engine starts short windows.
+#[test]
+fn one_process_runs_several_windows_each_with_its_own_end() {
+    let shared = tempfile::tempdir().unwrap();
+    let node = node();
+    let claims = shared.path().join("claims").display().to_string();
+    let file = plan(&node, shared.path(), 2, &["--matrix", "then=return,fail,wait"]);
+    let args = |indexes: &'static str, attempt: &'static str| {
+        let own = ["run-window", "--plan", &file, "--indexes", indexes, "--attempt", attempt, "--claims", &claims];
+        [&own[..], &["--no-require-delivery"]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let lines = |args: &[String], code: i32| -> Vec<Value> {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let of = |line: Value| json!([line["index"], line["exit_code"], line["state"]]);
+        node.lorchestra(&args).exits(code).json_lines("lorchestra.window-report/1").into_iter().map(of).collect()
+    };
+    let expected = [json!([0, 0, "completed"]), json!([1, 1, "failed"]), json!([3, 0, "completed"]), json!([4, 1, "failed"])];
+    assert_eq!(lines(&args("4,0,1,3", "1"), 0), expected);
+    // It leaves the rest to another process, and does not run what is complete.
+    let soon = [&args("0,4", "2")[..], &["--stop-after".into(), "0s".into()]].concat();
+    assert_eq!(lines(&soon, 0), [json!([0, 0, null])]);
+    assert_eq!(node.runs().len(), 4);
+    assert_eq!(lines(&args("0,9", "3"), 2), [] as [Value; 0], "there is no window 9");
+    // SIGTERM cancels the run, and nothing more starts.
+    let waiting = args("2,3,4", "4");
+    let running = node.start(&waiting.iter().map(String::as_str).collect::<Vec<_>>());
+    eventually("it runs", || node.runs().iter().any(|run| run.state() == "running"));
+    running.signal(Signal::TERM);
+    let ended = running.wait().exits(143);
+    assert_eq!(ended.json_lines("lorchestra.window-report/1").len(), 1, "{}", ended.shown());
+    assert_eq!(node.runs().len(), 5);
+}
+
 /// Two nodes run every window at once, and are killed again and again, as are their workers; each starts again with another attempt.
 #[test]
 fn each_window_is_effective_once_on_two_nodes_that_are_killed() {

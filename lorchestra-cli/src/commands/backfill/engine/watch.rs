@@ -42,6 +42,8 @@ const DELAYS: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(60), 
 const ELSEWHERE: usize = 2;
 /// How long the engine may fail to answer before this process gives up. The windows run on.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// Interval in which `cancel` repeats the request, while windows have not ended.
+const REPEAT: Duration = Duration::from_secs(5);
 /// How long `cancel` waits for the windows to end.
 const STOPPING: Duration = Duration::from_secs(90);
 
@@ -208,6 +210,9 @@ impl Watch<'_, '_> {
     ) -> Result<Option<StopReason>, CommandError> {
         while !self.open.is_empty() {
             let begun = Instant::now();
+            if self.stopped.is_none() && self.store.is_cancelled(self.files.group.n)? {
+                self.stop(StopReason::Cancelled, report);
+            }
             match Look::take(self.files, &mut *self.client) {
                 Ok(look) => {
                     self.unreachable = None;
@@ -218,6 +223,9 @@ impl Watch<'_, '_> {
                         }
                     }
                     self.apply(&look, report)?;
+                    if self.has_lost_group() && !self.open.is_empty() {
+                        return Err(self.lost());
+                    }
                 }
                 Err(failure) => {
                     if self.unreachable.is_none() {
@@ -227,9 +235,6 @@ impl Watch<'_, '_> {
                         return Err(failure);
                     }
                 }
-            }
-            if self.stopped.is_none() && self.store.is_cancelled(self.files.group.n)? {
-                self.stop(StopReason::Cancelled, report);
             }
             report(&GroupEvent::Tick { running: self.open.len() });
             if self.open.is_empty() {
@@ -241,6 +246,21 @@ impl Watch<'_, '_> {
             }
         }
         Ok(self.stopped)
+    }
+
+    /// Whether the engine has lost a group that was submitted. A cancelled one may have been cancelled before that.
+    fn has_lost_group(&self) -> bool {
+        self.stopped.is_none() && self.client.has_lost_group()
+    }
+
+    fn lost(&self) -> CommandError {
+        let GroupFiles { group, engine, .. } = self.files;
+        let (id, engine, open) = (short_id(&group.group_id), engine.name.label(), show::counted(self.open.len(), "window"));
+        let what = format!(
+            "{engine} does not know group {id} any more (its server has lost its database, or has removed the group): \
+             {open} without a claim"
+        );
+        CommandError::new(Code::Failed, what).hint(format!("lorchestra backfill resume {id} submits what has no claim"))
     }
 
     fn stop(&mut self, reason: StopReason, report: &mut dyn FnMut(&GroupEvent<'_>)) {
@@ -282,6 +302,7 @@ impl Watch<'_, '_> {
 
     fn changes(&mut self, look: &Look) -> Changes {
         let mut changes = Changes::default();
+        let has_lost_group = self.has_lost_group();
         for (place, open) in &mut self.open {
             let place = *place;
             let verdict = look.judge(self.files, place);
@@ -299,7 +320,7 @@ impl Watch<'_, '_> {
                 WindowVerdict::Undecided(_) => UNDECIDED,
                 _ => MISSED,
             };
-            if open.missed < needed {
+            if open.missed < needed || (has_lost_group && !matches!(verdict, WindowVerdict::Completed(_))) {
                 continue;
             }
             if self.stopped.is_none()
@@ -429,8 +450,14 @@ pub(in crate::commands::backfill) fn cancel(
         // Nothing was submitted yet.
         false => Ok(0),
     };
+    let mut repeat_at = Instant::now() + REPEAT;
     // The command that submits them may have submitted more, which it stops itself.
     while Driver::is_driven(state, &group.group_id)? || open()? > 0 {
+        // Unless it was killed.
+        if Instant::now() > repeat_at {
+            super::open(&files, settings)?.cancel(false)?;
+            repeat_at = Instant::now() + REPEAT;
+        }
         if Instant::now() > until {
             let id = short_id(&group.group_id);
             let what =
