@@ -95,6 +95,7 @@ fn a_program_is_not_started_unless_that_is_allowed() {
 
 /// In a process of its own, because only the environment of the process permits it.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the environment is what the test is about")]
 fn a_program_that_is_allowed_returns_a_token_that_is_exchanged() {
     const ALLOWED: &str = "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES";
     if std::env::var(ALLOWED).is_err() {
