@@ -10,7 +10,7 @@ pub enum WriteMethod {
     /// Committed streams with offsets: each event exactly once.
     #[default]
     StorageWrite,
-    /// insertAll: each event at least once; the view of [`setup`] shows it once.
+    /// insertAll: each event at least once; the view of [`super::setup`] shows it once.
     InsertAll,
 }
 
