@@ -75,8 +75,9 @@ fn by(encoding: &'static Encoding, bytes: &[u8]) -> Decoded {
     let is_utf_16 = encoding == UTF_16LE || encoding == UTF_16BE;
     let has_mark = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
     if is_utf_16 && !has_mark && !bytes.contains(&0) {
-        // Declared with the original charset, but converted to UTF-8 in the meantime.
-        if std::str::from_utf8(bytes).is_ok() {
+        // Declared with the original charset, but converted to UTF-8 in the meantime. Half a character of UTF-16 may be a control character.
+        let is_odd = |c: char| c.is_control() && !c.is_whitespace();
+        if std::str::from_utf8(bytes).is_ok_and(|text| !text.contains(is_odd)) {
             return by(UTF_8, bytes);
         }
         if is_mostly_ascii(bytes) {

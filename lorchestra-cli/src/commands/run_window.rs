@@ -105,7 +105,7 @@ pub(super) fn run(
     }
     let indices = if command.indexes.is_empty() { vec![index(command, settings)?] } else { command.indexes.clone() };
     let (group, members) = plan_file::read_members(&command.plan, &indices)?;
-    let mut runner = Runner { command, verbose, settings, group, attempt, signals: None };
+    let mut runner = WindowRunner { command, verbose, settings, group, attempt, signals: None };
     let begun = Instant::now();
     for (done, (index, member)) in members.into_iter().enumerate() {
         let left = |limit: Duration| begun.elapsed() < limit;
@@ -128,7 +128,7 @@ pub(super) fn run(
 }
 
 /// Runs members of one plan.
-struct Runner<'a> {
+struct WindowRunner<'a> {
     command: &'a RunWindow,
     verbose: u8,
     settings: &'a Settings,
@@ -138,7 +138,7 @@ struct Runner<'a> {
     signals: Option<Signals>,
 }
 
-impl Runner<'_> {
+impl WindowRunner<'_> {
     fn run(
         &mut self,
         index: usize,

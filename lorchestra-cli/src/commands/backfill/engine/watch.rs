@@ -193,7 +193,7 @@ struct Watch<'a, 'b> {
 
 /// What one look changes.
 #[derive(Default)]
-struct Changes {
+struct WindowChanges {
     settled: Vec<SettledMember>,
     ended: Vec<(u32, Option<WindowReason>)>,
     /// The windows to submit again, by their delay.
@@ -272,7 +272,7 @@ impl Watch<'_, '_> {
 
     /// Takes what one look shows into account.
     fn apply(&mut self, look: &Look, report: &mut dyn FnMut(&GroupEvent<'_>)) -> Result<(), CommandError> {
-        let Changes { settled, ended, again } = self.changes(look);
+        let WindowChanges { settled, ended, again } = self.changes(look);
         // Before anything is reported: what was reported is known to the next command.
         if !settled.is_empty() {
             self.store.settle_members(self.files.group.n, &settled)?;
@@ -300,8 +300,8 @@ impl Watch<'_, '_> {
         Ok(())
     }
 
-    fn changes(&mut self, look: &Look) -> Changes {
-        let mut changes = Changes::default();
+    fn changes(&mut self, look: &Look) -> WindowChanges {
+        let mut changes = WindowChanges::default();
         let has_lost_group = self.has_lost_group();
         for (place, open) in &mut self.open {
             let place = *place;
