@@ -97,13 +97,13 @@ pub(super) fn run(
     notices: &mut Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
+    let indices = if command.indexes.is_empty() { vec![index(command, settings)?] } else { command.indexes.clone() };
     let attempt = attempt(command, settings)?;
     if command.claims.is_some() && attempt.is_none() {
         // Two nodes would run the member under one id, and their events could not be distinguished.
         return Err(CommandError::new(Code::Usage, "--claims needs --attempt, which must differ for each start of a member")
             .hint("pass the attempt of the engine: --attempt \"$SLURM_RESTART_COUNT\", or the name of the pod or host"));
     }
-    let indices = if command.indexes.is_empty() { vec![index(command, settings)?] } else { command.indexes.clone() };
     let (group, members) = plan_file::read_members(&command.plan, &indices)?;
     let mut runner = WindowRunner { command, verbose, settings, group, attempt, signals: None };
     let begun = Instant::now();
