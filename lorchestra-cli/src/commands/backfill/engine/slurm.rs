@@ -15,7 +15,7 @@ use crate::failure::CommandError;
 use crate::settings::Settings;
 use arrays::{After, NewArray, Queued};
 use lorchestra_core::text::{path_text, shell};
-use queue::{Task, TaskState};
+use queue::{QueueTask, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -91,7 +91,7 @@ impl<'a> Slurm<'a> {
     }
 
     /// Returns the tasks of this group.
-    fn tasks(&self) -> Result<Vec<Task>, CommandError> {
+    fn tasks(&self) -> Result<Vec<QueueTask>, CommandError> {
         // Without this, the indices of waiting tasks are cut after 64 characters.
         let text = output(Command::new("squeue").args(["--json", "--me"]).env("SLURM_BITSTR_LEN", "0"))?;
         queue::read(&text, &format!("{}+", self.name()))
@@ -191,7 +191,7 @@ impl Engine for Slurm<'_> {
 }
 
 /// Returns the windows of tasks that have not ended.
-fn windows(tasks: &[Task]) -> BTreeMap<u32, Seen> {
+fn windows(tasks: &[QueueTask]) -> BTreeMap<u32, Seen> {
     let mut seen = BTreeMap::new();
     for task in tasks {
         let state = match &task.state {
@@ -211,7 +211,7 @@ fn windows(tasks: &[Task]) -> BTreeMap<u32, Seen> {
     seen
 }
 
-fn queued(tasks: &[Task]) -> Option<Queued> {
+fn queued(tasks: &[QueueTask]) -> Option<Queued> {
     let newest = tasks.iter().filter(|task| task.state != TaskState::Ended).max_by_key(|task| task.array)?;
     let limit = newest.limit.and_then(|limit| u32::try_from(limit).ok());
     Some(Queued { windows: windows(tasks).len(), newest: newest.array, limit })

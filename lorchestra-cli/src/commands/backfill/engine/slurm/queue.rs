@@ -41,7 +41,7 @@ const NEVER: [&str; 12] = [
 
 /// One record of the queue: a task that has started, or all tasks of an array that wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Task {
+pub(super) struct QueueTask {
     /// The window of index 0 of its array.
     pub(super) offset: u32,
     /// The job id of its array.
@@ -63,7 +63,7 @@ pub(super) enum TaskState {
 }
 
 /// Returns the tasks whose job name is `prefix` and an offset. The error is what is wrong with the text.
-pub(super) fn read(text: &str, prefix: &str) -> Result<Vec<Task>, String> {
+pub(super) fn read(text: &str, prefix: &str) -> Result<Vec<QueueTask>, String> {
     let answer: Value = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
     let jobs = answer["jobs"].as_array().ok_or("it has no list of jobs")?;
     let offset = |job: &Value| job["name"].as_str()?.strip_prefix(prefix)?.parse::<u32>().ok();
@@ -72,7 +72,7 @@ pub(super) fn read(text: &str, prefix: &str) -> Result<Vec<Task>, String> {
         .collect()
 }
 
-fn task(offset: u32, job: &Value) -> Result<Task, &'static str> {
+fn task(offset: u32, job: &Value) -> Result<QueueTask, &'static str> {
     let array = number(&job["array_job_id"]).ok_or("array_job_id")?;
     let state = state(job, array).ok_or("job_state")?;
     let waiting = job["array_task_string"].as_str().filter(|text| !text.is_empty());
@@ -82,7 +82,7 @@ fn task(offset: u32, job: &Value) -> Result<Task, &'static str> {
         (None, None) if state == TaskState::Ended => BTreeSet::new(),
         (None, None) => return Err("array_task_id"),
     };
-    Ok(Task { offset, array, indices, state, limit: number(&job["array_max_tasks"]).filter(|limit| *limit > 0) })
+    Ok(QueueTask { offset, array, indices, state, limit: number(&job["array_max_tasks"]).filter(|limit| *limit > 0) })
 }
 
 fn state(job: &Value, array: u64) -> Option<TaskState> {
