@@ -102,12 +102,16 @@ pub(crate) fn of_blocks(blocks: &Value, names: &impl Names) -> String {
 /// Returns a text with those lines of its blocks that it does not include yet. Slack's own clients write the same text twice;
 /// many bots write a placeholder as the text, and the content in blocks.
 pub(crate) fn with_blocks(text: String, blocks: &str) -> String {
-    let words = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
     let known = words(&text);
+    let known_letters = known.concat();
     let mut all = text;
     for line in blocks.lines() {
-        let line_words = words(line);
-        if !line_words.is_empty() && !known.contains(&line_words) {
+        let words = words(line);
+        let letters = words.concat();
+        // Formatting may split words differently. A short line, such as a number, may be a part of another word.
+        let is_known = (letters.chars().count() >= LONG_LINE && known_letters.contains(&letters))
+            || known.windows(words.len().max(1)).any(|window| window == words);
+        if !letters.is_empty() && !is_known {
             if !all.is_empty() {
                 all.push('\n');
             }
@@ -115,6 +119,14 @@ pub(crate) fn with_blocks(text: String, blocks: &str) -> String {
         }
     }
     all
+}
+
+/// Number of letters from which a line is compared without the borders of its words.
+const LONG_LINE: usize = 12;
+
+fn words(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    words.map(str::to_lowercase).collect()
 }
 
 fn collect(value: &Value, names: &impl Names, depth: usize, texts: &mut Vec<String>) {
@@ -238,6 +250,9 @@ mod tests {
             ("", "Hello", "Hello"),
             ("This content can't be displayed.", "On *Tapir* street", "This content can't be displayed.\nOn *Tapir* street"),
             ("one\nтри", "one\ntwo\nТРИ\n---", "one\nтри\ntwo"),
+            // Words, not letters; but a long line may be split into words in another way.
+            ("14 on Monday, we start", "4\non\nart\nday", "14 on Monday, we start\n4\nart\nday"),
+            ("the quick brown fox", "thequick-brown", "the quick brown fox"),
         ] {
             assert_eq!(with_blocks(text.into(), blocks), expected);
         }

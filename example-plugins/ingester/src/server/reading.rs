@@ -47,6 +47,8 @@ pub(crate) struct Reading<'a> {
     window: Window,
     folders: VecDeque<Folder>,
     open: Option<Open>,
+    /// Why the server did not open a folder: the first one.
+    refused: Option<ServerError>,
     file: PathBuf,
     mailbox: Mailbox,
     /// Set with the first message: before that, the archive is not locked.
@@ -105,6 +107,7 @@ impl<'a> Reading<'a> {
             window,
             folders: folders.into(),
             open: None,
+            refused: None,
             file,
             mailbox,
             bookmarks: None,
@@ -147,9 +150,19 @@ impl<'a> Reading<'a> {
             let Some(open) = &mut self.open else {
                 let Some(folder) = self.folders.pop_front() else {
                     self.requests.end();
-                    return Ok(None);
+                    // Last, so that a folder that the server never opens does not keep the others from being read.
+                    return self.refused.take().map_or(Ok(None), Err);
                 };
-                self.open = Some(self.open_folder(folder)?);
+                let name = folder.name.clone();
+                match self.open_folder(folder) {
+                    Ok(open) => self.open = Some(open),
+                    Err(error @ ServerError::FolderRefused { .. }) => {
+                        tracing::warn!(folder = name, error = %error, "the server refused to open a folder");
+                        self.notes.push(Note { folder: Some(name), reason: "folder_refused" });
+                        self.refused.get_or_insert(error);
+                    }
+                    Err(error) => return Err(error),
+                }
                 continue;
             };
             if let Some((entry, bytes)) = open.without.pop_front() {
@@ -220,7 +233,10 @@ impl<'a> Reading<'a> {
     }
 
     fn open_folder(&mut self, folder: Folder) -> Result<Open, ServerError> {
-        let (mailbox, uid_validity) = self.requests.examine(&folder.wire)?;
+        let (mailbox, uid_validity) = self.requests.examine(&folder.wire).map_err(|error| match error {
+            ServerError::Refused { place, reply, .. } => ServerError::FolderRefused { place, folder: folder.name.clone(), reply },
+            error => error,
+        })?;
         let known = self.bookmarks.as_ref().and_then(|bookmarks| bookmarks.of(&folder.wire)).cloned();
         let bookmark = match known {
             Some(bookmark) if bookmark.uid_validity == uid_validity => bookmark,

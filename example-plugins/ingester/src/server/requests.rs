@@ -57,8 +57,9 @@ impl<'a> Requests<'a> {
         self.sent = None;
         self.budget.allow(0);
         let mailbox = self.session.examine(folder).map_err(|e| ServerError::from_imap(&self.place, DOING, e))?;
-        let garbled = || ServerError::Garbled { place: self.place.clone(), doing: DOING };
-        let uid_validity = mailbox.uid_validity.ok_or_else(garbled)?;
+        let place = || self.place.clone();
+        let none = || ServerError::Refused { place: place(), doing: DOING, reply: "it sent no UIDVALIDITY".to_owned() };
+        let uid_validity = mailbox.uid_validity.ok_or_else(none)?;
         Ok((mailbox, uid_validity))
     }
 

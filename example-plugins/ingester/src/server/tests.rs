@@ -128,6 +128,32 @@ fn a_line_that_violates_the_grammar_loses_no_message() {
     }
 }
 
+/// The run ends with an error, so that someone looks at it, but only after everything else was read.
+#[test]
+fn a_folder_that_cannot_be_opened_does_not_keep_the_others_from_being_read() {
+    let none = EXAMINE.1.replace("* OK [UIDVALIDITY 7] ok\r\n", "");
+    for (refused, reason) in [("TAG NO corrupt index\r\n", "corrupt index"), (&none, "it sent no UIDVALIDITY")] {
+        let dir = TempDir::new();
+        let fetched = "* 1 FETCH (UID 3 FLAGS () INTERNALDATE \" 1-Jan-2024 10:00:00 +0000\" BODY[] {17}\r\nSubject: x\r\n\r\nx\r\n)\r\nTAG OK\r\n";
+        let answers = [
+            CAPABILITY,
+            LOGIN,
+            ("LIST", "* LIST () \"/\" \"Broken\"\r\n* LIST () \"/\" \"INBOX\"\r\nTAG OK done\r\n"),
+            ("EXAMINE \"Broken\"", refused),
+            EXAMINE,
+            SEARCH,
+            SIZES,
+            ("UID FETCH 3 (UID FLAGS", fetched),
+            ("LOGOUT", "* BYE\r\nTAG OK\r\n"),
+        ];
+        let ran = run(server(GREETING, script(&answers)), &dir);
+        let ran = ran.assert_retryable("\"Broken\"");
+        assert!(ran.error().unwrap().contains(reason), "{:?}", ran.error());
+        assert_eq!(dir.read("ingester/mail/default.jsonl").lines().count(), 1, "the other folder was read");
+        assert!(dir.read("ingester/imap/default.json").contains("\"last_uid\":3"));
+    }
+}
+
 #[test]
 fn invalid_responses() {
     let endless = "x".repeat(30 << 20);

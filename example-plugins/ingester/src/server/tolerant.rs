@@ -21,6 +21,8 @@ pub(crate) struct Tolerant<S: Read> {
     answer: Vec<u8>,
     /// Number of bytes already returned.
     read: usize,
+    /// Whether the server has sent a response of IMAP. Before that, other bytes mean that it is another kind of server.
+    speaks_imap: bool,
     /// Folder names as passed to the client, and as spelled by the server, both quoted.
     spellings: BTreeMap<Vec<u8>, Vec<u8>>,
 }
@@ -37,7 +39,7 @@ pub(super) fn keyword(flag: &str) -> String {
 
 impl<S: Read> Tolerant<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream: BufReader::new(stream), answer: Vec::new(), read: 0, spellings: BTreeMap::new() }
+        Self { stream: BufReader::new(stream), answer: Vec::new(), read: 0, speaks_imap: false, spellings: BTreeMap::new() }
     }
 
     /// Reads the next response, including literals. Empty at the end of the stream.
@@ -54,10 +56,14 @@ impl<S: Read> Tolerant<S> {
             let Some(size) = literal(line) else { break };
             self.stream.by_ref().take(size).read_to_end(&mut self.answer)?;
         }
-        if self.answer.ends_with(b"\n") && !matches!(parse_response(&self.answer), Ok((b"", _))) {
-            let (answer, spelling) = rewritten(&self.answer);
-            self.answer = answer;
-            self.spellings.extend(spelling);
+        if self.answer.ends_with(b"\n") {
+            if is_valid(&self.answer) {
+                self.speaks_imap = true;
+            } else {
+                let (answer, spelling) = rewritten(&self.answer, self.speaks_imap);
+                self.answer = answer;
+                self.spellings.extend(spelling);
+            }
         }
         Ok(())
     }
@@ -185,8 +191,13 @@ fn literal_at(rest: &[u8]) -> Option<(&[u8], &[u8])> {
 
 type Spelling = Option<(Vec<u8>, Vec<u8>)>;
 
-/// Rewrites the required parts of a response in strict form; empty if nothing is required. Non-IMAP responses are unchanged.
-fn rewritten(answer: &[u8]) -> (Vec<u8>, Spelling) {
+fn is_valid(answer: &[u8]) -> bool {
+    matches!(parse_response(answer), Ok((b"", _)))
+}
+
+/// Rewrites the required parts of a response in strict form; empty if nothing is required. Lines of another protocol are unchanged until
+/// the server has spoken IMAP, and dropped afterwards: empty lines, or the end of a text that is longer than the server said.
+fn rewritten(answer: &[u8], speaks_imap: bool) -> (Vec<u8>, Spelling) {
     let words = tokens(answer);
     let atom = |n: usize| match words.get(n) {
         Some(Token::Atom(atom)) => atom.to_ascii_uppercase(),
@@ -201,27 +212,32 @@ fn rewritten(answer: &[u8]) -> (Vec<u8>, Spelling) {
         // The end of a command with an invalid human-readable text. The first word is the tag.
         let is_tag = matches!(words.first(), Some(Token::Atom(tag)) if tag.iter().all(u8::is_ascii_alphanumeric));
         if !is_tag || !status(&second) {
-            return (answer.to_vec(), None);
+            return (if speaks_imap { Vec::new() } else { answer.to_vec() }, None);
         }
         return (sentence(answer, &words[..2]), None);
     }
-    match (second.as_slice(), third.as_slice()) {
+    let atoms = words[1..].iter().filter_map(|token| if let Token::Atom(atom) = token { Some(*atom) } else { None });
+    let (strict, spelling) = match (second.as_slice(), third.as_slice()) {
         (word, _) if status(word) => (sentence(answer, &words[..2]), None),
-        (b"CAPABILITY" | b"SEARCH", _) => {
-            let is_good = |atom: &&[u8]| atom.iter().all(u8::is_ascii_graphic);
-            let atoms = words[1..].iter().filter_map(|token| if let Token::Atom(atom) = token { Some(*atom) } else { None });
-            let atoms: Vec<&[u8]> = atoms.filter(is_good).collect();
+        (b"CAPABILITY", _) => {
+            let atoms: Vec<&[u8]> = atoms.filter(|atom| atom.iter().all(u8::is_ascii_graphic)).collect();
             ([b"* ", atoms.join(&b' ').as_slice(), b"\r\n"].concat(), None)
+        }
+        (b"SEARCH", _) => {
+            let numbers = atoms.skip(1).flat_map(|atom| atom.split(|&b| b == b','));
+            let is_number = |number: &&[u8]| std::str::from_utf8(number).is_ok_and(|text| text.parse::<u32>().is_ok());
+            let parts: Vec<&[u8]> = std::iter::once(&b"* SEARCH"[..]).chain(numbers.filter(is_number)).collect();
+            ([parts.join(&b' ').as_slice(), b"\r\n"].concat(), None)
         }
         (b"LIST", _) => list(&words[2..]).unwrap_or_default(),
         (number, b"FETCH") if number.iter().all(u8::is_ascii_digit) => {
-            let fetch = [b"* ", number, b" FETCH (", &items(&words[3..]), b")\r\n"].concat();
-            (Some(fetch).filter(|fetch| matches!(parse_response(fetch), Ok((b"", _)))).unwrap_or_default(), None)
+            ([b"* ", number, b" FETCH (", &items(&words[3..]), b")\r\n"].concat(), None)
         }
         (number, b"EXISTS" | b"RECENT" | b"EXPUNGE") => ([b"* ", number, b" ", &third, b"\r\n"].concat(), None),
         // `FLAGS`, and unsolicited responses.
         _ => (Vec::new(), None),
-    }
+    };
+    if is_valid(&strict) { (strict, spelling) } else { (Vec::new(), None) }
 }
 
 /// Tag, status, and the human-readable text in ASCII.
@@ -381,6 +397,9 @@ mod tests {
         for (answer, expected) in [
             (&b"* CAPABILITY IMAP4rev1  AUTH=XOAUTH2 \xff \r\n"[..], "* CAPABILITY IMAP4rev1 AUTH=XOAUTH2\r\n"),
             (b"* SEARCH  3 4 \r\n", "* SEARCH 3 4\r\n"),
+            (b"* SEARCH 1,2 x\r\n", "* SEARCH 1 2\r\n"),
+            (b"* SEARCH x\r\n", "* SEARCH\r\n"),
+            (b"* 99999999999 EXISTS\r\n* 2 EXISTS\r\n", "* 2 EXISTS\r\n"),
             (b"* FLAGS (\\Seen Caf\xc3\xa9)\r\n* 3 EXISTS\r\n", "* 3 EXISTS\r\n"),
             (b"* LIST (\\HasNoChildren)\t\"/\"\t\"Entw\xfcrfe\"\r\n", "* LIST (\\HasNoChildren) \"/\" \"Entw&APw-rfe\"\r\n"),
             (b"* 1 FETCH (FLAGS (\\Seen Caf\xe9) UID 3)\r\n", "* 1 FETCH (FLAGS (\\Seen x-odd-keyword-436166e9) UID 3)\r\n"),
@@ -396,6 +415,13 @@ mod tests {
             assert!(matches!(parse_response(text.as_bytes()), Ok((b"", _))), "{text}");
         }
         assert_eq!((keyword("x-odd-keyword-436166e9"), keyword("$Work")), ("Café".into(), "$Work".into()));
+    }
+
+    /// Noise in the middle of a session does not end it; a server of another protocol is not mistaken for a silent one.
+    #[test]
+    fn lines_of_no_response_are_dropped_once_the_server_has_spoken_imap() {
+        assert_eq!(read(b"* OK hi\r\n\r\nend of a text\r\n)\r\na1 OK done\r\n"), b"* OK hi\r\na1 OK done\r\n");
+        assert_eq!(read(b"HTTP/1.1 400 Bad Request\r\n"), b"HTTP/1.1 400 Bad Request\r\n");
     }
 
     #[test]
