@@ -38,13 +38,15 @@ impl Summary {
     }
 }
 
-/// Returns the lines from the first field to the first empty line.
+/// Returns the lines from the first field to the first empty line, or to a line that is not part of a field, as canonizer does.
 fn header(raw: &[u8]) -> &[u8] {
     let raw = &raw[header_start::start(raw)..];
     let raw = &raw[..raw.len().min(MAX_HEADER)];
     let mut end = 0;
     for line in raw.split_inclusive(|&b| b == b'\n') {
-        if matches!(line, b"\n" | b"\r\n") {
+        let is_folded = end > 0 && matches!(line[0], b' ' | b'\t');
+        let is_separator = line.starts_with(b"From ") || line.starts_with(b">From ");
+        if matches!(line, b"\n" | b"\r\n") || !(is_folded || is_separator || header_start::field_name(line).is_some()) {
             break;
         }
         end += line.len();
@@ -52,20 +54,23 @@ fn header(raw: &[u8]) -> &[u8] {
     &raw[..end]
 }
 
-/// Returns the first field with this name, including folded lines, ending in a line feed as the parser expects.
+/// Returns the last field with this name (as RFC 8621 requires of JMAP), including folded lines, ending in a line feed as the parser
+/// expects.
 fn field(header: &[u8], name: &str) -> Option<Vec<u8>> {
     let mut value: Option<Vec<u8>> = None;
+    let mut is_open = false;
     for line in header.split_inclusive(|&b| b == b'\n') {
-        match &mut value {
-            Some(value) if matches!(line[0], b' ' | b'\t') => value.extend_from_slice(line),
-            Some(_) => break,
-            None => {
-                if let Some(colon) = line.iter().position(|&b| b == b':')
-                    && line[..colon].trim_ascii_end().eq_ignore_ascii_case(name.as_bytes())
-                {
-                    value = Some(line[colon + 1..].to_vec());
-                }
+        if matches!(line[0], b' ' | b'\t') {
+            if let Some(value) = value.as_mut().filter(|_| is_open) {
+                value.extend_from_slice(line);
             }
+            continue;
+        }
+        let colon = line.iter().position(|&b| b == b':');
+        let matching = colon.filter(|&colon| line[..colon].trim_ascii_end().eq_ignore_ascii_case(name.as_bytes()));
+        is_open = matching.is_some();
+        if let Some(colon) = matching {
+            value = Some(line[colon + 1..].to_vec());
         }
     }
     let mut value = value?;
@@ -165,6 +170,19 @@ mod tests {
         assert_eq!(Summary::of(b"Subject: x\n\nDate: Mon, 1 Jan 2024 12:00:00 +0000\n"), Summary::default());
         assert_eq!(Summary::of(b""), Summary::default());
         assert_eq!(Summary::of(b"\n"), Summary::default());
+    }
+
+    /// As canonizer reads them: of repeated fields the last one, and nothing behind a line that is not part of a field.
+    #[test]
+    fn repeated_fields_and_broken_lines_are_read_as_canonizer_reads_them() {
+        let date = |header: &str| Summary::of(header.as_bytes()).date.map(|date| date.to_rfc3339());
+        let (first, last) = ("Date: Mon, 1 Jan 2024 12:00:00 +0000\n", "Date: Tue, 2 Jan 2024\n 12:00:00 +0000\n");
+        assert_eq!(date(&format!("{first}Subject: x\n{last}\n")).as_deref(), Some("2024-01-02T12:00:00+00:00"));
+        assert_eq!(date(&format!("{first}no field\n{last}\n")).as_deref(), Some("2024-01-01T12:00:00+00:00"));
+        assert_eq!(
+            date(&format!("{first}>From a@example.org Mon Jan  1\n{last}\n")).as_deref(),
+            Some("2024-01-02T12:00:00+00:00")
+        );
     }
 
     fn labels(value: &str) -> Vec<String> {
