@@ -79,9 +79,10 @@ pub(super) fn unknown_policies(catalog: &Catalog, settings: &Settings, all: bool
 }
 
 fn list(catalog: &Catalog, names: bool, printer: &mut Printer) -> Code {
+    let width = printer.width().filter(|_| !names);
     for package in &catalog.packages {
         printer.line(format_args!("{}:", package.outline.package));
-        job_lines(package, names, printer);
+        job_lines(package, width, printer);
     }
     if catalog.packages.is_empty() && catalog.problems.is_empty() {
         printer.note("No packages found.");
@@ -97,10 +98,10 @@ fn list(catalog: &Catalog, names: bool, printer: &mut Printer) -> Code {
     Code::Success
 }
 
-/// Lists the jobs of a package. A terminal also shows the first line of each docstring; a pipe gets only names, as scripts expect.
-fn job_lines(package: &Package, names: bool, printer: &mut Printer) {
+/// Lists the jobs of a package. A terminal of this width also shows the first line of each docstring; a pipe gets only names, as scripts
+/// expect.
+fn job_lines(package: &Package, width: Option<usize>, printer: &mut Printer) {
     let jobs = show::jobs(package);
-    let width = printer.width().filter(|_| !names);
     let manifest = width.and_then(|_| package.manifest().ok());
     let longest = jobs.iter().map(|job| job.chars().count()).max().unwrap_or(0);
     for job in jobs {
@@ -135,7 +136,7 @@ pub(super) fn problems(problems: &[Problem], printer: &mut Printer) {
 fn list_package(catalog: &Catalog, name: &str, names: bool, printer: &mut Printer) -> Result<Code, CommandError> {
     let package = catalog.find(name).map_err(|lookup| CommandError::lookup(catalog, name, None, &lookup))?;
     printer.line(format_args!("Jobs in {name}:"));
-    job_lines(package, names, printer);
+    job_lines(package, printer.width().filter(|_| !names), printer);
     Ok(Code::Success)
 }
 
