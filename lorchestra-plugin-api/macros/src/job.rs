@@ -53,10 +53,10 @@ pub(crate) fn expand(attributes: TokenStream, mut function: ItemFn) -> TokenStre
     let described = describe(&function, &policy, &params);
     // On errors the function and the type are still generated, so that uses of them cause no further errors.
     match crate::combined(errors) {
-        // Each parameter is a flag; no Rust code passes them all positionally. Not `expect`: how many are too many is set in the author's
-        // clippy.toml.
+        // Each parameter is a flag; no Rust code passes them all positionally. The compiler does not report an expectation that a macro
+        // writes and that nothing fulfils: a job with few parameters.
         None => quote! {
-            #[allow(clippy::too_many_arguments, reason = "each is a flag")]
+            #[expect(clippy::too_many_arguments, reason = "each is a flag")]
             #function
             #described
         },
