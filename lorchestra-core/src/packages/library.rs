@@ -1,8 +1,8 @@
 //! The bytes of one plugin, exactly as they will run.
 //!
-//! The supervisor copies the file into a sealed memory file, and reads manifest and checksum *from that copy*; the worker loads exactly
-//! those bytes. Changes of the file on disk in the meantime (replaced, overwritten in place, truncated) cannot change what runs, nor kill
-//! the worker.
+//! The supervisor copies the file into a sealed memory file. It reads the manifest *from that copy*, and the checksum is that of the bytes
+//! that were copied; the worker loads exactly those bytes. Changes of the file on disk in the meantime (replaced, overwritten in place,
+//! truncated) cannot change what runs, nor kill the worker.
 
 use crate::host::limits::{self, Limit, RefusedOperation};
 use crate::host::locks::hex;
