@@ -35,7 +35,7 @@ fn altered(changes: &[(&str, &str)]) -> Vec<u8> {
 fn next_version() -> Vec<u8> {
     altered(&[
         ("\"version\":\"0.3.0\"", "\"version\":\"0.4.0\""),
-        ("\"name\":\"noop\",\"signature\":\"(cx)\"", "\"name\":\"noap\",\"signature\":\"(cx)\""),
+        ("\"name\":\"noop\"", "\"name\":\"noap\""),
         ("page_size: u32 = 500", "page_size: u64 = 500"),
     ])
 }
