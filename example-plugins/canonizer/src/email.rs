@@ -31,7 +31,7 @@ mod mailboxes;
 const MAX_BODY_VALUE: usize = 4 << 20;
 /// Maximum length of a preview in characters (RFC 8621: at most 256).
 const PREVIEW: usize = 256;
-/// Number of bytes of a text from which its preview is made, without most of the blanks between words. A character has at most four.
+/// Number of bytes of a text that its preview uses, without most of the blanks between words. A character has at most four.
 const PREVIEW_SOURCE: usize = PREVIEW * 8;
 
 /// JMAP's Email object.

@@ -248,7 +248,7 @@ import lorchestra
 def on_signal(number, frame):
     """Ends the job as an exception of the main thread, so that its `finally` blocks run. Not in the middle of a request."""
     if number == signal.SIGTERM:
-        # A second one would interrupt the `finally` blocks. A job that goes on is killed after the grace period.
+        # A second one would interrupt the `finally` blocks. A job that continues is killed after the grace period.
         if CHANNEL.is_stopped:
             return
         CHANNEL.is_stopped = True

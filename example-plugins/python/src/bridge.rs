@@ -3,7 +3,7 @@
 //! The process has one end of a socket as standard input. Each of its requests is a line of JSON, and is answered after the event
 //! has been recorded. Its standard output and standard error are those of the worker, so everything that the job prints is in the
 //! run's log. It runs in the job's process group, so it ends with the run: it receives SIGTERM when the run is cancelled, and SIGKILL after
-//! the grace period, whatever it does at that moment. Where nobody signals the group, as in a test of the job, the bridge sends SIGTERM.
+//! the grace period, whatever it does at that moment. Where no process signals the group, as in a test of the job, the bridge sends SIGTERM.
 //!
 //! The run succeeds only if the process reports that the function has returned, and exits successfully after that.
 
@@ -207,7 +207,7 @@ impl Bridge {
         self.judge(end, status, cx)
     }
 
-    /// Sends SIGTERM once if the run is cancelled and the process goes on. It ignores a second one, so that its cleanup is not interrupted.
+    /// Sends SIGTERM once if the run is cancelled and the process continues. It ignores a second one, so that its cleanup is not interrupted.
     fn pass_on_cancellation(&mut self, cx: &JobContext) -> Result<(), BridgeError> {
         if self.is_terminated || !cx.is_cancelled() {
             return Ok(());

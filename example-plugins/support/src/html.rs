@@ -58,7 +58,7 @@ struct Text {
 /// An element with hidden content.
 struct Hidden {
     name: &'static str,
-    /// How often it is nested in itself.
+    /// Number of levels in which it is nested in itself.
     level: u32,
     is_foreign: bool,
 }

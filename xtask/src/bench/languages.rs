@@ -15,7 +15,7 @@ use std::process::Stdio;
 mod labelled;
 
 /// Number of generated documents for each language, for the size of the index.
-const DOCUMENTS: u32 = 20_000;
+const DOCUMENTS: u32 = 10_000;
 const TRIAL_DOCUMENTS: u32 = 100;
 /// Number of words of a generated document.
 const WORDS: u32 = 150;
