@@ -26,7 +26,8 @@ fuzz_target!(|data: &[u8]| {
     let (dir, path) = &*DIR;
     std::fs::write(path, &bytes).expect("a file");
     let read = inspect(&File::open(path).expect("a file"));
-    let listed = Catalog::scan(&[SearchDir { path: dir.path().to_owned(), origin: "fuzz".into() }]);
+    let mut listed = Catalog::scan(&[SearchDir { path: dir.path().to_owned(), origin: "fuzz".into() }]);
+    listed.check_texts();
     match read {
         Ok(manifest) => {
             assert_eq!((listed.packages.len(), listed.problems.len()), (1, 0), "{:?}", listed.problems);

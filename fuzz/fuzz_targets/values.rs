@@ -5,7 +5,7 @@
 use chrono::DateTime;
 use libfuzzer_sys::fuzz_target;
 use lorchestra_core::plan::{self, Context, PlanRequest, RunPolicy, RunSpec};
-use lorchestra_plugin_api::manifest::JobManifest;
+use lorchestra_plugin_api::manifest::{JobManifest, JobOutline};
 use serde_json::{Value, json};
 use std::sync::LazyLock;
 
@@ -38,15 +38,14 @@ static JOB: LazyLock<JobManifest> = LazyLock::new(|| {
     let params: Vec<Value> = KINDS
         .iter()
         .map(|(name, kind)| {
-            let values = if *kind == "enum" { json!([{"name": "json", "docs": ""}, {"name": "nd-json", "docs": ""}]) } else { json!([]) };
-            json!({"name": name, "rust_type": kind, "kind": kind, "optional": true, "default": null, "docs": "", "values": values})
+            let values =
+                if *kind == "enum" { json!([{"name": "json", "docs": ""}, {"name": "nd-json", "docs": ""}]) } else { json!([]) };
+            json!({"name": name, "kind": kind, "optional": true, "values": values})
         })
-        .chain(LISTS.iter().map(|(name, kind)| {
-            json!({"name": name, "rust_type": kind, "kind": kind, "optional": false, "default": null, "docs": "", "repeated": true})
-        }))
+        .chain(LISTS.iter().map(|(name, kind)| json!({"name": name, "kind": kind, "repeated": true})))
         .collect();
-    let job = json!({"name": "extract", "signature": "(cx)", "docs": "Extract.", "file": "f", "line": 1, "params": params});
-    serde_json::from_value(job).expect("a job")
+    let outline: JobOutline = serde_json::from_value(json!({"name": "extract", "params": params})).expect("a job");
+    outline.into()
 });
 
 fuzz_target!(|data: &[u8]| {

@@ -219,18 +219,15 @@ fn not_utf8(flag: &str) -> CommandError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lorchestra_plugin_api::manifest::JobOutline;
     use serde_json::{Value, json};
     use std::time::Duration;
 
     fn job(params: &[(&str, &str)]) -> JobManifest {
-        let params: Vec<Value> = params
-            .iter()
-            .map(|(name, kind)| {
-                json!({"name": name, "rust_type": kind, "kind": kind, "optional": true, "default": null, "docs": ""})
-            })
-            .collect();
-        let job = json!({"name": "extract", "signature": "(cx)", "docs": "Extract.", "file": "f", "line": 1, "params": params});
-        serde_json::from_value(job).unwrap()
+        let params: Vec<Value> =
+            params.iter().map(|(name, kind)| json!({"name": name, "kind": kind, "optional": true})).collect();
+        let outline: JobOutline = serde_json::from_value(json!({"name": "extract", "params": params})).unwrap();
+        JobManifest { signature: "(cx)".into(), docs: "Extract.".into(), ..outline.into() }
     }
 
     fn parsed(job: &JobManifest, rest: &[&str]) -> (OwnFlags, Vec<(String, String)>) {

@@ -172,14 +172,17 @@ fn number(bytes: &[u8], at: usize) -> usize {
     usize::try_from(u64::from_le_bytes(bytes)).expect("a place in a file")
 }
 
-/// A library whose manifest was changed by `change`, of any length: it is appended to the file.
+/// A library whose manifest was changed by `change`, of any length: it is appended to the file. The two lines of the manifest are the array's
+/// elements.
 pub fn rewritten(library: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
     const HEADER_LEN: usize = 64;
     let mut bytes = library.to_vec();
     let (at, len) = manifest_at(&bytes);
-    let mut json = serde_json::from_slice(&bytes[at + HEADER..at + HEADER + len]).expect("a manifest");
-    change(&mut json);
-    let json = serde_json::to_vec(&json).expect("JSON");
+    let lines = bytes[at + HEADER..at + HEADER + len].split(|&byte| byte == b'\n');
+    let mut lines: serde_json::Value =
+        lines.map(|line| serde_json::from_slice::<serde_json::Value>(line).expect("a line of a manifest")).collect();
+    change(&mut lines);
+    let json = format!("{}\n{}", lines[0], lines[1]).into_bytes();
     let (end, size) = (bytes.len() as u64, (HEADER + json.len()) as u64);
     let mut section = bytes[at..at + 8].to_vec();
     section.extend_from_slice(&u32::try_from(json.len()).expect("a length").to_le_bytes());

@@ -11,6 +11,7 @@ mod documents;
 mod emit;
 mod hello;
 mod history;
+mod languages;
 mod list;
 mod million;
 mod recovery;
@@ -33,7 +34,7 @@ use std::process::Command;
 pub(crate) struct Options {
     /// Only these (default: `list`, `start`, `run`, `emit`, `trust` and `recovery`)
     names: Vec<Name>,
-    /// Run all: `history` and `million` need some GB of disk, `deliver` and `taps` a Python with venv, `canonicalize` a Python
+    /// Run all: `history` and `million` need some GB of disk, `deliver` and `taps` a Python with venv, `canonicalize` and `languages` a Python
     #[arg(long)]
     all: bool,
     /// Write the tables to docs/explanation/performance.md
@@ -74,6 +75,8 @@ enum Name {
     Taps,
     /// An index of 1000, 100 000 and a million documents, and searches in it; 10 000 with an embedding model, and in an approximate index
     Documents,
+    /// Words of Chinese, Japanese and Korean found by `search` and by tokenizers of FTS5, and the size of the index
+    Languages,
 }
 
 impl Name {
@@ -119,7 +122,7 @@ pub(crate) fn run(options: &Options) -> Result {
     if names.contains(&Name::Taps) {
         packages.extend(["-p", "meltano-ingest"]);
     }
-    if names.contains(&Name::Documents) {
+    if names.contains(&Name::Documents) || names.contains(&Name::Languages) {
         packages.extend(["-p", "vector-projector"]);
     }
     cargo::build(&packages)?;
@@ -145,6 +148,7 @@ pub(crate) fn run(options: &Options) -> Result {
             Name::Canonicalize => canonicalize::run(&site)?,
             Name::Taps => taps::run(&site)?,
             Name::Documents => documents::run(&site)?,
+            Name::Languages => languages::run(&site)?,
         };
         println!("\n{}\n\n{table}", name.key());
         report.add(name.key(), table);

@@ -31,8 +31,8 @@ mod mailboxes;
 const MAX_BODY_VALUE: usize = 4 << 20;
 /// Maximum length of a preview in characters (RFC 8621: at most 256).
 const PREVIEW: usize = 256;
-/// Number of bytes of a body used for a preview.
-const PREVIEW_SOURCE: usize = 64 << 10;
+/// Number of bytes of a text that its preview uses, without most of the blanks between words. A character has at most four.
+const PREVIEW_SOURCE: usize = PREVIEW * 8;
 
 /// JMAP's Email object.
 #[derive(Debug, Serialize)]
@@ -264,9 +264,14 @@ fn truncated(mut text: String, media_type: &MediaType, max: usize) -> (String, b
 fn preview(lists: &BodyLists<'_>, values: &BTreeMap<String, EmailBodyValue>, snippet: Option<&str>) -> String {
     let text_of = |part: &&EmailBodyPart| {
         let value = &values.get(part.part_id.as_ref()?)?.value;
-        let start = &value[..value.floor_char_boundary(PREVIEW_SOURCE)];
-        let text = if part.media_type == "text/html" { html::text(start) } else { start.to_owned() };
-        Some(text).filter(|text| text.contains(|c: char| !c.is_whitespace() && !c.is_control()))
+        let is_shown = |c: char| !c.is_whitespace() && !c.is_control();
+        let text = if part.media_type == "text/html" {
+            html::beginning(value, PREVIEW_SOURCE)
+        } else {
+            let text = &value[value.find(is_shown)?..];
+            text[..text.floor_char_boundary(64 << 10)].to_owned()
+        };
+        Some(text).filter(|text| text.contains(is_shown))
     };
     // Many programs leave the plain text alternative empty.
     let shown = lists.text.iter().chain(&lists.html).find_map(text_of);

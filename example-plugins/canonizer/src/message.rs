@@ -171,7 +171,7 @@ fn shown(attachment: Attachment, names: &impl Names) -> Shown {
     Shown {
         title: attachment.title.map(|title| mrkdwn::plain(&title, names)),
         text,
-        author: attachment.author_name,
+        author: plain(attachment.author_name),
         url: attachment.title_link.or(attachment.from_url).or(attachment.original_url),
         image_url: attachment.image_url,
     }

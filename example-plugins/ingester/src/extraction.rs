@@ -8,7 +8,7 @@ use crate::account::{Account, AccountError};
 use crate::archive::{Archive, ArchiveError, Raw, Record};
 use crate::key::Key;
 use crate::message::Summary;
-use crate::server::{Server, ServerError};
+use crate::server::{Note, Server, ServerError};
 use crate::source::{Entry, Place, Source, SourceError};
 use crate::window::{Verdict, Window};
 use lorchestra_plugin_api::chrono::{DateTime, SecondsFormat, Utc};
@@ -171,12 +171,17 @@ impl Extraction<'_> {
             if self.cx.is_cancelled() {
                 return Err(self.cancelled());
             }
-            let next = self.source.next(&mut raw).map_err(|error| match error {
-                SourceError::Server(ServerError::Cancelled) => self.cancelled(),
-                error => error.into(),
-            })?;
+            let next = self.source.next(&mut raw);
+            // Also after an error, which names only the first of several folders.
             for note in self.source.take_notes() {
-                self.cx.emit("extraction.restarted", json!({"folder": note.folder, "reason": note.reason}))?;
+                match note {
+                    Note::Restarted { folder, reason } => {
+                        self.cx.emit("extraction.restarted", json!({"folder": folder, "reason": reason}))?
+                    }
+                    Note::Skipped { folder, reason } => {
+                        self.cx.emit("extraction.folder_skipped", json!({"folder": folder, "reason": reason}))?
+                    }
+                }
             }
             for suspect in self.source.take_suspects() {
                 self.counts.suspect_separators += 1;
@@ -186,6 +191,10 @@ impl Extraction<'_> {
                     self.cx.emit("extraction.suspect_separator", payload)?;
                 }
             }
+            let next = next.map_err(|error| match error {
+                SourceError::Server(ServerError::Cancelled) => self.cancelled(),
+                error => error.into(),
+            })?;
             let Some(entry) = next else { return Ok(()) };
             self.counts.read += 1;
             let left = self.take(&entry, &raw)?;

@@ -98,12 +98,14 @@ impl Server {
         let local_only = self.tls == Encryption::Plain;
         let link = link::Link::connect(&self.host, self.port(), &place, local_only, self.idle_timeout, cx)?;
         let budget = link.budget();
-        let mut session = login::log_in(link, self, roots, &credentials, &budget)?;
+        let (mut session, losses) = login::log_in(link, self, roots, &credentials, &budget)?;
         budget.allow(folders::MAX_LIST_SIZE);
-        let (folders, is_gmail) = folders::choose(&mut session, &place, &self.folders)?;
+        let folders::Chosen { folders, is_gmail, unreadable } = folders::choose(&mut session, &losses, &place, &self.folders)?;
         let mailbox = bookmarks::Mailbox { place: place.clone(), user: credentials.user.clone() };
-        let requests = requests::Requests::new(session, budget, place);
-        Ok(Reading::new(requests, folders, is_gmail, window, bookmarks, mailbox))
+        let requests = requests::Requests::new(session, losses, budget, place);
+        let mut reading = Reading::new(requests, folders, is_gmail, window, bookmarks, mailbox);
+        reading.note_unreadable(unreadable);
+        Ok(reading)
     }
 }
 

@@ -72,6 +72,8 @@ pub(crate) enum Fault {
     Refused,
     /// The server lists the message but sends no response for it.
     Unanswered,
+    /// The server's response with the message cannot be parsed.
+    Malformed,
 }
 
 impl Fault {
@@ -85,12 +87,13 @@ impl Fault {
             Self::Unreadable => "unreadable",
             Self::Refused => "refused",
             Self::Unanswered => "unanswered",
+            Self::Malformed => "malformed",
         }
     }
 
     /// Returns whether a server may send the message later.
     pub(crate) fn may_pass(self) -> bool {
-        matches!(self, Self::Empty | Self::Gone | Self::Refused | Self::Unanswered)
+        matches!(self, Self::Empty | Self::Gone | Self::Refused | Self::Unanswered | Self::Malformed)
     }
 }
 

@@ -304,7 +304,7 @@ impl Archive {
         let index = self.last;
         let add = |archive: &mut Self| {
             let stream = &mut archive.streams[index];
-            let added = stream.record(version, record.get().as_bytes(), extracted);
+            let added = stream.record(version, record.get(), extracted);
             added.map_err(|source| failed(stream.path(), "writing to it", source))
         };
         let taken = match add(self)? {

@@ -110,8 +110,7 @@ impl Parts {
     }
 
     /// Adds a record. The inner error means that it does not fit into the columns.
-    pub(crate) fn push(&mut self, record: &[u8]) -> io::Result<Result<(), Misfit>> {
-        let Ok(record) = std::str::from_utf8(record) else { return Ok(Err(Misfit::NotText)) };
+    pub(crate) fn push(&mut self, record: &str) -> io::Result<Result<(), Misfit>> {
         let rows = &mut self.lanes[self.current].rows;
         if let Err(misfit) = rows.push(record) {
             return Ok(Err(misfit));

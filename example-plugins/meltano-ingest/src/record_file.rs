@@ -18,9 +18,9 @@ pub(crate) enum RecordFile {
 
 impl RecordFile {
     /// Adds a record. The inner error means that it does not fit into the columns.
-    pub(crate) fn push(&mut self, record: &[u8]) -> io::Result<Result<(), Misfit>> {
+    pub(crate) fn push(&mut self, record: &str) -> io::Result<Result<(), Misfit>> {
         match self {
-            Self::Lines(lines) => lines.line(record).map(Ok),
+            Self::Lines(lines) => lines.line(record.as_bytes()).map(Ok),
             Self::Parts(parts) => parts.push(record),
         }
     }

@@ -176,7 +176,8 @@ impl<'de> Deserialize<'de> for Pairs<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'de>, A::Error> {
-                let mut pairs = Vec::new();
+                // The length is not known, and most records have more than four properties, with which a vector begins.
+                let mut pairs = Vec::with_capacity(32);
                 while let Some((name, value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
                     pairs.push((name.0, value));
                 }

@@ -166,7 +166,7 @@ impl Stream {
     }
 
     /// Appends a record to the file of its version.
-    pub(crate) fn record(&mut self, version: Option<i64>, record: &[u8], extracted: Option<&str>) -> io::Result<Taken> {
+    pub(crate) fn record(&mut self, version: Option<i64>, record: &str, extracted: Option<&str>) -> io::Result<Taken> {
         // Records without a version go to the active file.
         let version = version.or(self.activate).or(self.version);
         loop {

@@ -60,8 +60,10 @@ class Channel:
         self.replies = {}
         # A file that forked processes lock in turn: they share the socket.
         self.turn = None
+        # Whether the main thread is in the middle of a request: an exception there would leave half a line.
         self.is_busy = False
         self.stop = None
+        self.is_stopped = False
         self.is_broken = False
         os.register_at_fork(
             before=self.before_fork, after_in_parent=self.lock.release, after_in_child=self.lock.release
@@ -88,7 +90,8 @@ class Channel:
             # With the process id: a forked process continues with the same numbers.
             number = request["id"] = "%d.%d" % (os.getpid(), self.number)
             line = json.dumps(request, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-            was_busy, self.is_busy = self.is_busy, True
+            is_main = threading.current_thread() is threading.main_thread()
+            was_busy, self.is_busy = self.is_busy, self.is_busy or is_main
             try:
                 if self.turn is not None:
                     fcntl.lockf(self.turn, fcntl.LOCK_EX)
@@ -104,12 +107,9 @@ class Channel:
             finally:
                 self.is_busy = was_busy
             reply = self.replies.pop(number)
-        if self.stop is not None and not self.is_busy:
+        if is_main and self.stop is not None and not self.is_busy:
             stop, self.stop = self.stop, None
-            if threading.current_thread() is threading.main_thread():
-                raise stop
-            # Only the main thread ends the job.
-            os.kill(os.getpid(), signal.SIGTERM if isinstance(stop, SystemExit) else signal.SIGINT)
+            raise stop
         return reply
 
     def send(self, line):
@@ -246,7 +246,12 @@ import lorchestra
 
 
 def on_signal(number, frame):
-    """Ends the job as an exception, so that its `finally` blocks run. Not in the middle of a request."""
+    """Ends the job as an exception of the main thread, so that its `finally` blocks run. Not in the middle of a request."""
+    if number == signal.SIGTERM:
+        # A second one would interrupt the `finally` blocks. A job that continues is killed after the grace period.
+        if CHANNEL.is_stopped:
+            return
+        CHANNEL.is_stopped = True
     stop = SystemExit(128 + number) if number == signal.SIGTERM else KeyboardInterrupt()
     if CHANNEL.is_busy:
         CHANNEL.stop = stop

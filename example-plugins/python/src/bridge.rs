@@ -2,7 +2,8 @@
 //!
 //! The process has one end of a socket as standard input. Each of its requests is a line of JSON, and is answered after the event
 //! has been recorded. Its standard output and standard error are those of the worker, so everything that the job prints is in the
-//! run's log. It runs in the job's process group, so it ends with the run; it receives SIGTERM first.
+//! run's log. It runs in the job's process group, so it ends with the run: it receives SIGTERM when the run is cancelled, and SIGKILL after
+//! the grace period, whatever it does at that moment. Where no process signals the group, as in a test of the job, the bridge sends SIGTERM.
 //!
 //! The run succeeds only if the process reports that the function has returned, and exits successfully after that.
 
@@ -63,6 +64,9 @@ struct PythonEvent<'a> {
     #[serde(default)]
     subject_id: String,
 }
+
+/// Time after a cancellation in which the process should have received SIGTERM.
+const UNTIL_SIGTERM: Duration = Duration::from_secs(1);
 
 /// How the function ended. Without any of these it has returned.
 #[derive(Debug, Deserialize)]
@@ -135,6 +139,8 @@ struct Bridge {
     process: ChildProcess,
     requests: Lines<UnixStream>,
     replies: UnixStream,
+    cancelled_since: Option<Instant>,
+    is_terminated: bool,
 }
 
 impl Bridge {
@@ -155,7 +161,8 @@ impl Bridge {
             Order::Run { entry, .. } => (*entry).to_owned(),
             Order::List => "the list of jobs".to_owned(),
         };
-        Ok(Self { name, process, requests: Lines::new(ours), replies })
+        let requests = Lines::new(ours);
+        Ok(Self { name, process, requests, replies, cancelled_since: None, is_terminated: false })
     }
 
     /// Answers requests until the process has ended.
@@ -164,6 +171,7 @@ impl Bridge {
         let mut line = Vec::new();
         let mut quiet_since: Option<Instant> = None;
         loop {
+            self.pass_on_cancellation(cx)?;
             let next = match self.requests.next(&mut line) {
                 // It has ended without reading all that was sent to it.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
@@ -193,9 +201,22 @@ impl Bridge {
             if let Some(status) = self.process.ended().map_err(BridgeError::Wait)? {
                 break status;
             }
+            self.pass_on_cancellation(cx)?;
             std::thread::sleep(Duration::from_millis(2));
         };
         self.judge(end, status, cx)
+    }
+
+    /// Sends SIGTERM once if the run is cancelled and the process continues. It ignores a second one, so that its cleanup is not interrupted.
+    fn pass_on_cancellation(&mut self, cx: &JobContext) -> Result<(), BridgeError> {
+        if self.is_terminated || !cx.is_cancelled() {
+            return Ok(());
+        }
+        if self.cancelled_since.get_or_insert_with(Instant::now).elapsed() >= UNTIL_SIGTERM {
+            self.is_terminated = true;
+            self.process.terminate().map_err(BridgeError::Wait)?;
+        }
+        Ok(())
     }
 
     /// Records the event of a request and answers it. Returns the end if the request reports it.

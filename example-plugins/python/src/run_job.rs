@@ -49,3 +49,36 @@ fn job_error(error: BookmarkError) -> JobError {
     let error = JobError::from(error);
     if is_permanent { error.permanent() } else { error }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lorchestra_plugin_api::testing::{self, TempDir};
+    use std::os::unix::fs::PermissionsExt;
+
+    const JOBS: &str = "\
+from lorchestra.stack_clients.event_client import emit
+
+def endless(bq_client):
+    try:
+        while True:
+            emit('tick', {}, 'x', bq_client)
+    finally:
+        for n in range(100):
+            emit('cleaned.up', {'n': n}, 'x', bq_client)
+";
+
+    /// No supervisor sends a signal here, so the bridge does; one that has also received the supervisor's is not interrupted twice.
+    #[test]
+    fn a_job_that_emits_is_stopped_when_only_its_context_is_cancelled() {
+        let dir = TempDir::new();
+        let jobs = dir.write("jobs.py", JOBS);
+        let place = jobs.parent().unwrap().display().to_string();
+        let python = dir.write("wrapper", format!("#!/bin/sh\nPYTHONPATH='{place}' exec python3 \"$@\"\n"));
+        std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let test = testing::job::<run>().data(&dir).param("entry", "jobs:endless").param("python", &python);
+        let ran = test.cancel_after_events(100).run();
+        assert_eq!(ran.error().as_deref(), Some("cancelled"));
+        assert_eq!(ran.events_of("cleaned.up").len(), 100);
+    }
+}

@@ -1,10 +1,11 @@
-//! Conversion of bytes in a charset to text. Uses encoding_rs, which implements the WHATWG list, and mail-parser for UTF-7,
-//! which that list does not contain.
+//! Conversion of bytes in a charset to text. Uses encoding_rs, which implements the WHATWG list. That list contains neither HZ nor
+//! ISO-2022-KR nor UTF-7 (mail-parser has the latter, but drops the end of a text and every plus).
 //!
 //! Nothing here fails, and ASCII characters are always preserved.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use encoding_rs::{EUC_KR, Encoding, GBK, REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
-use mail_parser::decoders::charsets::map::charset_decoder;
 
 /// A text, and whether all bytes were valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,17 +38,12 @@ pub fn decode(bytes: &[u8], label: &str) -> Decoded {
     match label.as_str() {
         "hz-gb-2312" | "hz" => return hz(bytes),
         "iso-2022-kr" | "csiso2022kr" => return iso_2022_kr(bytes),
+        _ if label.contains("utf-7") || label.contains("utf7") => return utf_7(bytes),
         _ => {}
     }
     match encoding(&label) {
         Some(encoding) if encoding != REPLACEMENT => by(encoding, bytes),
-        _ => match charset_decoder(label.as_bytes()).filter(|_| label.contains("utf-7") || label.contains("utf7")) {
-            Some(decode) => {
-                let text = decode(bytes);
-                Decoded { problem: text.contains(char::REPLACEMENT_CHARACTER), text }
-            }
-            None => Decoded { text: String::from_utf8_lossy(bytes).into_owned(), problem: true },
-        },
+        _ => Decoded { text: String::from_utf8_lossy(bytes).into_owned(), problem: true },
     }
 }
 
@@ -73,16 +69,23 @@ fn encoding(label: &str) -> Option<&'static Encoding> {
 
 fn by(encoding: &'static Encoding, bytes: &[u8]) -> Decoded {
     let is_utf_16 = encoding == UTF_16LE || encoding == UTF_16BE;
-    let has_mark = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
-    if is_utf_16 && !has_mark && !bytes.contains(&0) {
+    let mark = [&b"\xff\xfe"[..], b"\xfe\xff"].into_iter().find(|mark| bytes.starts_with(mark));
+    let rest = &bytes[mark.map_or(0, <[u8]>::len)..];
+    if is_utf_16 && !rest.contains(&0) {
         // Declared with the original charset, but converted to UTF-8 in the meantime. Half a character of UTF-16 may be a control character.
         let is_odd = |c: char| c.is_control() && !c.is_whitespace();
-        if std::str::from_utf8(bytes).is_ok_and(|text| !text.contains(is_odd)) {
+        if mark.is_none() && std::str::from_utf8(bytes).is_ok_and(|text| !text.contains(is_odd)) {
             return by(UTF_8, bytes);
         }
-        if is_mostly_ascii(bytes) {
+        // After a mark, only a long text is evidence.
+        if is_mostly_ascii(rest) && (mark.is_none() || rest.len() >= 32) {
             return Decoded { text: guess(bytes), problem: true };
         }
+    }
+    // In other charsets the mark is two letters, such as `ÿþ` in Latin-1. Only a text in UTF-16 contains zeros.
+    if mark.is_some() && !is_utf_16 && !rest.contains(&0) {
+        let (text, problem) = encoding.decode_without_bom_handling(bytes);
+        return Decoded { text: text.into_owned(), problem };
     }
     let (text, _, problem) = encoding.decode(bytes);
     Decoded { text: text.into_owned(), problem }
@@ -95,32 +98,68 @@ fn is_mostly_ascii(bytes: &[u8]) -> bool {
     if bytes.len().is_multiple_of(2) { ascii * 10 >= bytes.len() * 9 } else { ascii * 4 >= bytes.len() * 3 }
 }
 
+/// RFC 2152: ASCII, with UTF-16 in base64 between `+` and the next character that is not a digit of it; `+-` is a plus. A `+` before
+/// anything else is itself.
+fn utf_7(bytes: &[u8]) -> Decoded {
+    let mut decoded = Decoded { text: String::with_capacity(bytes.len()), problem: !bytes.is_ascii() };
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|&b| b == b'+') {
+        decoded.text.push_str(&guess(&rest[..at]));
+        let after = &rest[at + 1..];
+        let is_digit = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
+        let end = after.iter().position(|b| !is_digit(b)).unwrap_or(after.len());
+        // It must end in a whole unit, so words in ASCII after a plus are nearly never valid.
+        let units = STANDARD_NO_PAD.decode(&after[..end]).ok().filter(|units| !units.is_empty() && units.len().is_multiple_of(2));
+        let units =
+            units.map(|units| units.chunks_exact(2).map(|unit| u16::from_be_bytes([unit[0], unit[1]])).collect::<Vec<_>>());
+        match units.and_then(|units| String::from_utf16(&units).ok()) {
+            Some(text) => {
+                decoded.text.push_str(&text);
+                rest = after[end..].strip_prefix(b"-").unwrap_or(&after[end..]);
+            }
+            None => {
+                decoded.text.push('+');
+                decoded.problem |= end > 0;
+                rest = if end == 0 { after.strip_prefix(b"-").unwrap_or(after) } else { after };
+            }
+        }
+    }
+    decoded.text.push_str(&guess(rest));
+    decoded
+}
+
 /// RFC 1843: ASCII, with GB 2312 between `~{` and `~}`; `~~` is a tilde.
 fn hz(bytes: &[u8]) -> Decoded {
     let mut gbk = Vec::with_capacity(bytes.len());
-    let (mut rest, mut in_gb) = (bytes, false);
+    let mut rest = bytes;
     while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        match (byte, rest.first()) {
-            (b'~', Some(b'{')) if !in_gb => in_gb = true,
-            (b'~', Some(b'}')) if in_gb => in_gb = false,
-            (b'~', Some(b'~')) if !in_gb => gbk.push(b'~'),
-            (b'~', Some(b'\n')) if !in_gb => {}
-            // The end of the line also ends an open sequence.
-            (b'\n', _) => {
-                in_gb = false;
-                gbk.push(byte);
-                continue;
+        rest = match (byte, tail.first()) {
+            (b'~', Some(b'{')) => {
+                let text = &tail[1..];
+                // The end of the line also ends an open sequence.
+                let line = text.iter().position(|&b| b == b'\n').unwrap_or(text.len());
+                let end = text[..line].windows(2).position(|pair| pair == b"~}");
+                // Rows 1 to 9 are symbols, 16 to 55 the common characters. A stray `~{` before a text in ASCII would turn it into rare ones.
+                let is_common = |lead| (0x21..=0x29).contains(&lead) || (0x30..=0x57).contains(&lead);
+                let pairs = Pairs::of(&text[..line]);
+                if end.is_some() || !pairs.is_odd && pairs.is_mostly(is_common) {
+                    shift(&text[..end.unwrap_or(line)], &mut gbk);
+                    &text[end.map_or(line, |end| end + 2)..]
+                } else {
+                    gbk.extend_from_slice(b"~{");
+                    text
+                }
             }
-            (byte, Some(&second)) if in_gb && (0x21..=0x77).contains(&byte) && (0x21..=0x7e).contains(&second) => {
-                gbk.extend([byte | 0x80, second | 0x80]);
+            (b'~', Some(b'~')) => {
+                gbk.push(b'~');
+                &tail[1..]
             }
+            (b'~', Some(b'\n')) => &tail[1..],
             _ => {
                 gbk.push(byte);
-                continue;
+                tail
             }
-        }
-        rest = &rest[1..];
+        };
     }
     by(GBK, &gbk)
 }
@@ -128,25 +167,74 @@ fn hz(bytes: &[u8]) -> Decoded {
 /// RFC 1557: ASCII, with KS X 1001 between SO and SI; the header `ESC $ ) C` is dropped.
 fn iso_2022_kr(bytes: &[u8]) -> Decoded {
     let mut euc = Vec::with_capacity(bytes.len());
-    let (mut rest, mut shifted) = (bytes, false);
+    let mut rest = bytes;
     while let Some((&byte, tail)) = rest.split_first() {
         if let Some(after) = rest.strip_prefix(b"\x1b$)C") {
             rest = after;
             continue;
         }
-        rest = tail;
-        match byte {
-            0x0e => shifted = true,
-            0x0f => shifted = false,
-            b'\n' => {
-                shifted = false;
-                euc.push(byte);
+        rest = match byte {
+            0x0e => {
+                // The end of the line also ends an open sequence.
+                let end = tail.iter().position(|b| matches!(b, 0x0e | 0x0f | b'\n')).unwrap_or(tail.len());
+                let (text, after) = tail.split_at(end);
+                let pairs = Pairs::of(text);
+                // Rows 1 to 12 are symbols, 16 to 40 Hangul. A stray SO before a text in ASCII would turn it into rare characters.
+                let is_common = |lead| (0x21..=0x2c).contains(&lead) || (0x30..=0x48).contains(&lead);
+                if pairs.is_mostly(is_common) || after.first() == Some(&0x0f) && !pairs.is_odd {
+                    shift(text, &mut euc);
+                } else {
+                    euc.extend_from_slice(text);
+                }
+                after
             }
-            0x21..=0x7e if shifted => euc.push(byte | 0x80),
-            _ => euc.push(byte),
-        }
+            0x0f => tail,
+            _ => {
+                euc.push(byte);
+                tail
+            }
+        };
     }
     by(EUC_KR, &euc)
+}
+
+/// The pairs of bytes of a text in a charset with two bytes for each character.
+struct Pairs {
+    leads: Vec<u8>,
+    /// Whether half a pair is left somewhere.
+    is_odd: bool,
+}
+
+impl Pairs {
+    fn of(text: &[u8]) -> Self {
+        let (mut leads, mut is_odd) = (Vec::new(), false);
+        for run in text.split(|b| !(0x21..=0x7e).contains(b)) {
+            leads.extend(run.chunks_exact(2).map(|pair| pair[0]));
+            is_odd |= !run.len().is_multiple_of(2);
+        }
+        Self { leads, is_odd }
+    }
+
+    fn is_mostly(&self, is_common: impl Fn(u8) -> bool) -> bool {
+        self.leads.iter().filter(|lead| is_common(**lead)).count() * 2 > self.leads.len()
+    }
+}
+
+/// Appends pairs of seven-bit bytes with the eighth bit, and everything else unchanged.
+fn shift(text: &[u8], out: &mut Vec<u8>) {
+    let mut rest = text;
+    while let Some((&byte, tail)) = rest.split_first() {
+        match tail.first() {
+            Some(&second) if (0x21..=0x7e).contains(&byte) && (0x21..=0x7e).contains(&second) => {
+                out.extend([byte | 0x80, second | 0x80]);
+                rest = &tail[1..];
+            }
+            _ => {
+                out.push(byte);
+                rest = tail;
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -171,10 +259,19 @@ mod tests {
             (b"~{<:Ky2;~}ab~~", "hz-gb-2312", "己所不ab~"),
             (b"\x1b$)C\x0e0!\x0f ok", "iso-2022-kr", "가 ok"),
             (b"a+AOQ-", "utf-7", "aä"),
+            (b"+2D3eAA 1 +- 2 + 3 +AOQ", "utf-7", "😀 1 + 2 + 3 ä"),
             ("Grüße".as_bytes(), "utf_8", "Grüße"),
             (b"plain text", "utf-16", "plain text"),
             (b"a\0b\0", "utf-16le", "ab"),
             (b"\x4f\x60\x59\x7d\x4e\x16\x75\x4c", "utf-16be", "你好世界"),
+            // A byte order mark of UTF-16 is two letters in Latin-1.
+            (b"\xff\xfe is a body", "iso-8859-1", "ÿþ is a body"),
+            (b"\xfe\xff", "us-ascii", "þÿ"),
+            (b"\xff\xfea\0b\0", "iso-8859-1", "ab"),
+            (b"\xff\xfe\x60\x4f\x7d\x59", "utf-16", "你好"),
+            (b"\xef\xbb\xbfGr\xc3\xbc\xc3\x9fe", "iso-8859-1", "Grüße"),
+            (b"~{<:Ky", "hz", "己所"),
+            (b"\x0e0!", "iso-2022-kr", "가"),
         ] {
             assert_eq!(decode(bytes, label), Decoded { text: expected.into(), problem: false }, "{label}");
         }
@@ -198,6 +295,22 @@ mod tests {
                 // An invalid first byte may consume the next one.
                 assert!(text.contains("otal 42"), "{label} {bytes:?} {text:?}");
             }
+        }
+        // Bytes that begin characters of the charset, without any.
+        for (bytes, label) in [
+            (&b"\x0eTotal 42"[..], "iso-2022-kr"),
+            (b"\x1b$)C\x0eTotal 42\x0f ok", "iso-2022-kr"),
+            (b"\x0e\x0fTotal 42\x0e\x0e\n\x0f", "iso-2022-kr"),
+            (b"~{Total 42", "hz-gb-2312"),
+            (b"Total 42~{~}~", "hz-gb-2312"),
+            (b"\xff\xfeTotal 42", "koi8-r"),
+            (b"\xff\xfeTotal 42", "utf-8"),
+            (b"\xff\xfeThis is a text with a mark before Total 42", "utf-16"),
+            (b"+Total 42", "utf-7"),
+            (b"Total 42 + 1 - 2 +", "utf-7"),
+        ] {
+            let text = decode(bytes, label).text;
+            assert!(text.contains("otal 42"), "{label} {bytes:?} {text:?}");
         }
     }
 }

@@ -141,15 +141,21 @@ impl ChildProcess {
         Ok(self.ended)
     }
 
-    /// Stops the process with SIGTERM, then SIGKILL if necessary.
-    pub fn stop(&mut self) -> io::Result<ExitStatus> {
-        let until = Instant::now() + GRACE;
+    /// Sends SIGTERM, unless the process has ended.
+    pub fn terminate(&mut self) -> io::Result<()> {
         if self.ended()?.is_none()
             && let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
         {
             // The process has not been waited for, so its id is still its own.
             let _ = kill_process(pid, Signal::TERM);
         }
+        Ok(())
+    }
+
+    /// Stops the process with SIGTERM, then SIGKILL if necessary.
+    pub fn stop(&mut self) -> io::Result<ExitStatus> {
+        let until = Instant::now() + GRACE;
+        self.terminate()?;
         loop {
             if let Some(status) = self.ended()? {
                 return Ok(status);

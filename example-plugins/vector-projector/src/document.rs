@@ -65,6 +65,11 @@ struct Email {
     from: Option<Vec<Address>>,
     to: Option<Vec<Address>>,
     cc: Option<Vec<Address>>,
+    bcc: Option<Vec<Address>>,
+    reply_to: Option<Vec<Address>>,
+    /// Who sent it for those in `from`.
+    #[serde(rename = "sender")]
+    on_behalf: Option<Vec<Address>>,
     subject: Option<String>,
     #[serde(default)]
     attachments: Vec<Named>,
@@ -115,6 +120,7 @@ struct Named {
     name: Option<String>,
     title: Option<String>,
     text: Option<String>,
+    author: Option<String>,
 }
 
 impl Document {
@@ -135,12 +141,7 @@ impl Document {
         for parts in [&email.text_body, &email.html_body] {
             for part in parts {
                 let Some(value) = part.part_id.as_ref().and_then(|id| email.body_values.remove(id)) else { continue };
-                let text = if part.media_type == "text/html" {
-                    // HTML is longer than its text.
-                    html::text(&value.value[..value.value.floor_char_boundary(4 * MAX_BODY)])
-                } else {
-                    value.value
-                };
+                let text = if part.media_type == "text/html" { html::beginning(&value.value, MAX_BODY + 1) } else { value.value };
                 is_cut |= add(&mut body, &text);
             }
             if !body.trim().is_empty() {
@@ -165,13 +166,19 @@ impl Document {
             is_cut |= add(&mut body, name);
         }
         let sender = email.from.as_ref().and_then(|from| from.first()).map(shown).unwrap_or_default();
-        let people = [&email.from, &email.to, &email.cc].into_iter().flatten().flatten();
+        let lists = [&email.from, &email.to, &email.cc, &email.bcc, &email.reply_to, &email.on_behalf];
+        let mut people: Vec<String> = Vec::new();
+        for person in lists.into_iter().flatten().flatten().map(shown) {
+            if !people.contains(&person) {
+                people.push(person);
+            }
+        }
         Self {
             id: email.id,
             kind: "email",
             date: email.sent_at.or(email.received_at).map(rfc3339),
             sender,
-            people: people.map(shown).collect::<Vec<_>>().join("\n"),
+            people: people.join("\n"),
             title: email.subject.unwrap_or_default(),
             body,
             is_cut,
@@ -182,7 +189,7 @@ impl Document {
         let mut body = String::new();
         let mut is_cut = add(&mut body, &message.text);
         for named in message.files.iter().chain(&message.attachments) {
-            for text in [&named.name, &named.title, &named.text].into_iter().flatten() {
+            for text in [&named.name, &named.author, &named.title, &named.text].into_iter().flatten() {
                 is_cut |= add(&mut body, text);
             }
         }
@@ -234,13 +241,17 @@ mod tests {
             "textBody": [{"partId": "1", "type": "text/plain"}, {"partId": "2", "type": "text/html"}],
             "bodyValues": {"1": {"value": "see below"}, "2": {"value": "<p>with <b>markup</b></p>"}, "3": {"value": "not shown"}},
             "attachments": [{"name": "contract.pdf"}, {"name": null}], "sender": [{"name": "x", "email": "y"}],
+            "bcc": [{"name": "Clara", "email": "c@example.org"}], "replyTo": [{"name": "Anna", "email": "a@example.org"}],
         });
         let email = Document::parse(email.to_string().as_bytes()).unwrap();
         assert_eq!(
             (email.kind, email.date.as_deref(), &*email.sender),
             ("email", Some("2024-01-01T10:00:00Z"), "Anna <a@example.org>")
         );
-        assert_eq!((&*email.people, &*email.title), ("Anna <a@example.org>\nb@example.org", "Contract"));
+        assert_eq!(
+            (&*email.people, &*email.title),
+            ("Anna <a@example.org>\nb@example.org\nClara <c@example.org>\nx <y>", "Contract")
+        );
         assert!(
             email.body.starts_with("see below\n") && email.body.contains("with markup") && email.body.ends_with("\ncontract.pdf")
         );
@@ -249,11 +260,11 @@ mod tests {
         let message = json!({
             "id": "slack:a:C1:1.0", "sent_at": "2024-01-01T12:00:00Z", "channel": {"id": "C1", "name": "general"},
             "sender": {"id": "U1", "name": "bert", "is_bot": false}, "text": "hello", "files": [{"name": "plan.png"}],
-            "attachments": [{"title": "News", "text": "of today"}], "subtype": null,
+            "attachments": [{"title": "News", "text": "of today", "author": "Clara"}], "subtype": null,
         });
         let message = Document::parse(message.to_string().as_bytes()).unwrap();
         assert_eq!((message.kind, &*message.sender, &*message.title), ("message", "bert", "#general"));
-        assert_eq!(message.body, "hello\nplan.png\nNews\nof today");
+        assert_eq!(message.body, "hello\nplan.png\nClara\nNews\nof today");
     }
 
     #[test]

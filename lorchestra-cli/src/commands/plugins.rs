@@ -99,6 +99,7 @@ enum DirectoryEntry<'a> {
 fn list(settings: &Settings, as_json: bool, printer: &mut Printer) -> Result<Code, CommandError> {
     let lock = Lock::read(settings, printer);
     let mut catalog = Catalog::scan(&settings.plugin_dirs);
+    catalog.check_texts();
     if let Some(lock) = lock.as_ref().filter(|_| settings.locked) {
         lock.hold(&mut catalog);
     }

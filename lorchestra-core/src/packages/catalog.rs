@@ -2,7 +2,8 @@
 //!
 //! Owns discovery: search directories ([`SearchDir`]), the rules on who may own a file ([`trust`]), the checks of a file ([`inspect`]), the
 //! usable packages, and the problems of unusable files ([`problem`]). Reads files only with positioned reads; never maps one (truncating a
-//! mapped file kills the process) and never calls dlopen.
+//! mapped file kills the process) and never calls dlopen. A search reads the outlines of manifests; their texts are read for a package that is
+//! used or shown ([`Package::manifest`]).
 //!
 //! Guarantees: an unusable file never hides a usable one, and is reported as a [`Problem`] with one reason and a fix. A library reached by
 //! two names (hard link, symlink, one directory named twice) is one library. Two different files with the same package are both unusable,
@@ -201,14 +202,23 @@ impl Catalog {
 
     /// Turns the packages that `allowed` refuses into problems.
     pub fn apply_lockfile(&mut self, allowed: impl Fn(&Package) -> Result<(), FileFault>) {
-        let packages = std::mem::take(&mut self.packages);
-        for package in packages {
-            match allowed(&package) {
+        self.keep(|package| {
+            allowed(package)
+                .map_err(|fault| FileFault { package: Some(package.outline.package.clone()), ..fault }.at(package.path.clone()))
+        });
+    }
+
+    /// Turns packages whose complete manifest is refused into problems. [`scan`](Self::scan) reads only outlines, because a listing needs
+    /// no more.
+    pub fn check_texts(&mut self) {
+        self.keep(|package| package.manifest().map(drop));
+    }
+
+    fn keep(&mut self, check: impl Fn(&Package) -> Result<(), Problem>) {
+        for package in std::mem::take(&mut self.packages) {
+            match check(&package) {
                 Ok(()) => self.packages.push(package),
-                Err(fault) => {
-                    let fault = FileFault { package: Some(package.outline.package), ..fault };
-                    self.problems.push(fault.at(package.path));
-                }
+                Err(problem) => self.problems.push(problem),
             }
         }
         self.problems.sort_by(|a, b| a.path.cmp(&b.path));

@@ -83,14 +83,13 @@ pub fn limits(flags: RunPolicy, config: RunPolicy, job: &JobManifest) -> RunLimi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lorchestra_plugin_api::manifest::JobOutline;
     use serde_json::json;
 
     fn job() -> JobManifest {
-        serde_json::from_value(json!({
-            "name": "j", "signature": "", "docs": "", "file": "", "line": 1, "params": [],
-            "timeout": "3s", "retries": 3, "overlap": "skip",
-        }))
-        .unwrap()
+        let outline: JobOutline =
+            serde_json::from_value(json!({"name": "j", "timeout": "3s", "retries": 3, "overlap": "skip"})).unwrap();
+        outline.into()
     }
 
     /// Sets everything, each value derived from `n`.

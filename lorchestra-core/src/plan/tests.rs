@@ -12,6 +12,7 @@ mod window;
 use super::*;
 use crate::outcome::Cause;
 use crate::text::quote;
+use lorchestra_plugin_api::manifest::JobOutline;
 use serde_json::json;
 use std::time::Duration;
 
@@ -25,10 +26,13 @@ pub(super) fn param(name: &str, kind: &str, optional: bool, default: Value, docs
 }
 
 pub(super) fn job(params: Vec<Value>) -> JobManifest {
-    serde_json::from_value(json!({
-        "name": "extract", "signature": "(cx)", "docs": "Extract.", "file": "src/lib.rs", "line": 1, "params": params,
-    }))
-    .unwrap()
+    let outline: JobOutline = serde_json::from_value(json!({"name": "extract", "params": &params})).unwrap();
+    let mut job = JobManifest { docs: "Extract.".into(), ..outline.into() };
+    for (param, json) in job.params.iter_mut().zip(&params) {
+        param.docs = json["docs"].as_str().unwrap_or_default().into();
+        param.rust_type = json["rust_type"].as_str().unwrap_or_default().into();
+    }
+    job
 }
 
 /// One optional parameter of each kind, named like its kind.

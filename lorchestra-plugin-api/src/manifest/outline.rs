@@ -1,12 +1,12 @@
-//! [`Outline`], the part of a manifest that a listing needs. The whole manifest is validated, but most texts are dropped.
+//! [`Outline`], the first line of a manifest: what the host checks and acts on.
 
-use super::{ManifestError, ValueManifest, check_names, check_params, kind_by_name, read_json};
+use super::{Lines, MAX_VERSION, ManifestError, ValueManifest, bad_name, flag_of, is_name, quoted};
 use crate::def::ParamKind;
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::fmt;
 
-/// The part of a [`Manifest`](super::Manifest) that a listing needs. Allocating the texts of all jobs would be most of the time of listing many
-/// packages. The same rules are checked as for a `Manifest`.
+/// The part of a [`Manifest`](super::Manifest) that a listing needs, with all its rules checked: names, flags, enum values.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(expecting = "a manifest")]
 pub struct Outline {
@@ -16,10 +16,6 @@ pub struct Outline {
     pub package: String,
     /// Package version.
     pub version: String,
-    #[serde(rename = "rustc")]
-    _rustc: Unread,
-    #[serde(rename = "target")]
-    _target: Unread,
     /// Jobs, in the order of `plugin!`.
     pub jobs: Vec<JobOutline>,
 }
@@ -29,14 +25,7 @@ pub struct Outline {
 #[serde(expecting = "a job")]
 pub struct JobOutline {
     pub name: String,
-    #[serde(rename = "signature")]
-    _signature: Unread,
-    #[serde(rename = "docs")]
-    _docs: Unread,
-    #[serde(rename = "file")]
-    _file: Unread,
-    #[serde(rename = "line")]
-    _line: u32,
+    #[serde(default)]
     pub params: Vec<ParamOutline>,
     #[serde(default)]
     pub timeout: Option<String>,
@@ -53,51 +42,127 @@ pub struct JobOutline {
 #[serde(expecting = "a parameter")]
 pub struct ParamOutline {
     pub name: String,
-    #[serde(rename = "rust_type")]
-    _rust_type: Unread,
     #[serde(deserialize_with = "kind_by_name")]
     pub kind: ParamKind,
-    #[serde(rename = "optional")]
-    _optional: bool,
+    #[serde(default)]
+    pub optional: bool,
+    #[serde(default)]
     pub default: serde_json::Value,
-    #[serde(rename = "docs")]
-    _docs: Unread,
     #[serde(default)]
     pub repeated: bool,
     #[serde(default)]
     pub values: Vec<ValueManifest>,
-    #[serde(rename = "deprecated", default)]
-    _deprecated: Option<Unread>,
+    #[serde(default)]
+    pub deprecated: Option<String>,
 }
 
-/// A text that must be present and is not stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Unread;
-
-impl<'de> Deserialize<'de> for Unread {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl serde::de::Visitor<'_> for Text {
-            type Value = Unread;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_str<E>(self, _: &str) -> Result<Unread, E> {
-                Ok(Unread)
-            }
+/// Reads a kind without allocating its name.
+fn kind_by_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ParamKind, D::Error> {
+    struct Kind;
+    impl serde::de::Visitor<'_> for Kind {
+        type Value = ParamKind;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
         }
-        deserializer.deserialize_str(Text)
+        fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<ParamKind, E> {
+            ParamKind::from_name(name).ok_or_else(|| {
+                E::custom(format!("unknown parameter kind {}: the plugin may need a newer lorchestra", quoted(name)))
+            })
+        }
     }
+    deserializer.deserialize_str(Kind)
 }
 
 impl Outline {
-    /// Parses a whole section. Fails where [`Manifest::from_section`](super::Manifest::from_section) fails.
+    /// Parses the outline of a whole section. Fails where [`Manifest::from_section`](super::Manifest::from_section) fails, except for
+    /// mistakes in the texts, which it does not read.
     pub fn from_section(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let outline: Self = read_json(bytes)?;
-        check_names(&outline.package, &outline.version, outline.jobs.iter().map(|job| job.name.as_str()))?;
-        for job in &outline.jobs {
-            check_params(&job.name, job.params.iter().map(|param| (&*param.name, param.kind, param.repeated, &*param.values)))?;
+        Lines::of(bytes)?.outline()
+    }
+
+    /// Checks names and flags.
+    pub(super) fn check(&self) -> Result<(), ManifestError> {
+        if !is_name(&self.package) {
+            return Err(bad_name("package", &self.package));
         }
-        Ok(outline)
+        if self.version.len() > MAX_VERSION {
+            let why = format!(
+                "the version {} has {} bytes, but at most {MAX_VERSION} are allowed",
+                quoted(&self.version),
+                self.version.len()
+            );
+            return Err(ManifestError::Name(why));
+        }
+        if let Some(job) = self.jobs.iter().find(|job| !is_name(&job.name)) {
+            return Err(bad_name("job", &job.name));
+        }
+        let mut names: Vec<&str> = self.jobs.iter().map(|job| &*job.name).collect();
+        names.sort_unstable();
+        if let Some([job, _]) = names.array_windows().find(|[a, b]| a == b) {
+            return Err(ManifestError::Name(format!("the job {job:?} is listed twice")));
+        }
+        self.jobs.iter().try_for_each(JobOutline::check)
+    }
+}
+
+/// Flags that every lorchestra command accepts in any position. No parameter can have such a flag.
+const GLOBAL_FLAGS: [&str; 4] = ["help", "version", "verbose", "plugin-dir"];
+
+/// Parameters that cannot be lists: a run has one account and one window.
+const SINGLE_VALUED: [&str; 3] = ["account", "since", "until"];
+
+impl JobOutline {
+    /// Checks names and flags of the parameters. `#[job]` refuses the same mistakes; other tools may write manifests too.
+    fn check(&self) -> Result<(), ManifestError> {
+        // Each flag with its parameter's name.
+        let mut flags: Vec<(Cow<'_, str>, &str)> = Vec::with_capacity(2 * self.params.len());
+        for param in &self.params {
+            param.check(&self.name)?;
+            let flag = flag_of(&param.name);
+            if param.kind == ParamKind::Bool {
+                flags.push((Cow::Owned(format!("no-{flag}")), &param.name));
+            }
+            flags.push((flag, &param.name));
+        }
+        // Stable: of two parameters with one flag, the first is named first.
+        flags.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for [(flag, name), (next, other)] in flags.array_windows() {
+            if flag == next {
+                return Err(ManifestError::Name(if name == other {
+                    format!("the parameter {name:?} of {:?} is listed twice", self.name)
+                } else {
+                    format!("the parameters {name:?} and {other:?} of {:?} share the flag --{flag}", self.name)
+                }));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ParamOutline {
+    /// Checks what does not depend on the job's other parameters.
+    fn check(&self, job: &str) -> Result<(), ManifestError> {
+        let Self { name, kind, values, .. } = self;
+        let refused = |why: String| Err(ManifestError::Name(format!("the parameter {name:?} of {job:?} {why}")));
+        if !is_name(name) {
+            return Err(bad_name("parameter", name));
+        }
+        if (*kind == ParamKind::Enum) == values.is_empty() {
+            return refused(format!("has {} enum values, but its kind is {:?}", values.len(), kind.as_str()));
+        }
+        if self.repeated && matches!(kind, ParamKind::Bool | ParamKind::Secret) {
+            return refused(format!("is a list of {}s", kind.as_str()));
+        }
+        if self.repeated && SINGLE_VALUED.contains(&&**name) {
+            return refused("cannot be a list".to_owned());
+        }
+        if let Some(value) = values.iter().find(|value| !is_name(&value.name)) {
+            return Err(bad_name("value", &value.name));
+        }
+        let flag = flag_of(name);
+        if GLOBAL_FLAGS.contains(&&*flag) {
+            return refused(format!("has the flag --{flag}, which lorchestra itself uses"));
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,8 @@
 //! Both directions of the format, and what is refused.
 
 use super::*;
+use crate::def::{JobDef, PackageDef, ParamDef, ValueDef};
+use serde_json::{Value, json};
 
 static PACKAGE: PackageDef = PackageDef {
     name: "pack",
@@ -60,9 +62,14 @@ fn a_second_manifest_is_reported() {
 #[test]
 fn unused_fields_are_not_in_the_manifest() {
     let json = std::str::from_utf8(&SECTION_BYTES[HEADER_LEN..]).unwrap();
-    for key in ["timeout", "retries", "overlap", "deprecated", "repeated", "values"] {
+    for key in ["optional", "timeout", "retries", "overlap", "deprecated", "repeated", "values"] {
         assert!(!json.contains(key), "{key}");
     }
+    let [outline, _] = lines(&SECTION_BYTES);
+    assert_eq!(
+        outline,
+        json!({"abi": 1, "package": "pack", "version": "1.2.3", "jobs": [{"name": "a_job", "params": [{"name": "n", "kind": "u32", "default": 500}]}]})
+    );
 }
 
 static RICH: PackageDef = PackageDef {
@@ -126,23 +133,33 @@ fn an_announced_gigabyte_is_refused() {
     assert_eq!(Manifest::json_len(&bytes), Err(ManifestError::TooLong(1 << 30)));
 }
 
-/// Returns a section with this JSON.
-fn section_of(json: &serde_json::Value) -> Vec<u8> {
-    let json = json.to_string();
+/// Returns a section with these lines of JSON.
+fn section_of(lines: &[Value; 2]) -> Vec<u8> {
+    section_of_text(&lines.each_ref().map(Value::to_string).join("\n"))
+}
+
+fn section_of_text(text: &str) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend(FORMAT.to_le_bytes());
-    bytes.extend((json.len() as u32).to_le_bytes());
-    bytes.extend(crc32fast::hash(json.as_bytes()).to_le_bytes());
-    bytes.extend(json.bytes());
+    bytes.extend((text.len() as u32).to_le_bytes());
+    bytes.extend(crc32fast::hash(text.as_bytes()).to_le_bytes());
+    bytes.extend(text.bytes());
     bytes
 }
 
+/// Returns the two lines of a section.
+fn lines(section: &[u8]) -> [Value; 2] {
+    let mut lines = section[HEADER_LEN..].split(|&byte| byte == b'\n').map(|line| serde_json::from_slice(line).unwrap());
+    std::array::from_fn(|_| lines.next().unwrap())
+}
+
 /// The manifest above as JSON, with these parameters (name and kind).
-fn with_params(params: &[(&str, &str)]) -> serde_json::Value {
-    let mut json: serde_json::Value = serde_json::from_slice(&SECTION_BYTES[HEADER_LEN..]).unwrap();
-    let of = |(name, kind): &(&str, &str)| serde_json::json!({"name": name, "rust_type": kind, "kind": kind, "optional": true, "default": null, "docs": ""});
-    json["jobs"][0]["params"] = params.iter().map(of).collect();
-    json
+fn with_params(params: &[(&str, &str)]) -> [Value; 2] {
+    let [mut outline, mut texts] = lines(&SECTION_BYTES);
+    outline["jobs"][0]["params"] =
+        params.iter().map(|(name, kind)| json!({"name": name, "kind": kind, "optional": true})).collect();
+    texts["jobs"][0]["params"] = params.iter().map(|(_, kind)| json!({"rust_type": kind, "docs": "Says."})).collect();
+    [outline, texts]
 }
 
 #[test]
@@ -171,10 +188,10 @@ fn conflicting_flags_are_refused_and_named() {
     assert!(Manifest::from_section(&bytes).is_ok() && Outline::from_section(&bytes).is_ok());
 }
 
-/// Removes or replaces each value in the JSON, one at a time.
+/// Removes or replaces each value in the JSON, one at a time. A manifest with a mistake in its outline is refused by both readers, one
+/// with a mistake in its texts only by the complete one.
 #[test]
-fn manifest_and_outline_refuse_the_same_sections() {
-    use serde_json::{Value, json};
+fn a_mistake_anywhere_is_refused_by_who_reads_it() {
     fn paths(value: &Value, at: String, all: &mut Vec<String>) {
         match value {
             Value::Object(map) => map.iter().for_each(|(key, value)| paths(value, format!("{at}/{key}"), all)),
@@ -184,34 +201,66 @@ fn manifest_and_outline_refuse_the_same_sections() {
         all.push(at);
     }
     let whole = with_params(&[("n", "u8"), ("x", "bool")]);
-    let mut all = Vec::new();
-    paths(&whole, String::new(), &mut all);
-    let mut refused = 0;
-    for path in &all {
-        let mut changes: Vec<Value> =
-            [json!(null), json!(7), json!(-1), json!("text"), json!("Bad Name"), json!(true), json!([]), json!({}), json!([1])]
+    for line in 0..2 {
+        let mut all = Vec::new();
+        paths(&whole[line], String::new(), &mut all);
+        let mut refused = 0;
+        for path in &all {
+            let new = [
+                json!(null),
+                json!(7),
+                json!(-1),
+                json!("text"),
+                json!("Bad Name"),
+                json!(true),
+                json!([]),
+                json!({}),
+                json!([1]),
+            ];
+            let mut changes: Vec<[Value; 2]> = new
                 .into_iter()
                 .map(|new| {
                     let mut changed = whole.clone();
-                    *changed.pointer_mut(path).unwrap() = new;
+                    *changed[line].pointer_mut(path).unwrap() = new;
                     changed
                 })
                 .collect();
-        let mut without = whole.clone();
-        if let Some((parent, key)) = path.rsplit_once('/')
-            && let Some(Value::Object(map)) = without.pointer_mut(parent)
-        {
-            map.remove(key);
-            changes.push(without);
+            let mut without = whole.clone();
+            if let Some((parent, key)) = path.rsplit_once('/')
+                && let Some(Value::Object(map)) = without[line].pointer_mut(parent)
+            {
+                map.remove(key);
+                changes.push(without);
+            }
+            for changed in changes {
+                let bytes = section_of(&changed);
+                let (manifest, outline) = (Manifest::from_section(&bytes), Outline::from_section(&bytes));
+                refused += usize::from(manifest.is_err());
+                match (line, manifest, outline) {
+                    // A number of jobs or parameters is a mistake of neither line alone.
+                    (0, Err(ManifestError::Json(why)), Ok(_)) => assert!(why.contains("but texts for"), "{path}: {why}"),
+                    (0, manifest, outline) => assert_eq!(manifest.map(drop), outline.map(drop), "{path}: {changed:?}"),
+                    (_, _, outline) => assert!(outline.is_ok(), "{path}: {changed:?}"),
+                }
+            }
         }
-        for changed in changes {
-            let bytes = section_of(&changed);
-            let (manifest, outline) = (Manifest::from_section(&bytes), Outline::from_section(&bytes));
-            refused += usize::from(manifest.is_err());
-            assert_eq!(manifest.map(drop), outline.map(drop), "{path}: {changed}");
-        }
+        assert!(refused > 4 * all.len(), "{refused} of {} paths of line {line}", all.len());
     }
-    assert!(refused > 5 * all.len(), "{refused} of {} paths", all.len());
+}
+
+#[test]
+fn texts_of_other_jobs_or_parameters_are_refused() {
+    let mut fewer = with_params(&[("n", "u8")]);
+    fewer[1]["jobs"] = json!([]);
+    let mut more = with_params(&[("n", "u8")]);
+    more[1]["jobs"][0]["params"] = json!([{"rust_type": "u8"}, {"rust_type": "u8"}]);
+    for (lines, why) in [(fewer, "there are 1 jobs, but texts for 0"), (more, "there are 1 parameters, but texts for 2")] {
+        assert_eq!(Manifest::from_section(&section_of(&lines)), Err(ManifestError::Json(why.into())));
+    }
+    let one_line = section_of_text(&with_params(&[])[0].to_string());
+    for error in [Manifest::from_section(&one_line).unwrap_err(), Outline::from_section(&one_line).unwrap_err()] {
+        assert_eq!(error, ManifestError::Json("the second line is missing".into()));
+    }
 }
 
 #[test]

@@ -139,3 +139,13 @@ def prints(bq_client):
     sys.stdout.flush()
     print("err", file=sys.stderr)
     assert sys.stdin.read() == "" and "" not in sys.path
+
+
+def stubborn(bq_client, marker):
+    """Emits large events, and ignores every exception."""
+    while True:
+        try:
+            emit("tick", {"text": "x" * 500_000}, "x", bq_client)
+            open(marker, "w").close()
+        except BaseException:
+            pass

@@ -12,10 +12,30 @@ pub(super) const PACKAGES: [&str; 3] = ["ingester", "canonizer", "vector-project
 /// Their libraries.
 const LIBRARIES: [&str; 3] = ["ingester", "canonizer", "vector_projector"];
 
-/// Mail with Chinese characters, HTML only, a calendar invitation, and an attachment.
+/// Mail in Japanese, Chinese and Korean, HTML only, with attachments, and calendar invitations, one of them in a multipart/alternative.
 const WORLD: &str = "example-plugins/ingester/sample/world.mbox";
 /// Messages in it.
-const WORLD_MESSAGES: u64 = 4;
+const WORLD_MESSAGES: u64 = 8;
+/// Queries, each with the title of the only message that the search may show: one for each way in which a text or a name can be in it.
+const FINDS: [(&str, &str); 17] = [
+    ("京都", "会議のお知らせ"),
+    ("山田", "会議のお知らせ"),
+    ("bicycle lodz", "Your order"),
+    ("shipment 4711", "Your order"),
+    ("quarterly planning", "Invitation"),
+    ("grossentabelle", "As agreed"),
+    ("見積", "As agreed"),
+    ("上海", "季度预算"),
+    ("李雷", "季度预算"),
+    ("预算表2024", "季度预算"),
+    ("chart-of-costs", "季度预算"),
+    ("서울", "출장 보고서"),
+    ("김민수", "출장 보고서"),
+    ("台北", "您的訂單"),
+    ("發票號碼 AB12345678", "您的訂單"),
+    ("harbour authority", "Invitation: kick-off"),
+    ("kowalska 부산 invite.ics", "Invitation: kick-off"),
+];
 const CHAT: &str = "example-plugins/canonizer/sample/slack.jsonl";
 /// Number of messages in it, including deleted ones.
 const CHAT_MESSAGES: u64 = 14;
@@ -27,13 +47,8 @@ pub(super) fn show(stage: &Stage) -> Result {
     search(stage, &["--query", "lunch friday", "--limit", "3"], "Lunch on Friday?")?;
     search(stage, &["--query", "\"the meeting\"", "--mode", "text"], "The meeting is at 11")?;
     search(stage, &["--query", "signd contrakt"], "The contract")?;
-    for (query, expected) in [
-        ("京都", "会議のお知らせ"),
-        ("bicycle lodz", "Your order"),
-        ("quarterly planning", "Invitation"),
-        ("grossentabelle", "As agreed"),
-    ] {
-        search(stage, &["--query", query, "--limit", "1"], expected)?;
+    for (query, title) in FINDS {
+        search(stage, &["--query", query, "--limit", "1"], &format!("\"title\":\"{title}\""))?;
     }
     to_the_index(stage)?;
     stage.lorchestra(&["runs", "list"])?;

@@ -88,6 +88,17 @@ fn previews_of_html() {
     assert_eq!(html("empty-plain-alternative-0.eml"), "Your payment of 4711 was received");
 }
 
+/// Stylesheets of newsletters are larger than their texts.
+#[test]
+fn a_preview_does_not_depend_on_what_is_before_the_text() {
+    let style = format!("<style>{}</style>", "p { color: red }\n".repeat(10_000));
+    let html = format!("Content-Type: text/html; charset=utf-8\n\n{style}<p>Gr&uuml;ße {}</p>", "und mehr ".repeat(50_000));
+    let preview = email(html.as_bytes())["preview"].as_str().unwrap().to_owned();
+    assert!(preview.starts_with("Grüße und mehr und") && preview.chars().count() == 256, "{preview}");
+    let plain = format!("Content-Type: text/plain\n\n{}late", "\n".repeat(100_000));
+    assert_eq!(email(plain.as_bytes())["preview"], "late");
+}
+
 #[test]
 fn encoded_words_and_file_names() {
     let words = email(include_bytes!("../../sample/cases/ew-base64-nopad-in.eml"));

@@ -93,6 +93,13 @@ fn attachments_and_blocks_add_what_the_text_lacks() {
 }
 
 #[test]
+fn the_author_of_an_attachment_is_plain_text() {
+    let attachment = json!({"author_name": "Berg &amp; Cole <@U1|Anna>", "text": "x"});
+    let message = message(&line(&json!({"ts": "1704100000.000200", "attachments": [attachment]})));
+    assert_eq!(message["attachments"][0]["author"], "Berg & Cole @Anna");
+}
+
+#[test]
 fn the_old_file_field_and_titles() {
     let old =
         message(&line(&json!({"ts": "1704100000.000200", "file": {"id": "F1", "name": "image.png", "title": "Plan of March"}})));

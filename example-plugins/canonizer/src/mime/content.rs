@@ -93,24 +93,12 @@ fn decode_base64(bytes: &[u8]) -> (Cow<'static, [u8]>, bool) {
     if let Some(value) = decode_whole_base64(bytes) {
         return (Cow::Owned(value), false);
     }
-    if let Some(value) = decode_pieces_of_base64(bytes) {
-        return (Cow::Owned(value), false);
-    }
-    // Text after the padding is not base64: mailing lists append their footers there.
-    let end = bytes.iter().position(|&b| b == b'=').unwrap_or(bytes.len());
-    let rubbish = |b: &u8| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/') || b.is_ascii_whitespace());
-    let after = bytes[end..].iter().any(|b| *b != b'=' && !b.is_ascii_whitespace());
-    let mut problem = after || bytes[..end].iter().any(rubbish);
-    let mut digits: Vec<u8> = bytes[..end].iter().copied().filter(|b| !rubbish(b) && !b.is_ascii_whitespace()).collect();
-    if digits.len() % 4 == 1 {
-        // Six bits are less than a byte: truncated.
-        digits.pop();
-        problem = true;
-    }
-    problem |= end == bytes.len() && !digits.len().is_multiple_of(4);
-    match LENIENT.decode(&digits) {
-        Ok(value) => (Cow::Owned(value), problem),
-        Err(_) => (Cow::Owned(bytes.to_vec()), true),
+    match decode_pieces_of_base64(bytes) {
+        Some(value) => (Cow::Owned(value), false),
+        None => {
+            let (value, problem) = decode_damaged_base64(bytes);
+            (Cow::Owned(value), problem)
+        }
     }
 }
 
@@ -138,6 +126,64 @@ fn decode_pieces_of_base64(bytes: &[u8]) -> Option<Vec<u8>> {
         rest = &rest[end..];
     }
     Some(value)
+}
+
+/// The same for pieces that are damaged, such as a last one without padding, and for content with other characters.
+///
+/// Text after the padding of a piece is another piece if its line consists of digits only. Otherwise it and everything after it is text:
+/// mailing lists append their footers there.
+fn decode_damaged_base64(bytes: &[u8]) -> (Vec<u8>, bool) {
+    if is_prose(bytes) {
+        return (bytes.to_vec(), true);
+    }
+    let is_digit = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
+    let mut value = Vec::with_capacity(bytes.len() / 4 * 3);
+    let mut problem = false;
+    let mut digits = Vec::new();
+    let mut is_first_piece = true;
+    'lines: for line in bytes.split(|&b| b == b'\n') {
+        let mut rest = line.trim_ascii();
+        while !rest.is_empty() {
+            if !is_first_piece && !rest.iter().all(|b| is_digit(b) || *b == b'=') {
+                problem = true;
+                break 'lines;
+            }
+            let padding = rest.iter().position(|&b| b == b'=').unwrap_or(rest.len());
+            problem |= !rest[..padding].iter().all(|b| is_digit(b) || b.is_ascii_whitespace());
+            digits.extend(rest[..padding].iter().copied().filter(is_digit));
+            let end = rest[padding..].iter().position(|&b| b != b'=').map_or(rest.len(), |at| padding + at);
+            if end > padding {
+                problem |= decode_piece(&mut digits, &mut value);
+                is_first_piece = false;
+            }
+            rest = rest[end..].trim_ascii_start();
+        }
+    }
+    problem |= !digits.len().is_multiple_of(4);
+    problem |= decode_piece(&mut digits, &mut value);
+    (value, problem)
+}
+
+/// Returns whether content is text that was never encoded: short words, several on the first line and on most others.
+fn is_prose(bytes: &[u8]) -> bool {
+    let words_of = |line: &[u8]| line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).count();
+    let mut counts = bytes.split(|&b| b == b'\n').map(words_of).filter(|words| *words > 0).peekable();
+    let starts_with_words = counts.peek().is_some_and(|words| *words > 1);
+    let (lines, words) = counts.fold((0, 0), |(lines, words), count| (lines + 1, words + count));
+    starts_with_words && words >= 2 * lines && bytes.len() / words < 20
+}
+
+/// Decodes and removes the digits of a piece. Returns whether it was cut inside a byte.
+fn decode_piece(digits: &mut Vec<u8>, value: &mut Vec<u8>) -> bool {
+    // Six bits are less than a byte.
+    let is_cut = digits.len() % 4 == 1;
+    digits.truncate(digits.len() - usize::from(is_cut));
+    // Only digits are left, so there is nothing to refuse.
+    if let Ok(bytes) = LENIENT.decode(&digits) {
+        value.extend(bytes);
+    }
+    digits.clear();
+    is_cut
 }
 
 /// RFC 2045, section 6.7: a `=` that does not start an escape is kept, and decoding continues. (mail-parser stops at the first
@@ -201,6 +247,16 @@ mod tests {
             ("SGVs\r\nbG8=\r\n", "Hello", false),
             ("SGVsbG8=\r\nIHdvcmxk\r\nIQ==\r\n", "Hello world!", false),
             ("SGVsbG8=\r\nUnsubscribe here\r\n", "Hello", true),
+            // The last piece lacks its padding, or a part.
+            ("SGVsbG8=\r\nIHdvcmxkIQ\r\n", "Hello world!", true),
+            ("SGVsbG8=IHdvcmxkIQ", "Hello world!", true),
+            ("SGVsbG8=\nIHdvcmxk\nI", "Hello world", true),
+            ("SGVsbG8=\nIHdvcmxk\nIQ==\n_____\nA list's footer\n", "Hello world!", true),
+            ("SGVs=bG8=", "Hello", false),
+            ("SGVs!bG8=\nIHdvcmxkIQ", "Hello world!", true),
+            // Not encoded at all.
+            ("Hello Ben,\n\nthe total is 42.\n", "Hello Ben,\n\nthe total is 42.\n", true),
+            ("SGVsbG8=\n_____\nThis is the footer of a list with many words\n", "Hello", true),
             ("SGVsbG8", "Hello", true),
             ("SGVsbG", "Hell", true),
             ("SGVsb", "Hel", true),

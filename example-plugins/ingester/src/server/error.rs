@@ -50,8 +50,8 @@ pub(crate) enum ServerError {
     Closed { place: String, doing: &'static str },
     #[error("{place}: refused {doing}: {reply}; messages already read are saved, run the job again to continue")]
     Refused { place: String, doing: &'static str, reply: String },
-    #[error("{place}: refused to open the folder {folder:?}: {reply}; the other folders were read, run the job again later")]
-    FolderRefused { place: String, folder: String, reply: String },
+    #[error("{place}: refused {doing} (folder {folder:?}): {reply}; the other folders were read, run the job again later")]
+    FolderRefused { place: String, folder: String, doing: &'static str, reply: String },
     #[error("{place}: sent an invalid response during {doing}; messages already read are saved, run the job again to continue")]
     Garbled { place: String, doing: &'static str },
     #[error("{place}: sent too much data during {doing}; messages already read are saved")]

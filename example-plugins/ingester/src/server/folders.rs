@@ -4,7 +4,7 @@
 //! language). Otherwise it is every folder except trash, junk, and virtual folders that show messages of others.
 
 use super::tls::Stream;
-use super::tolerant::Tolerant;
+use super::tolerant::{Losses, Tolerant};
 use super::{ServerError, utf7};
 use imap::Session;
 use imap_proto::NameAttribute;
@@ -29,16 +29,26 @@ struct Listed {
     is_excluded_by_default: bool,
 }
 
-/// Returns the folders to read, and whether the server is Gmail.
+/// The folders to read.
+pub(crate) struct Chosen {
+    pub(crate) folders: Vec<Folder>,
+    pub(crate) is_gmail: bool,
+    /// Lines of the server's list in which no folder was found.
+    pub(crate) unreadable: Vec<String>,
+}
+
+/// Lists the folders and returns those to read.
 pub(crate) fn choose(
     session: &mut Session<Tolerant<Stream<'_>>>,
+    losses: &Losses,
     place: &str,
     wanted: &[String],
-) -> Result<(Vec<Folder>, bool), ServerError> {
+) -> Result<Chosen, ServerError> {
     let failed = |e| ServerError::from_imap(place, "listing folders", e);
     let is_gmail = session.capabilities().map_err(failed)?.has_str("X-GM-EXT-1");
     let names = session.list(Some(""), Some("*")).map_err(failed)?;
     let listed: Vec<Listed> = names.iter().map(listed).collect();
+    let unreadable = losses.take().folders;
     let readable = || listed.iter().filter(|listed| listed.is_readable);
     if wanted.is_empty() {
         let all: Vec<Folder> = readable().filter(|l| l.folder.is_all).map(|l| l.folder.clone()).collect();
@@ -47,7 +57,7 @@ pub(crate) fn choose(
         } else {
             all
         };
-        return Ok((chosen, is_gmail));
+        return Ok(Chosen { folders: chosen, is_gmail, unreadable });
     }
     let mut chosen: Vec<Folder> = Vec::new();
     for name in wanted {
@@ -55,14 +65,17 @@ pub(crate) fn choose(
             l.folder.name == *name || l.folder.wire == *name || (l.folder.wire == "INBOX" && name.eq_ignore_ascii_case("INBOX"))
         };
         let Some(found) = readable().find(is_it) else {
-            let near = near(name, readable().map(|l| l.folder.name.as_str()));
+            let mut near = near(name, readable().map(|l| l.folder.name.as_str()));
+            if !unreadable.is_empty() {
+                near = format!("{near} ({} lines of its list could not be parsed)", unreadable.len());
+            }
             return Err(ServerError::NoFolder { place: place.to_owned(), folder: name.clone(), near });
         };
         if !chosen.contains(&found.folder) {
             chosen.push(found.folder.clone());
         }
     }
-    Ok((chosen, is_gmail))
+    Ok(Chosen { folders: chosen, is_gmail, unreadable })
 }
 
 fn listed(name: &imap::types::Name<'_>) -> Listed {

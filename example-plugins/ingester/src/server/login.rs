@@ -3,7 +3,7 @@
 use super::error::reply;
 use super::link::{Budget, Link};
 use super::tls::Stream;
-use super::tolerant::Tolerant;
+use super::tolerant::{Losses, Tolerant};
 use super::{Auth, Encryption, Server, ServerError};
 use imap::{Authenticator, Client, Session};
 use lorchestra_plugin_api::Secret;
@@ -46,14 +46,14 @@ impl Credentials {
     }
 }
 
-/// Reads the greeting and logs in.
+/// Reads the greeting and logs in. Also returns what the session will not be able to parse.
 pub(crate) fn log_in<'a>(
     link: Link<'a>,
     server: &Server,
     config: Option<Arc<ClientConfig>>,
     credentials: &Credentials,
     budget: &Budget,
-) -> Result<Session<Tolerant<Stream<'a>>>, ServerError> {
+) -> Result<(Session<Tolerant<Stream<'a>>>, Losses), ServerError> {
     let place = server.place();
     let mut stream = match (config, server.tls) {
         (Some(config), Encryption::Starttls) => start_tls(link, &server.host, &place, config)?,
@@ -70,11 +70,12 @@ pub(crate) fn log_in<'a>(
     };
     stream.flush().map_err(|e| ServerError::from_io(&place, "the greeting", e))?;
     budget.allow(0);
-    let mut client = Client::new(Tolerant::new(stream));
+    let losses = Losses::default();
+    let mut client = Client::new(Tolerant::new(stream, losses.clone()));
     let capabilities = client.capabilities().map_err(|e| ServerError::from_imap(&place, "the greeting", e))?;
     let offers = |name: &str| capabilities.has_str(name);
     let denied = |error: imap::Error, hint| denied(&place, error, credentials.auth, hint);
-    match credentials.auth {
+    let session = match credentials.auth {
         Auth::Password if offers("LOGINDISABLED") => Err(ServerError::NoPasswords { place: place.clone() }),
         Auth::Password => client.login(&credentials.user, credentials.secret.expose()).map_err(|(error, _)| {
             denied(
@@ -92,7 +93,8 @@ pub(crate) fn log_in<'a>(
             let hint = "; most access tokens expire after an hour";
             client.authenticate("XOAUTH2", &exchange).map_err(|(error, _)| denied(error, hint))
         }
-    }
+    };
+    Ok((session?, losses))
 }
 
 /// Answers XOAUTH2's challenge, and then the server's error report with an empty line, as the protocol requires.

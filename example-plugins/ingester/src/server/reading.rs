@@ -3,12 +3,13 @@
 //!
 //! A folder is read in chunks of UIDs. The first request fetches sizes (and dates, if `since` excludes some); then whole
 //! messages are fetched in batches of up to [`BATCH_BYTES`], or one larger message. One batch is in memory. A message that the
-//! server does not send is set aside, and the next run retries it once.
+//! server does not send is set aside, and the next run retries it once. A folder that the server refuses is left out, and the run fails
+//! after the others.
 
 use super::ServerError;
 use super::bookmarks::{Bookmark, Bookmarks, Distrust, Mailbox};
 use super::folders::Folder;
-use super::requests::{Requests, Wanted};
+use super::requests::{Missing, Requests, Wanted, is_temporary};
 use super::tolerant::keyword;
 use super::utf7;
 use crate::message::Summary;
@@ -31,13 +32,13 @@ const SURVEYED: u64 = 64 << 10;
 /// Overhead of a message in a response: flags, labels.
 const AROUND: u64 = 16 << 10;
 
-/// A note for the run.
+/// A note for the run, with a reason from a stable set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Note {
-    /// The folder that is read again from the start; `None` means all.
-    pub(crate) folder: Option<String>,
-    /// Reason, from a stable set.
-    pub(crate) reason: &'static str,
+pub(crate) enum Note {
+    /// A folder is read again from the start; `None` means all.
+    Restarted { folder: Option<String>, reason: &'static str },
+    /// A folder is not read, or not completely: its name, or the server's line in which no name was found.
+    Skipped { folder: String, reason: &'static str },
 }
 
 /// An open session with the bookmarks of its folders.
@@ -47,7 +48,7 @@ pub(crate) struct Reading<'a> {
     window: Window,
     folders: VecDeque<Folder>,
     open: Option<Open>,
-    /// Why the server did not open a folder: the first one.
+    /// Why the server refused a folder: the first one.
     refused: Option<ServerError>,
     file: PathBuf,
     mailbox: Mailbox,
@@ -140,7 +141,7 @@ impl<'a> Reading<'a> {
             Some(Distrust::ArchiveShrank) => "archive_shrank",
         };
         tracing::warn!(reason, "ignoring the bookmarks: reading all folders from the start");
-        self.notes.push(Note { folder: None, reason });
+        self.notes.push(Note::Restarted { folder: None, reason });
         Ok(())
     }
 
@@ -156,12 +157,7 @@ impl<'a> Reading<'a> {
                 let name = folder.name.clone();
                 match self.open_folder(folder) {
                     Ok(open) => self.open = Some(open),
-                    Err(error @ ServerError::FolderRefused { .. }) => {
-                        tracing::warn!(folder = name, error = %error, "the server refused to open a folder");
-                        self.notes.push(Note { folder: Some(name), reason: "folder_refused" });
-                        self.refused.get_or_insert(error);
-                    }
-                    Err(error) => return Err(error),
+                    Err(error) => self.skip_refused(name, error)?,
                 }
                 continue;
             };
@@ -177,14 +173,16 @@ impl<'a> Reading<'a> {
                 return Ok(Some(entry));
             }
             if !open.wanted.is_empty() {
-                self.fetch()?;
+                let fetched = self.fetch();
+                self.or_skip(fetched)?;
                 continue;
             }
             if let Some(end) = open.chunk_end.take() {
                 open.bookmark.last_uid = open.bookmark.last_uid.max(end);
             }
             if !open.unseen.is_empty() {
-                self.survey()?;
+                let surveyed = self.survey();
+                self.or_skip(surveyed)?;
                 continue;
             }
             self.save()?;
@@ -232,9 +230,48 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// Notes lines of the server's list in which no folder was found.
+    pub(super) fn note_unreadable(&mut self, lines: Vec<String>) {
+        for line in lines {
+            tracing::warn!(line, "the server listed a folder in a way that cannot be parsed: skipping it");
+            self.notes.push(Note::Skipped { folder: line, reason: "unreadable" });
+        }
+    }
+
+    /// Leaves the open folder if the server has refused a request about it.
+    fn or_skip(&mut self, result: Result<(), ServerError>) -> Result<(), ServerError> {
+        match (result, &self.open) {
+            (Err(error), Some(open)) => {
+                let name = open.folder.name.clone();
+                self.skip_refused(name, error)
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// Continues with the next folder if the server has refused this one permanently. The next run starts where this one has stored
+    /// its bookmark.
+    fn skip_refused(&mut self, folder: String, error: ServerError) -> Result<(), ServerError> {
+        let error = match error {
+            ServerError::Refused { place, doing, reply } if !is_temporary(&reply) => {
+                ServerError::FolderRefused { place, folder: folder.clone(), doing, reply }
+            }
+            error @ ServerError::FolderRefused { .. } => error,
+            error => return Err(error),
+        };
+        tracing::warn!(folder, error = %error, "the server refused a folder");
+        self.open = None;
+        self.notes.push(Note::Skipped { folder, reason: "refused" });
+        self.refused.get_or_insert(error);
+        Ok(())
+    }
+
     fn open_folder(&mut self, folder: Folder) -> Result<Open, ServerError> {
         let (mailbox, uid_validity) = self.requests.examine(&folder.wire).map_err(|error| match error {
-            ServerError::Refused { place, reply, .. } => ServerError::FolderRefused { place, folder: folder.name.clone(), reply },
+            // Also if it is in use: the others may not be.
+            ServerError::Refused { place, reply, .. } => {
+                ServerError::FolderRefused { place, folder: folder.name.clone(), doing: "to open it", reply }
+            }
             error => error,
         })?;
         let known = self.bookmarks.as_ref().and_then(|bookmarks| bookmarks.of(&folder.wire)).cloned();
@@ -242,7 +279,7 @@ impl<'a> Reading<'a> {
             Some(bookmark) if bookmark.uid_validity == uid_validity => bookmark,
             Some(_) => {
                 tracing::warn!("a folder was recreated on the server (UIDVALIDITY changed): reading it from the start");
-                self.notes.push(Note { folder: Some(folder.name.clone()), reason: "uidvalidity_changed" });
+                self.notes.push(Note::Restarted { folder: Some(folder.name.clone()), reason: "uidvalidity_changed" });
                 Bookmark { uid_validity, ..Bookmark::default() }
             }
             None => Bookmark { uid_validity, ..Bookmark::default() },
@@ -287,7 +324,7 @@ impl<'a> Reading<'a> {
             doing: "the search for new messages",
         };
         let mut found: BTreeMap<u32, Surveyed> = BTreeMap::new();
-        let refused = self.requests.fetch(&chunk, &wanted, |fetch| {
+        let Missing { refused, is_garbled } = self.requests.fetch(&chunk, &wanted, |fetch| {
             if let Some(uid) = fetch.uid.filter(|uid| chunk.contains(uid)) {
                 // If a message's flags change at this moment, the server sends two responses for it.
                 let one = found.entry(uid).or_default();
@@ -319,10 +356,16 @@ impl<'a> Reading<'a> {
                 open.wanted.push_back((uid, size));
             }
         }
-        for (uids, fault) in [
-            (refused, Fault::Refused),
-            (unanswered.iter().copied().filter(|uid| there.contains(uid)).collect(), Fault::Unanswered),
-        ] {
+        let unanswered_here = unanswered.iter().copied().filter(|uid| there.contains(uid));
+        let mut without_fault = vec![(refused, Fault::Refused)];
+        if is_garbled {
+            // Perhaps only the answer about its size cannot be parsed.
+            open.wanted.extend(unanswered_here.map(|uid| (uid, MAX_MESSAGE as u64)));
+            open.wanted.make_contiguous().sort_unstable();
+        } else {
+            without_fault.push((unanswered_here.collect(), Fault::Unanswered));
+        }
+        for (uids, fault) in without_fault {
             open.without.extend(uids.into_iter().map(|uid| (without(uid, None, Some(fault)), Vec::new())));
         }
         // Messages to retry that no longer exist.
@@ -362,7 +405,7 @@ impl<'a> Reading<'a> {
         };
         let mut missing: BTreeSet<u32> = batch.keys().copied().collect();
         let mut arrived = Vec::with_capacity(batch.len());
-        let refused = self.requests.fetch(&missing.clone(), &wanted, |fetch| {
+        let Missing { refused, is_garbled } = self.requests.fetch(&missing.clone(), &wanted, |fetch| {
             let (Some(uid), Some(body)) = (fetch.uid, fetch.body()) else { return };
             if !missing.remove(&uid) {
                 return;
@@ -383,9 +426,16 @@ impl<'a> Reading<'a> {
             };
             arrived.push((uid, entry, body.to_vec()));
         })?;
+        let lost: Vec<u32> = missing.iter().copied().filter(|uid| is_garbled && !refused.contains(uid)).collect();
+        let there = if lost.is_empty() { Default::default() } else { self.requests.existing(&lost)? };
         arrived.extend(missing.into_iter().map(|uid| {
             let place = Place::Uid { folder: open.folder.name.clone(), uid };
-            let fault = Some(if refused.contains(&uid) { Fault::Refused } else { Fault::Gone });
+            let fault = match uid {
+                uid if refused.contains(&uid) => Fault::Refused,
+                uid if there.contains(&uid) => Fault::Malformed,
+                _ => Fault::Gone,
+            };
+            let fault = Some(fault);
             let entry = Entry { place, received: None, flags: None, labels: None, is_whole: true, fault };
             (uid, entry, Vec::new())
         }));

@@ -1,14 +1,14 @@
 //! Requests to a server after login: open a folder, search UIDs, fetch messages. Owns the session. [`reading`](super::reading)
 //! decides what to request.
 //!
-//! Gmail permanently answers `NO` to a request that includes a message it cannot send. A refused request is therefore split in halves, down
-//! to the message that causes the refusal. After many refusals in a row, a message that the server has sent before is requested again: a
+//! Gmail permanently answers `NO` to a request that includes a message it cannot send, other servers answer `BAD`. A refused request is
+//! therefore split in halves, down to the message that causes the refusal. After many refusals in a row, a message that the server has sent before is requested again: a
 //! server that refuses that one, too, refuses everything, and no message is at fault.
 
 use super::ServerError;
 use super::link::Budget;
 use super::tls::Stream;
-use super::tolerant::Tolerant;
+use super::tolerant::{Losses, Tolerant};
 use crate::source::MAX_MESSAGE;
 use imap::Session;
 use imap::types::{Fetch, Mailbox, Uid};
@@ -29,11 +29,20 @@ const UID_SIZE: u64 = 11;
 /// An open session with its count of refusals.
 pub(super) struct Requests<'a> {
     session: Session<Tolerant<Stream<'a>>>,
+    losses: Losses,
     budget: Budget,
     place: String,
     consecutive_refusals: usize,
     /// A message of the open folder that the server has sent, and for which request.
     sent: Option<(&'static str, Uid)>,
+}
+
+/// The messages that did not arrive.
+pub(super) struct Missing {
+    /// Refused by the server.
+    pub(super) refused: Vec<Uid>,
+    /// Whether a response could not be parsed, so that its message was not passed on.
+    pub(super) is_garbled: bool,
 }
 
 /// What to fetch.
@@ -47,8 +56,8 @@ pub(super) struct Wanted<'w> {
 }
 
 impl<'a> Requests<'a> {
-    pub(super) fn new(session: Session<Tolerant<Stream<'a>>>, budget: Budget, place: String) -> Self {
-        Self { session, budget, place, consecutive_refusals: 0, sent: None }
+    pub(super) fn new(session: Session<Tolerant<Stream<'a>>>, losses: Losses, budget: Budget, place: String) -> Self {
+        Self { session, losses, budget, place, consecutive_refusals: 0, sent: None }
     }
 
     /// Opens a folder read-only, so that no message is marked as seen. Returns its UIDVALIDITY.
@@ -92,13 +101,14 @@ impl<'a> Requests<'a> {
         found.map_err(|e| ServerError::from_imap(&self.place, "the search for new messages", e))
     }
 
-    /// Fetches messages, passes the responses to the caller, and returns the refused UIDs.
+    /// Fetches messages, passes the responses to the caller, and returns what is missing.
     pub(super) fn fetch(
         &mut self,
         uids: &BTreeSet<Uid>,
         wanted: &Wanted<'_>,
         mut take: impl FnMut(&Fetch<'_>),
-    ) -> Result<Vec<Uid>, ServerError> {
+    ) -> Result<Missing, ServerError> {
+        self.losses.take();
         let uids: Vec<Uid> = uids.iter().copied().collect();
         let mut refused = Vec::new();
         // A stack: the last range is fetched next, so that UIDs are ascending.
@@ -111,12 +121,11 @@ impl<'a> Requests<'a> {
                     self.sent = fetched.iter().find_map(|one| Some((wanted.doing, one.uid?))).or(self.sent);
                     fetched.iter().for_each(&mut take);
                 }
-                Err(imap::Error::No(no)) if !is_temporary(&no.information) => {
+                Err(error) if refusal(&error).is_some_and(|reply| !is_temporary(reply)) => {
                     if let [uid] = uids {
                         refused.push(*uid);
                         self.consecutive_refusals += 1;
                         if self.consecutive_refusals > MAX_CONSECUTIVE_REFUSALS && !self.answers(wanted)? {
-                            let error = imap::Error::No(no);
                             return Err(ServerError::from_imap(&self.place, wanted.doing, error));
                         }
                     } else {
@@ -127,7 +136,7 @@ impl<'a> Requests<'a> {
                 Err(error) => return Err(ServerError::from_imap(&self.place, wanted.doing, error)),
             }
         }
-        Ok(refused)
+        Ok(Missing { refused, is_garbled: self.losses.take().messages > 0 })
     }
 
     /// Returns whether the server still sends a message that it has sent before; if there is none, the folder's last one.
@@ -140,7 +149,7 @@ impl<'a> Requests<'a> {
                 self.consecutive_refusals = 0;
                 Ok(!fetched.is_empty())
             }
-            Err(imap::Error::No(_)) => Ok(false),
+            Err(error) if refusal(&error).is_some() => Ok(false),
             Err(error) => Err(ServerError::from_imap(&self.place, wanted.doing, error)),
         }
     }
@@ -151,8 +160,17 @@ impl<'a> Requests<'a> {
     }
 }
 
+/// Returns the server's reply if it has refused a command.
+fn refusal(error: &imap::Error) -> Option<&str> {
+    match error {
+        imap::Error::No(no) => Some(&no.information),
+        imap::Error::Bad(bad) => Some(&bad.information),
+        _ => None,
+    }
+}
+
 /// Returns whether a refusal is temporary and not about a message: RFC 5530 codes, and Gmail's response to too many downloads.
-fn is_temporary(reply: &str) -> bool {
+pub(super) fn is_temporary(reply: &str) -> bool {
     let reply = reply.to_ascii_uppercase();
     ["UNAVAILABLE", "INUSE", "LIMIT", "TOO MANY", "TEMPORAR", "TRY AGAIN", "THROTTLED", "BANDWIDTH", "OVERQUOTA"]
         .iter()

@@ -130,28 +130,72 @@ fn a_line_that_violates_the_grammar_loses_no_message() {
 
 /// The run ends with an error, so that someone looks at it, but only after everything else was read.
 #[test]
-fn a_folder_that_cannot_be_opened_does_not_keep_the_others_from_being_read() {
+fn a_refused_folder_does_not_keep_the_others_from_being_read() {
     let none = EXAMINE.1.replace("* OK [UIDVALIDITY 7] ok\r\n", "");
-    for (refused, reason) in [("TAG NO corrupt index\r\n", "corrupt index"), (&none, "it sent no UIDVALIDITY")] {
+    let (ok, search, no) = (EXAMINE.1, SEARCH.1, "TAG NO corrupt index\r\n");
+    let sizes = "TAG BAD cannot fetch\r\n";
+    let many: String = (11..=40).map(|uid| format!(" {uid}")).collect();
+    let many = format!("* SEARCH{many}\r\nTAG OK done\r\n");
+    for (examine, search_answer, reason) in [
+        (no, search, "corrupt index"),
+        (&none, search, "it sent no UIDVALIDITY"),
+        (ok, no, "corrupt index"),
+        (ok, &many, "cannot fetch"),
+    ] {
         let dir = TempDir::new();
         let fetched = "* 1 FETCH (UID 3 FLAGS () INTERNALDATE \" 1-Jan-2024 10:00:00 +0000\" BODY[] {17}\r\nSubject: x\r\n\r\nx\r\n)\r\nTAG OK\r\n";
         let answers = [
             CAPABILITY,
             LOGIN,
             ("LIST", "* LIST () \"/\" \"Broken\"\r\n* LIST () \"/\" \"INBOX\"\r\nTAG OK done\r\n"),
-            ("EXAMINE \"Broken\"", refused),
-            EXAMINE,
-            SEARCH,
-            SIZES,
+            ("EXAMINE \"INBOX\"", ok),
+            ("UID FETCH 3 (UID RFC822.SIZE)", SIZES.1),
             ("UID FETCH 3 (UID FLAGS", fetched),
+            // Of the other folder.
+            ("EXAMINE", examine),
+            ("UID FETCH", sizes),
             ("LOGOUT", "* BYE\r\nTAG OK\r\n"),
         ];
-        let ran = run(server(GREETING, script(&answers)), &dir);
+        let (answers, search_answer) = (script(&answers), search_answer.to_owned());
+        let is_broken = std::sync::atomic::AtomicBool::new(false);
+        let port = serve(GREETING, move |command| {
+            use std::sync::atomic::Ordering::Relaxed;
+            if command.starts_with("EXAMINE") {
+                is_broken.store(command.contains("Broken"), Relaxed);
+            }
+            if command.starts_with("UID SEARCH") {
+                return Some(if is_broken.load(Relaxed) { search_answer.clone() } else { SEARCH.1.to_owned() });
+            }
+            answers.iter().find(|(start, _)| command.starts_with(start)).map(|(_, answer)| answer.clone())
+        });
+        let ran = run(port, &dir);
         let ran = ran.assert_retryable("\"Broken\"");
         assert!(ran.error().unwrap().contains(reason), "{:?}", ran.error());
+        let skipped = serde_json::json!({"folder": "Broken", "reason": "refused"});
+        assert_eq!(ran.event("extraction.folder_skipped").payload, skipped);
         assert_eq!(dir.read("ingester/mail/default.jsonl").lines().count(), 1, "the other folder was read");
         assert!(dir.read("ingester/imap/default.json").contains("\"last_uid\":3"));
     }
+}
+
+#[test]
+fn a_folder_whose_line_cannot_be_parsed_is_named() {
+    let dir = TempDir::new();
+    let list = format!("* LIST (\\HasNoChildren) \"/\"\r\n{}", LIST.1);
+    let answers = [
+        CAPABILITY,
+        LOGIN,
+        ("LIST", &list),
+        ("EXAMINE", "* 0 EXISTS\r\n* OK [UIDVALIDITY 7] ok\r\nTAG OK\r\n"),
+        ("LOGOUT", "TAG OK\r\n"),
+    ];
+    let port = server(GREETING, script(&answers));
+    let ran = run(port, &dir);
+    let skipped = serde_json::json!({"folder": "* LIST (\\HasNoChildren) \"/\"", "reason": "unreadable"});
+    assert_eq!(ran.assert_ok().event("extraction.folder_skipped").payload, skipped);
+    let test = testing::job::<extract_gmail>().data(&dir).param("host", "127.0.0.1").param("port", port).param("tls", "plain");
+    let test = test.param("user", "anna@gmail.com").secret("password", "kept-secret").param("folder", "Sent");
+    test.run().assert_permanent("has no folder \"Sent\" (1 lines of its list could not be parsed)");
 }
 
 #[test]

@@ -4,16 +4,43 @@
 //! session: a keyword in Latin-1 or in quotes, a tab in LIST, two spaces in CAPABILITY. Real servers send such lines. But they
 //! frame responses (lines and literals) correctly, so this module relies only on framing. A response that imap-proto can parse
 //! is passed on unchanged. From other responses, the required parts are rewritten in strict form and the rest is dropped. So a
-//! malformed line affects only itself, not its folder.
+//! malformed line affects only itself, not its folder. What is lost with it is recorded in [`Losses`].
 
 use super::utf7;
 use imap_proto::parser::parse_response;
 use package_support::charset;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::rc::Rc;
 
 /// Keywords that are not valid atoms are passed through the client in hexadecimal.
 const ODD_KEYWORD: &str = "x-odd-keyword-";
+
+/// Maximum length of a line about a folder that is shown, in characters.
+const SHOWN: usize = 200;
+
+/// Items without which a message is not found or has no text.
+const REQUIRED: [&[u8]; 3] = [b"UID ", b"BODY[", b"RFC822.SIZE "];
+
+/// What could not be parsed, for the reader: the client passes on only the rest.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Losses(Rc<RefCell<Lost>>);
+
+/// What could not be parsed since the last call of [`Losses::take`].
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// Lines about folders without a name, as far as they can be shown.
+    pub(crate) folders: Vec<String>,
+    /// Number of responses about messages that have lost required items.
+    pub(crate) messages: usize,
+}
+
+impl Losses {
+    pub(crate) fn take(&self) -> Lost {
+        self.0.take()
+    }
+}
 
 /// A stream of responses that the client can parse.
 pub(crate) struct Tolerant<S: Read> {
@@ -25,6 +52,7 @@ pub(crate) struct Tolerant<S: Read> {
     speaks_imap: bool,
     /// Folder names as passed to the client, and as spelled by the server, both quoted.
     spellings: BTreeMap<Vec<u8>, Vec<u8>>,
+    losses: Losses,
 }
 
 /// Returns the keyword of a flag.
@@ -38,8 +66,9 @@ pub(super) fn keyword(flag: &str) -> String {
 }
 
 impl<S: Read> Tolerant<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self { stream: BufReader::new(stream), answer: Vec::new(), read: 0, speaks_imap: false, spellings: BTreeMap::new() }
+    pub(crate) fn new(stream: S, losses: Losses) -> Self {
+        let (answer, spellings) = (Vec::new(), BTreeMap::new());
+        Self { stream: BufReader::new(stream), answer, read: 0, speaks_imap: false, spellings, losses }
     }
 
     /// Reads the next response, including literals. Empty at the end of the stream.
@@ -61,12 +90,53 @@ impl<S: Read> Tolerant<S> {
                 self.speaks_imap = true;
             } else {
                 let (answer, spelling) = rewritten(&self.answer, self.speaks_imap);
+                self.losses.note(&self.answer, &answer);
                 self.answer = answer;
                 self.spellings.extend(spelling);
             }
         }
         Ok(())
     }
+}
+
+impl Losses {
+    /// Compares a response with the rewritten one.
+    fn note(&self, answer: &[u8], strict: &[u8]) {
+        let words = tokens(answer);
+        let is_atom = |n: usize, word: &[u8]| matches!(words.get(n), Some(Token::Atom(atom)) if atom.eq_ignore_ascii_case(word));
+        if !is_atom(0, b"*") {
+            return;
+        }
+        let mut lost = self.0.borrow_mut();
+        if is_atom(1, b"LIST") && strict.is_empty() {
+            let line = charset::guess(answer.trim_ascii());
+            lost.folders.push(line.chars().map(|c| if c.is_control() { '?' } else { c }).take(SHOWN).collect());
+        }
+        if is_atom(2, b"FETCH") {
+            let (given, kept) = (outside_literals(answer).to_ascii_uppercase(), outside_literals(strict).to_ascii_uppercase());
+            let mentions = |text: &[u8], word: &[u8]| text.windows(word.len()).any(|window| window == word);
+            lost.messages += usize::from(REQUIRED.iter().any(|word| mentions(&given, word) && !mentions(&kept, word)));
+        }
+    }
+}
+
+/// Returns the text of a response without its literals.
+fn outside_literals(answer: &[u8]) -> Vec<u8> {
+    pieces(answer).into_iter().flat_map(|(line, _)| line).copied().collect()
+}
+
+/// Splits a response into lines, each with the literal that it announces.
+fn pieces(answer: &[u8]) -> Vec<(&[u8], Option<&[u8]>)> {
+    let mut pieces = Vec::new();
+    let mut rest = answer;
+    while !rest.is_empty() {
+        let end = rest.iter().position(|&b| b == b'\n').map_or(rest.len(), |at| at + 1);
+        let (line, after) = rest.split_at(end);
+        let size = literal(line).and_then(|size| usize::try_from(size).ok()).filter(|size| *size <= after.len());
+        pieces.push((line, size.map(|size| &after[..size])));
+        rest = &after[size.unwrap_or(0)..];
+    }
+    pieces
 }
 
 impl<S: Read> Read for Tolerant<S> {
@@ -229,9 +299,15 @@ fn rewritten(answer: &[u8], speaks_imap: bool) -> (Vec<u8>, Spelling) {
             let parts: Vec<&[u8]> = std::iter::once(&b"* SEARCH"[..]).chain(numbers.filter(is_number)).collect();
             ([parts.join(&b' ').as_slice(), b"\r\n"].concat(), None)
         }
-        (b"LIST", _) => list(&words[2..]).unwrap_or_default(),
+        (b"LIST", _) => list(answer).unwrap_or_default(),
         (number, b"FETCH") if number.iter().all(u8::is_ascii_digit) => {
-            ([b"* ", number, b" FETCH (", &items(&words[3..]), b")\r\n"].concat(), None)
+            let (mut items, salvaged) = (items(&words[3..]), salvaged(answer));
+            let name = |item: &[u8]| item.split(|&b| b == b' ').next().unwrap_or_default().to_vec();
+            // If the tokens are not where they seem to be, neither are the flags.
+            if salvaged.iter().any(|one| !items.iter().any(|item| name(item) == name(one))) {
+                items = salvaged;
+            }
+            ([b"* ", number, b" FETCH (", items.join(&b' ').as_slice(), b")\r\n"].concat(), None)
         }
         (number, b"EXISTS" | b"RECENT" | b"EXPUNGE") => ([b"* ", number, b" ", &third, b"\r\n"].concat(), None),
         // `FLAGS`, and unsolicited responses.
@@ -257,31 +333,80 @@ fn sentence(answer: &[u8], start: &[Token<'_>]) -> Vec<u8> {
     sentence
 }
 
-/// Parses `(attributes) delimiter name`.
-fn list(words: &[Token<'_>]) -> Option<(Vec<u8>, Spelling)> {
-    let close = words.iter().position(|word| *word == Token::Close)?;
-    let attributes = words[..close].iter().filter_map(|word| match word {
-        Token::Atom(atom) if atom.iter().all(u8::is_ascii_graphic) => Some(*atom),
-        _ => None,
-    });
-    let attributes = attributes.collect::<Vec<_>>().join(&b' ');
-    let delimiter = match words.get(close + 1)? {
-        Token::Text(text) if text.len() == 1 => quote(text),
-        _ => b"NIL".to_vec(),
+/// Parses `(attributes) delimiter name`, of which only the name is required. The name is everything up to the end of the line if it has
+/// no quotes.
+fn list(answer: &[u8]) -> Option<(Vec<u8>, Spelling)> {
+    let word = |text: &[u8]| text.iter().position(u8::is_ascii_whitespace).unwrap_or(text.len());
+    let rest = answer.strip_prefix(b"*")?.trim_ascii_start();
+    let mut rest = rest[word(rest)..].trim_ascii();
+    let mut attributes: Vec<&[u8]> = Vec::new();
+    if let Some(after) = rest.strip_prefix(b"(") {
+        // Without the closing parenthesis, they are the words that look like attributes.
+        let close = after.iter().position(|&b| b == b')');
+        rest = after;
+        loop {
+            rest = rest.trim_ascii_start();
+            if rest.first().is_none_or(|&b| b == b')' || close.is_none() && b != b'\\') {
+                break;
+            }
+            let end = rest.iter().position(|b| b.is_ascii_whitespace() || *b == b')').unwrap_or(rest.len());
+            attributes.push(&rest[..end]);
+            rest = &rest[end..];
+        }
+        rest = rest.strip_prefix(b")").unwrap_or(rest).trim_ascii_start();
+    }
+    attributes.retain(|attribute| attribute.iter().all(u8::is_ascii_graphic));
+    let (delimiter, after) = match rest.first()? {
+        b'"' => quoted(&rest[1..]),
+        _ if word(rest) == 1 => (rest[..1].to_vec(), &rest[1..]),
+        _ if rest[..word(rest)].eq_ignore_ascii_case(b"NIL") => (Vec::new(), &rest[3..]),
+        _ => (Vec::new(), rest),
     };
-    let name = match words.get(close + 2)? {
-        Token::Atom(atom) => atom.to_vec(),
-        Token::Text(text) => text.clone(),
-        _ => return None,
+    let after = after.trim_ascii();
+    // `() "INBOX"` has no delimiter.
+    let (delimiter, name) = if after.is_empty() && delimiter.len() > 1 {
+        (Vec::new(), delimiter)
+    } else {
+        let name = match after.first()? {
+            b'"' => quoted(&after[1..]).0,
+            // The literal may end with the line break that was trimmed from the response.
+            b'{' if after.contains(&b'\n') => pieces(answer).into_iter().find_map(|(_, literal)| literal)?.to_vec(),
+            _ => after.split(|&b| matches!(b, b'\r' | b'\n')).next().unwrap_or_default().to_vec(),
+        };
+        (delimiter, name)
     };
+    let delimiter = if delimiter.len() == 1 { quote(&delimiter) } else { b"NIL".to_vec() };
     let ours = quote(&ascii(&name));
-    let answer = [b"* LIST (", attributes.as_slice(), b") ", &delimiter, b" ", &ours, b"\r\n"].concat();
+    let answer = [b"* LIST (", attributes.join(&b' ').as_slice(), b") ", &delimiter, b" ", &ours, b"\r\n"].concat();
     let theirs = quote(&name);
     Some((answer, (ours != theirs).then_some((ours, theirs))))
 }
 
+/// Returns UID and text of a message by their position in the lines: `… UID 3 …`, `… BODY[] {size}`. For responses that cannot be split
+/// into tokens, such as after a quote that is not closed.
+fn salvaged(answer: &[u8]) -> Vec<Vec<u8>> {
+    let mut items: Vec<Vec<u8>> = Vec::new();
+    for (line, literal) in pieces(answer) {
+        let upper = line.to_ascii_uppercase();
+        let uid = upper.windows(5).position(|window| matches!(window[0], b' ' | b'(' | b')') && &window[1..] == b"UID ");
+        if let Some(at) = uid {
+            let digits: Vec<u8> = upper[at + 5..].iter().copied().take_while(u8::is_ascii_digit).collect();
+            let is_number = std::str::from_utf8(&digits).is_ok_and(|digits| digits.parse::<u32>().is_ok());
+            items.extend(is_number.then(|| [&b"UID "[..], &digits].concat()));
+        }
+        let body = upper.windows(5).rposition(|window| window == b"BODY[");
+        if let (Some(at), Some(text)) = (body, literal)
+            && let Some(close) = upper[at..].iter().position(|&b| b == b']')
+            && upper[at + close + 1..].trim_ascii_start().starts_with(b"{")
+        {
+            items.push([&upper[at..=at + close], format!(" {{{}}}\r\n", text.len()).as_bytes(), text].concat());
+        }
+    }
+    items
+}
+
 /// Returns the requested items of a message that can be parsed.
-fn items(words: &[Token<'_>]) -> Vec<u8> {
+fn items(words: &[Token<'_>]) -> Vec<Vec<u8>> {
     let mut items: Vec<Vec<u8>> = Vec::new();
     let mut words = words.iter().skip_while(|word| **word == Token::Open).peekable();
     while let Some(word) = words.next() {
@@ -327,7 +452,7 @@ fn items(words: &[Token<'_>]) -> Vec<u8> {
         };
         items.push([name.as_slice(), b" ", &strict].concat());
     }
-    items.join(&b' ')
+    items
 }
 
 /// A system flag or a keyword; one that is not a valid atom in hexadecimal.
@@ -372,10 +497,14 @@ fn quote(text: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    fn read_with_losses(answers: &[u8]) -> (Vec<u8>, Lost) {
+        let (mut text, losses) = (Vec::new(), Losses::default());
+        Tolerant::new(answers, losses.clone()).read_to_end(&mut text).unwrap();
+        (text, losses.take())
+    }
+
     fn read(answers: &[u8]) -> Vec<u8> {
-        let mut text = Vec::new();
-        Tolerant::new(answers).read_to_end(&mut text).unwrap();
-        text
+        read_with_losses(answers).0
     }
 
     #[test]
@@ -415,6 +544,45 @@ mod tests {
             assert!(matches!(parse_response(text.as_bytes()), Ok((b"", _))), "{text}");
         }
         assert_eq!((keyword("x-odd-keyword-436166e9"), keyword("$Work")), ("Café".into(), "$Work".into()));
+    }
+
+    #[test]
+    fn a_folder_is_found_in_a_malformed_line() {
+        for (line, expected) in [
+            ("(\\HasNoChildren \\Sent \"/\" \"Sent Mail\"", "(\\HasNoChildren \\Sent) \"/\" \"Sent Mail\""),
+            ("(\\HasNoChildren) \"/\" My Folder", "(\\HasNoChildren) \"/\" \"My Folder\""),
+            ("() / Archive (old)", "() \"/\" \"Archive (old)\""),
+            ("() \"INBOX\"", "() NIL \"INBOX\""),
+            ("() nil\tA B", "() NIL \"A B\""),
+            ("(\\A\u{e9}) \"/\" {3}\r\na b", "() \"/\" \"a b\""),
+            ("\"/\" \"no attributes", "() \"/\" \"no attributes\""),
+        ] {
+            let (text, lost) = read_with_losses(format!("* LIST {line}\r\n").as_bytes());
+            assert_eq!(String::from_utf8(text).unwrap(), format!("* LIST {expected}\r\n"), "{line}");
+            assert_eq!(lost, Lost::default());
+        }
+        for line in ["* LIST", "* LIST ()", "* LIST () \"/\"", "* LIST (\\Sent \u{1}"] {
+            let (text, lost) = read_with_losses(format!("{line}\r\n* 2 EXISTS\r\n").as_bytes());
+            assert_eq!((&*text, lost.folders.len()), (&b"* 2 EXISTS\r\n"[..], 1), "{line}");
+            assert_eq!(lost.folders[0], line.replace('\u{1}', "?"));
+        }
+    }
+
+    #[test]
+    fn a_message_is_found_in_a_malformed_response_and_its_loss_is_counted() {
+        let (text, lost) = read_with_losses(b"* 1 FETCH (FLAGS (\"Junk) UID 3 BODY[] {5}\r\na(\r\n\")\r\n");
+        assert_eq!(String::from_utf8(text).unwrap(), "* 1 FETCH (UID 3 BODY[] {5}\r\na(\r\n\")\r\n");
+        assert_eq!(lost, Lost::default());
+        for (answer, lost) in [
+            ("* 1 FETCH (UID x3 BODY[] {1}\r\nx)\r\n", 1),
+            ("* 1 FETCH (UID 3 BODY[] x)\r\n", 1),
+            ("* 1 FETCH (UID 3 RFC822.SIZE many)\r\n", 1),
+            ("* 1 FETCH (FLAGS (Caf\u{e9}))\r\n", 0),
+            ("* 1 FETCH (UID 3 FLAGS (\"UID RFC822.SIZE BODY[\" Caf\u{e9}) RFC822.SIZE 3 BODY[] {10}\r\nBODY[ UID )\r\n", 0),
+            ("* 1 EXISTS UID BODY[\r\n", 0),
+        ] {
+            assert_eq!(read_with_losses(answer.as_bytes()).1.messages, lost, "{answer}");
+        }
     }
 
     /// Noise in the middle of a session does not end it; a server of another protocol is not mistaken for a silent one.

@@ -16,7 +16,7 @@ fn rows(path: &Path) -> Vec<String> {
 
 fn push(parts: &mut Parts, numbers: std::ops::Range<u32>) {
     for n in numbers {
-        parts.push(format!("{{\"n\":{n}}}").as_bytes()).unwrap().unwrap();
+        parts.push(&format!("{{\"n\":{n}}}")).unwrap().unwrap();
     }
 }
 
@@ -82,7 +82,7 @@ fn each_layout_has_a_part_and_returning_to_one_continues_it() {
     let mut parts = Parts::new(dir.path(), "a", layout("n"), 0);
     let push = |parts: &mut Parts, column: &str, n: u32| {
         parts.set_layout(&layout(column)).unwrap();
-        parts.push(format!("{{\"{column}\":{n}}}").as_bytes()).unwrap().unwrap();
+        parts.push(&format!("{{\"{column}\":{n}}}")).unwrap().unwrap();
     };
     for n in 0..50 {
         push(&mut parts, ["n", "m"][n as usize % 2], n);
@@ -122,7 +122,7 @@ fn a_layout_too_many_completes_the_part_of_the_one_not_used_for_the_longest_time
     let mut parts = Parts::new(dir.path(), "a", layout("c0"), 0);
     for n in [0, 1, 2, 3, 0, 4] {
         parts.set_layout(&layout(&format!("c{n}"))).unwrap();
-        parts.push(format!("{{\"c{n}\":1}}").as_bytes()).unwrap().unwrap();
+        parts.push(&format!("{{\"c{n}\":1}}")).unwrap().unwrap();
     }
     assert_eq!((parts.lanes.len(), files(dir.path())), (MAX_LANES, 1), "that of c1");
     parts.mark();
@@ -140,7 +140,7 @@ fn a_part_with_a_large_footer_is_completed() {
     let wide = Arc::new(Layout::of(&json!({"properties": columns}), &Widened::default()));
     let mut parts = Parts::new(dir.path(), "a", wide, 0);
     for n in 0..3 {
-        parts.push(format!("{{\"c{n}\":1}}").as_bytes()).unwrap().unwrap();
+        parts.push(&format!("{{\"c{n}\":1}}")).unwrap().unwrap();
         parts.flush_lane(0).unwrap();
         assert_eq!(parts.finished.len(), [0, 0, 1][n]);
         let Some(part) = &mut parts.lanes[0].open else { break };

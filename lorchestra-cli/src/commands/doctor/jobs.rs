@@ -11,13 +11,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 pub(super) fn plugins(settings: &Settings, findings: &mut Vec<Finding>) {
-    let catalog = match catalog(settings) {
+    let mut catalog = match catalog(settings) {
         Ok(catalog) => catalog,
         Err(error) => {
             findings.push(Finding::of("plugins", &error));
             Catalog::scan(&settings.plugin_dirs)
         }
     };
+    catalog.check_texts();
     for problem in jobs::directories(&catalog).iter().chain(&catalog.problems) {
         let cause = format!("{}: {} ({})", path_text(&problem.path), problem.detail, problem.reason.as_str());
         findings.push(Finding::error("plugins", cause, problem.fix.clone()));

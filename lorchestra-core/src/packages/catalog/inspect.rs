@@ -39,7 +39,7 @@ pub fn needed_glibc(file: &File) -> (Option<String>, Option<String>) {
     (needed.map(shown), glibc::host().map(shown))
 }
 
-/// Like [`inspect`], for a listing: keeps less of the manifest, and refuses the same files.
+/// Like [`inspect`], for a listing: reads only the outline, and refuses the same files, except those with a mistake in their texts.
 pub(super) fn outline(file: &File, len: u64) -> Result<Outline, FileFault> {
     let (elf, bytes) = section(file, len)?;
     let outline = Outline::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))?;
@@ -87,7 +87,8 @@ fn unreadable(bytes: &[u8], error: &ManifestError) -> FileFault {
         ManifestError::Json(_) | ManifestError::Name(_) => Manifest::json_len(bytes)
             .ok()
             .and_then(|len| bytes.get(HEADER_LEN..HEADER_LEN + len))
-            .and_then(|json| serde_json::from_slice::<MinimalManifest>(json).ok()),
+            .and_then(|json| json.split(|&byte| byte == b'\n').next())
+            .and_then(|outline| serde_json::from_slice::<MinimalManifest>(outline).ok()),
         _ => None,
     };
     // A newer plugin may contain things that this host cannot read: then its ABI revision is the reason.

@@ -65,7 +65,8 @@ fn manifest_section(json: &str) -> Vec<u8> {
 
 fn json(package: &str, abi: u32, default: &str) -> String {
     format!(
-        r#"{{"abi":{abi},"package":"{package}","version":"1.0.0","rustc":"r","target":"t","jobs":[{{"name":"a_job","signature":"(cx)","docs":"Does.","file":"src/lib.rs","line":3,"params":[{{"name":"n","rust_type":"u8","kind":"u8","optional":false,"default":{default},"docs":""}}]}}]}}"#
+        r#"{{"abi":{abi},"package":"{package}","version":"1.0.0","jobs":[{{"name":"a_job","params":[{{"name":"n","kind":"u8","default":{default}}}]}}]}}
+{{"rustc":"r","target":"t","jobs":[{{"signature":"(cx)","docs":"Does.","file":"src/lib.rs","line":3,"params":[{{"rust_type":"u8"}}]}}]}}"#
     )
 }
 
@@ -137,7 +138,7 @@ fn each_kind_of_file_has_its_own_reason() {
         ("a newer ABI", with_manifest(&json("pack", ABI_REVISION + 1, "5")), Reason::AbiTooNew),
         (
             "a newer ABI with unknown kinds",
-            with_manifest(&json("pack", 99, "5").replace("\"u8\",\"opt", "\"tensor\",\"opt")),
+            with_manifest(&json("pack", 99, "5").replace("\"kind\":\"u8\"", "\"kind\":\"tensor\"")),
             Reason::AbiTooNew,
         ),
     ];
@@ -300,7 +301,8 @@ fn a_package_that_cannot_run_is_not_listed() {
         let json = json("pack", ABI_REVISION, "5");
         let (start, param) = json.split_at(json.find(r#"{"name":"n""#).unwrap());
         let (param, end) = param.split_at(param.find("]}]}").unwrap());
-        format!("{start}{},{}{end}", param.replace("\"n\"", first), param.replace("\"n\"", second))
+        let outline = format!("{start}{},{}{end}", param.replace("\"n\"", first), param.replace("\"n\"", second));
+        outline.replace(r#"{"rust_type":"u8"}"#, r#"{"rust_type":"u8"},{"rust_type":"u8"}"#)
     };
     let of = |json: &str| library(vec![Section { name: ".lorchestra", bytes: manifest_section(json), link: 0 }]);
     for (what, json) in [
@@ -308,8 +310,7 @@ fn a_package_that_cannot_run_is_not_listed() {
         ("is listed twice", two("\"a\"", "\"a\"")),
         ("share the flag --a-b", two("\"a_b\"", "\"a-b\"")),
         ("--help", two("\"help\"", "\"a\"")),
-        ("kind \"tensor\"", json("pack", ABI_REVISION, "5").replace("\"u8\",\"opt", "\"tensor\",\"opt")),
-        ("docs", json("pack", ABI_REVISION, "5").replace(r#","docs":"""#, "")),
+        ("kind \"tensor\"", json("pack", ABI_REVISION, "5").replace("\"kind\":\"u8\"", "\"kind\":\"tensor\"")),
     ] {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("liba.so"), of(&json)).unwrap();
@@ -323,6 +324,24 @@ fn a_package_that_cannot_run_is_not_listed() {
     std::fs::write(dir.path().join("liba.so"), of(&two("\"a\"", "\"b\""))).unwrap();
     let catalog = scan(&[dir.path()]);
     assert_eq!(catalog.find("pack").unwrap().manifest().unwrap().jobs[0].params.len(), 2);
+}
+
+#[test]
+fn a_mistake_in_the_texts_is_reported_by_those_who_read_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = json("pack", ABI_REVISION, "5").replace(r#""docs":"Does.","#, "");
+    std::fs::write(
+        dir.path().join("liba.so"),
+        library(vec![Section { name: ".lorchestra", bytes: manifest_section(&json), link: 0 }]),
+    )
+    .unwrap();
+    let mut catalog = scan(&[dir.path()]);
+    let problem = catalog.find("pack").unwrap().manifest().unwrap_err();
+    assert_eq!((problem.reason, problem.package.as_deref()), (Reason::BadManifest, Some("pack")));
+    assert!(problem.detail.contains("missing field `docs`"), "{}", problem.detail);
+    catalog.check_texts();
+    assert!(catalog.packages.is_empty());
+    assert_eq!(catalog.problems, [problem]);
 }
 
 #[test]

@@ -192,7 +192,7 @@ fn json_of_library_files_keeps_its_keys() {
     has_keys("a plugins-check/1 of a file that cannot be used", &checked.json("lorchestra.plugins-check/1"));
 
     // One job is added, one removed, one has another signature.
-    let noop = "\"name\":\"noop\",\"signature\"";
+    let noop = "\"name\":\"noop\"";
     let other = write("other.so", corrupt::manifest(noop, &noop.replace("noop", "noap")));
     sandbox.lorchestra(&["plugins", "install", "--json", &other]).exits(0);
     let next = write("next.so", corrupt::manifest("page_size: u32 = 500", "page_size: u64 = 500"));

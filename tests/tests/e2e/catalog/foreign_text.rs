@@ -119,7 +119,7 @@ fn invisible_characters_of_documentation_are_not_printed() {
     let sandbox = Sandbox::with(&[]);
     let text: String = known().chars().chain(invisible().step_by(97)).collect();
     let docs = format!("Beginning.\n\n{text}\n\nEnd.");
-    let path = install(&sandbox, Fixture::Kit, |manifest| manifest["jobs"][0]["docs"] = json!(docs));
+    let path = install(&sandbox, Fixture::Kit, |manifest| manifest[1]["jobs"][0]["docs"] = json!(docs));
     let show = sandbox.lorchestra(&["jobs", "show", "kit", "kinds"]).exits(0);
     assert!(show.out().contains("Beginning.") && show.out().contains("End."), "{}", show.shown());
     is_harmless(&show);
@@ -160,27 +160,27 @@ fn texts_of_a_manifest_do_not_make_messages_long() {
         .collect();
     fs::remove_file(sandbox.plugins().join("lib.so")).unwrap();
     let places = [
-        "/package",
-        "/version",
-        "/rustc",
-        "/target",
-        "/jobs/0/name",
-        "/jobs/0/signature",
-        "/jobs/0/file",
-        "/jobs/0/timeout",
-        "/jobs/0/overlap",
-        "/jobs/0/deprecated",
-        "/jobs/0/line",
-        "/jobs/0/params/0/name",
-        "/jobs/0/params/0/kind",
-        "/jobs/0/params/0/rust_type",
-        "/jobs/0/params/0/default",
-        "/jobs/0/params/0/deprecated",
-        "/jobs/0/params/1/values/0/name",
-        "/jobs/0/params/1/values/0/docs",
-        "/jobs/0/params/1/default",
-        "/abi",
-        "/jobs",
+        "/0/package",
+        "/0/version",
+        "/1/rustc",
+        "/1/target",
+        "/0/jobs/0/name",
+        "/1/jobs/0/signature",
+        "/1/jobs/0/file",
+        "/0/jobs/0/timeout",
+        "/0/jobs/0/overlap",
+        "/0/jobs/0/deprecated",
+        "/1/jobs/0/line",
+        "/0/jobs/0/params/0/name",
+        "/0/jobs/0/params/0/kind",
+        "/1/jobs/0/params/0/rust_type",
+        "/0/jobs/0/params/0/default",
+        "/0/jobs/0/params/0/deprecated",
+        "/0/jobs/0/params/1/values/0/name",
+        "/0/jobs/0/params/1/values/0/docs",
+        "/0/jobs/0/params/1/default",
+        "/0/abi",
+        "/0/jobs",
     ];
     for place in places {
         let path = install(&sandbox, Fixture::Kit, |manifest| {

@@ -35,7 +35,7 @@ fn altered(changes: &[(&str, &str)]) -> Vec<u8> {
 fn next_version() -> Vec<u8> {
     altered(&[
         ("\"version\":\"0.3.0\"", "\"version\":\"0.4.0\""),
-        ("\"name\":\"noop\",\"signature\":\"(cx)\"", "\"name\":\"noap\",\"signature\":\"(cx)\""),
+        ("\"name\":\"noop\"", "\"name\":\"noap\""),
         ("page_size: u32 = 500", "page_size: u64 = 500"),
     ])
 }
@@ -461,5 +461,22 @@ fn a_large_library_is_read_once_and_one_that_its_header_refuses_not_at_all() {
         grow(&other);
         let (code, read) = check(&other);
         assert!(code == Some(126) && read < 4 << 20, "{name}: {code:?}, {read} bytes were read");
+    }
+}
+
+/// A search reads only the outline of a manifest. What reads its texts too reports a mistake in them, and nothing runs.
+#[test]
+fn a_mistake_in_the_texts_of_a_manifest_is_reported() {
+    let sandbox = Sandbox::with(&[]);
+    let path = sandbox.plugins().join("libmisbehave.so");
+    fs::write(&path, lorchestra_tests::corrupt::manifest("Does nothing.", "\x1b[2J\x07\x1b]0;x\x07\r!")).unwrap();
+    assert!(sandbox.lorchestra(&["jobs", "list"]).exits(0).out().starts_with("misbehave:\n"));
+    let listed = sandbox.lorchestra(&["plugins", "list"]).exits(0);
+    assert!(listed.out().contains("bad-manifest: the manifest's JSON is invalid: control character"), "{}", listed.shown());
+    let doctor = sandbox.lorchestra(&["doctor"]).exits(1);
+    assert!(doctor.out().contains("(bad-manifest)"), "{}", doctor.shown());
+    for command in [["run-job", "misbehave", "noop"].as_slice(), &["jobs", "show", "misbehave", "noop"]] {
+        let refused = sandbox.lorchestra(command).exits(126);
+        assert!(refused.err().contains("the manifest's JSON is invalid"), "{}", refused.shown());
     }
 }

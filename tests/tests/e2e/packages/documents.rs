@@ -101,16 +101,16 @@ fn the_sample_mailbox_is_found_by_words_and_by_similarity() {
     assert_eq!((&again["unchanged"], &again["added"], &again["removed"]), (&json!(34), &json!(0), &json!(0)));
 }
 
-/// Chinese characters, letters that only one language has, mail that is HTML only, a calendar invitation, the name of an attachment.
+/// Japanese, Chinese and Korean, letters that only one language has, mail that is HTML only, calendar invitations, names of attachments.
 #[test]
 fn mail_in_many_languages_is_found() {
     let sandbox = sandbox();
     let source = built::workspace().join("example-plugins/ingester/sample/world.mbox").display().to_string();
     sandbox.lorchestra(&["run-job", "ingester", "extract_gmail", "--source", &source]).exits(0);
-    assert_eq!(payload_of(&sandbox, "extraction.completed")["written"], 4);
+    assert_eq!(payload_of(&sandbox, "extraction.completed")["written"], 8);
     sandbox.lorchestra(&["run-job", "canonizer", "canonicalize_email"]).exits(0);
     let results = sandbox.data().join("canonizer");
-    assert_eq!(schema::check_lines(&results.join("email.jsonl"), &results.join("email.schema.json")), 4);
+    assert_eq!(schema::check_lines(&results.join("email.jsonl"), &results.join("email.schema.json")), 8);
     sandbox.lorchestra(&INDEX).exits(0);
     for (query, title, snippet) in [
         ("京都", "会議のお知らせ", "来週の会議は京都で"),
@@ -125,6 +125,19 @@ fn mail_in_many_languages_is_found() {
         ("zugspitze", "Invitation", "Zugspitze"),
         ("grossentabelle", "As agreed", "Größentabelle"),
         ("見積", "As agreed", "見積"),
+        ("上海", "季度预算", "会议在上海"),
+        ("预算表2024", "季度预算", ""),
+        ("chart-of-costs.png", "季度预算", ""),
+        ("李雷", "季度预算", ""),
+        ("서울", "출장 보고서", "서울에서"),
+        ("보고서", "출장 보고서", ""),
+        ("김민수", "출장 보고서", ""),
+        ("台北", "您的訂單", "台北"),
+        ("AB12345678", "您的訂單", "發票號碼 AB12345678"),
+        ("harbour authority", "Invitation: kick-off", "harbour"),
+        ("부산", "Invitation: kick-off", "부산"),
+        ("kowalska", "Invitation: kick-off", ""),
+        ("invite.ics", "Invitation: kick-off", ""),
     ] {
         sandbox.lorchestra(&["run-job", "vector-projector", "search", "--query", query, "--mode", "text"]).exits(0);
         let hits = hits(&sandbox);

@@ -123,18 +123,17 @@ fn a_list_shows_the_entry_points_of_both_groups_and_one_broken_hides_none() {
     assert!(events.contains(&("python.job.listed".to_owned(), gmail)), "{events:?}");
 }
 
-/// Kills the Python process, the worker, or the supervisor: every event for which `emit` returned is stored once.
+/// Kills the Python process, the worker, or the supervisor while the job emits: every event for which `emit` returned is stored once.
 #[test]
 fn nothing_acknowledged_is_lost_when_a_job_of_ten_thousand_events_is_killed() {
     for victim in ["python", "worker", "supervisor"] {
         let python = Python::new();
         let acknowledged = python.sandbox.arg("acknowledged");
         let path = format!("acknowledged={acknowledged}");
-        let run = python.run("my_package.faults:numbered", &["--arg", "count:=10000", "--arg", &path, "--arg", "stay:=9000"]);
+        // So many that it is killed long before the last one.
+        let run = python.run("my_package.faults:numbered", &["--arg", "count:=10000000", "--arg", &path]);
         let mut running = python.sandbox.start(&run);
-        // In two of three cases it is killed while it emits, not while it waits.
-        let enough = if victim == "python" { 9000 } else { 3000 };
-        eventually("the job has emitted many events", || python.acknowledged() >= enough);
+        eventually("the job has emitted many events", || python.acknowledged() >= 3000);
         let worker = running.children()[0];
         let interpreter = || processes::children(worker).into_iter().next();
         let interpreter = interpreter().unwrap();
@@ -242,6 +241,34 @@ fn a_failure_is_retried_and_a_stop_runs_the_finally_blocks() {
         assert_eq!(python.events().pop().unwrap().0, "cleaned.up", "round {round}");
     }
     assert_eq!(python.sandbox.processes(), [0u32; 0]);
+}
+
+/// A job that ignores SIGTERM is killed at the end of the grace period, also while it sends half an event to a worker that does not read.
+#[test]
+fn a_job_that_emits_on_and_on_ends_with_the_grace_period() {
+    for how in ["cancelled", "timed out", "worker stopped"] {
+        let python = Python::new();
+        let marker = python.sandbox.path("emitting");
+        let marker_arg = format!("marker={}", marker.display());
+        let timeout = if how == "timed out" { "2s" } else { "1h" };
+        let flags = ["--arg", &marker_arg, "--timeout", timeout, "--grace", "1s"];
+        let mut running = python.sandbox.start(&python.run("my_package.faults:stubborn", &flags));
+        eventually("the job emits", || marker.exists());
+        let worker = running.children()[0];
+        let interpreter = processes::children(worker)[0];
+        if how == "worker stopped" {
+            processes::signal(worker, Signal::STOP);
+        }
+        if how != "timed out" {
+            running.signal(Signal::TERM);
+        }
+        eventually("all processes have ended", || {
+            running.has_ended() && !processes::is_alive(interpreter) && !processes::is_alive(worker)
+        });
+        let cause = if how == "timed out" { "timeout" } else { "cancelled" };
+        assert_eq!(python.sandbox.run().cause(), cause, "{how}: {}", python.sandbox.run().message());
+        assert_eq!(python.sandbox.processes(), [0u32; 0], "{how}");
+    }
 }
 
 #[test]

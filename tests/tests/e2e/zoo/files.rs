@@ -52,7 +52,7 @@ const SPECIMENS: &[Specimen] = &[
     ("claims-too-much",   |path| put(path, corrupt::manifest_claims(1_000_000)),         "bad-manifest",       1, NO_RUN),
     ("no-json",           |path| put(path, manifest("{", "[")),                          "bad-manifest",       1, NO_RUN),
     ("not-utf8",          |path| put(path, manifest_bytes(b"Does nothing.", b"Does \xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8")), "bad-manifest", 126, NO_RUN),
-    ("raw-escapes",       |path| put(path, manifest("Does nothing.", "\x1b[2J\x07\x1b]0;x\x07\r!")), "bad-manifest", 1, NO_RUN),
+    ("raw-escapes",       |path| put(path, manifest("\"misbehave\"", "\"\x1b[2J\x07have\"")), "bad-manifest",     1, NO_RUN),
     ("escaped-name",      |path| put(path, manifest("\"misbehave\"", "\"m\\u001bve\"")), "bad-manifest",       1, NO_RUN),
     ("bad-name",          |path| put(path, manifest("\"misbehave\"", "\"../behave\"")),  "bad-manifest",       1, NO_RUN),
     ("bad-default",       |path| put(path, manifest("\"default\":500", "\"default\":-50")), "bad-manifest",    126, NO_RUN),

@@ -12,6 +12,12 @@ enum Kept {
     Refused,
     /// `NO` to every request, including its size.
     RefusedAlways,
+    /// `BAD` to every request that includes it.
+    Bad,
+    /// No response for its size that can be parsed.
+    MalformedSize,
+    /// No response with its text that can be parsed.
+    Malformed,
     /// Found by the search, but no response for its size.
     Unanswered,
     /// All responses but the size.
@@ -62,6 +68,9 @@ fn answer(mailbox: &[(u32, Kept)], command: &str) -> Option<String> {
             let body = body(uid);
             match (kept, is_survey) {
                 (Kept::RefusedAlways, _) | (Kept::Refused, false) => return Some(text + NO),
+                (Kept::Bad, false) => return Some(text + "TAG BAD Error in IMAP command FETCH: invalid message\r\n"),
+                (Kept::MalformedSize, true) => text += "* 1 FETCH (UID \"x RFC822.SIZE 20)\r\n",
+                (Kept::Malformed, false) => text += &format!("* 1 FETCH (UID x{uid} BODY[] {{{}}}\r\n{body})\r\n", body.len()),
                 (Kept::Unanswered | Kept::Expunged, _) => {}
                 (_, true) => {
                     let size = if kept == Kept::WithoutSize { String::new() } else { format!(" RFC822.SIZE {}", body.len()) };
@@ -147,10 +156,11 @@ fn subjects(dir: &TempDir) -> Vec<u32> {
 
 #[test]
 fn a_refused_message_is_set_aside_and_retried_once() {
-    for kept in [Kept::Refused, Kept::RefusedAlways, Kept::Unanswered, Kept::Nil, Kept::Empty] {
+    for kept in [Kept::Refused, Kept::RefusedAlways, Kept::Bad, Kept::Unanswered, Kept::Malformed, Kept::Nil, Kept::Empty] {
         let reason = match kept {
-            Kept::Refused | Kept::RefusedAlways => "refused",
+            Kept::Refused | Kept::RefusedAlways | Kept::Bad => "refused",
             Kept::Unanswered => "unanswered",
+            Kept::Malformed => "malformed",
             Kept::Nil => "gone",
             _ => "empty",
         };
@@ -181,8 +191,11 @@ fn a_refused_message_is_set_aside_and_retried_once() {
 fn a_server_that_refuses_everything_is_an_error_and_no_message_is_skipped() {
     let dir = TempDir::new();
     let (port, mailbox) = start((1..=150).map(|uid| (uid, if uid > 50 { Kept::Refused } else { Kept::Once })));
-    let error = run(port, &dir).assert_retryable("refused fetching messages: Some messages could not be FETCHed").error();
-    assert!(error.is_some_and(|error| !error.contains('\n')));
+    let ran = run(port, &dir);
+    let error = ran.assert_retryable("refused fetching messages").error().unwrap();
+    let named = "(folder \"[Gmail]/Alle Nachrichten\"): Some messages could not be FETCHed";
+    assert!(error.contains(named) && !error.contains('\n'), "{error}");
+    assert_eq!(ran.event("extraction.folder_skipped").payload["reason"], "refused");
     for uid in 1..=150 {
         change(&mailbox, uid, Kept::Well);
     }
@@ -222,6 +235,15 @@ fn messages_outside_the_window_are_stored_compactly_and_read_with_a_wider_one() 
     assert_eq!(run("2023-12-31")["written"], 450);
     assert_eq!(subjects(&dir), (1..=450).map(|n| 2 * n).collect::<Vec<u32>>());
     assert_eq!(run("2023-12-30")["read"], 0, "nothing is left");
+}
+
+#[test]
+fn a_message_whose_size_cannot_be_parsed_is_fetched() {
+    let dir = TempDir::new();
+    let (port, _) = start((1..=9).map(|uid| (uid, if uid == 4 { Kept::MalformedSize } else { Kept::Well })));
+    let (counts, aside) = outcome(&run(port, &dir));
+    assert_eq!((&counts["written"], aside.len()), (&9.into(), 0), "{counts}");
+    assert_eq!(subjects(&dir), (1..=9).collect::<Vec<u32>>());
 }
 
 #[test]
