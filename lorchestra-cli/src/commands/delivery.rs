@@ -16,6 +16,9 @@ use std::time::Duration;
 /// Default time limit of `events flush`. BigQuery's CreateWriteStream alone may take longer than a minute.
 const FLUSH: Duration = Duration::from_secs(180);
 
+/// Interval between two checks of a permission.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Returns the configured destinations, or only the one with this name; the error says what to configure.
 pub(super) fn chosen<'a>(settings: &'a Settings, name: Option<&str>) -> Result<Vec<&'a DestinationConfig>, CommandError> {
     let chosen: Vec<_> = settings.destinations.iter().filter(|to| name.is_none_or(|name| name == to.name())).collect();
@@ -64,7 +67,19 @@ pub(super) fn check(settings: &Settings, limit: Duration) -> Result<(), CommandE
         let config = to.clone();
         let checked = blocking(async move {
             let mut destination = config.open()?;
-            tokio::time::timeout(limit, destination.connect()).await.unwrap_or(Ok(()))
+            let mut refusal = None;
+            let allowed = async {
+                // A permission that was just granted takes minutes to apply.
+                loop {
+                    match destination.connect().await {
+                        Err(forbidden @ DeliveryError::Forbidden(_)) => refusal = Some(forbidden),
+                        answer => return answer,
+                    }
+                    tokio::time::sleep(AGAIN).await;
+                }
+            };
+            let answer = tokio::time::timeout(limit, allowed).await;
+            answer.unwrap_or_else(|_| refusal.map_or(Ok(()), Err))
         })?;
         match checked {
             Ok(()) | Err(DeliveryError::Later { .. }) => {}

@@ -511,6 +511,9 @@ struct TableInfo {
     location: Option<String>,
     /// The column that every query must filter by; empty for ingestion time.
     needs_filter: Option<String>,
+    /// The query of a view.
+    query: Option<String>,
+    description: Option<String>,
 }
 
 /// Reads a table or view. Bypasses the client, which cannot parse a table with a type that it does not know.
@@ -532,6 +535,8 @@ async fn read_table(rest: &Rest, table: &TableName, token: Option<&str>) -> Resu
         kind: text(&resource, "type").map(|kind| redact::one_line(&kind)),
         location: text(&resource, "location"),
         needs_filter,
+        query: resource.get("view").and_then(|view| text(view, "query")),
+        description: text(&resource, "description"),
     })
 }
 

@@ -22,13 +22,14 @@
 //!   first, so that a request in flight cannot land afterwards.
 //! - A definite refusal takes the batch back. It is *fresh* if every answer about it so far was definite: then nothing of it can still
 //!   arrive.
-//! - If something is at the position of a batch with an unknown result, it may be another batch: the batch's events are looked up,
-//!   if reading is permitted. This check, and [`Outbox::doubtful_to`], detect a state directory that was copied or restored.
+//! - If something is at the position of a batch with an unknown result, it may be another batch: the batch's events are looked up, or, if
+//!   reading is not permitted, the stream is fenced, and must agree with what this store has sent (`settle`). This check, and
+//!   [`Outbox::doubtful_to`], detect a state directory that was copied or restored.
 //! - If something is at the position of a batch that was never sent, all pending events are looked up before they are sent: a snapshot of
 //!   the machine was restored, and the store knows nothing of what was delivered since.
 //! - No event is skipped: an event that is not delivered is pending, set aside with the server's reason, or uncertain.
-//! - If all rows are refused for the same reason, none is set aside, because the table or this host is the cause. Delivery stops, and they
-//!   stay pending.
+//! - If all rows of a batch, or many rows of several, are refused for the same reason, none is set aside, because the table or this host is
+//!   the cause. They stay pending, other rows are delivered, and delivery ends with an error (`suspects`).
 //! - One row never blocks the others. If the server refuses a batch without identifying the row, the batch is split until that row is
 //!   alone, and others are sent before it. The row is then a *suspect* and still pending: when another row has landed, it is resent once,
 //!   and set aside permanently if it is refused again. If no other row lands, the server is at fault.
@@ -37,6 +38,7 @@ mod doubt;
 mod flight;
 mod pipeline;
 mod settle;
+mod suspects;
 mod verdict;
 
 use super::destination::{BatchTarget, DeliveryError, Destination, Landed, Slot};
@@ -109,8 +111,16 @@ pub struct Deliverer<'a, D> {
     suspects: u32,
     /// The answer to the last suspect.
     suspicion: Option<DeliveryError>,
-    /// Suspects up to this event were resent, although nothing had landed.
+    /// Suspects up to this event were resent since the first batch landed, or although none had landed.
     tried: i64,
+    /// The kinds of reasons for which too many rows were refused: suspects with one of them are not sent.
+    held: HashSet<String>,
+    /// The last of these reasons.
+    blame: Option<DeliveryError>,
+    /// The user asked for what was refused to be resent: suspects up to this event are set aside if they are refused again.
+    set_aside_to: i64,
+    /// A refused permission was reported.
+    has_warned: bool,
     progress: &'a mut Progress,
 }
 
@@ -149,6 +159,10 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             suspects: 0,
             suspicion: None,
             tried: 0,
+            held: HashSet::new(),
+            blame: None,
+            set_aside_to: 0,
+            has_warned: false,
             progress,
         }
     }
@@ -166,11 +180,19 @@ impl<'a, D: Destination> Deliverer<'a, D> {
                     }
                 }
                 Ok(false) => {
-                    return match self.suspicion.take() {
-                        None => Ok(()),
-                        Some(DeliveryError::Later { reason, .. }) => Err(Stopped::Unreachable(reason)),
-                        Some(refusal) => Err(Stopped::Blocked(refusal)),
-                    };
+                    let error = self.suspicion.take().or_else(|| self.blame.take());
+                    match error {
+                        // The last pass could not send all suspects: without a pause, the caller would start the next one at once.
+                        None if self.store.suspect(0)?.is_some() => {
+                            self.tried = 0;
+                            let reason = "events that were refused before are not sent again yet".to_owned();
+                            let later = DeliveryError::Later { reason, after: None, perhaps_request: false };
+                            self.pause(later, persistent).await?;
+                        }
+                        None => return Ok(()),
+                        Some(DeliveryError::Later { reason, .. }) => return Err(Stopped::Unreachable(reason)),
+                        Some(refusal) => return Err(Stopped::Blocked(refusal)),
+                    }
                 }
                 Err(StepError::Store(error)) => return Err(Stopped::Store(error)),
                 Err(StepError::Refused(refusal)) => self.pause(refusal, persistent).await?,
@@ -208,15 +230,19 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         Ok(())
     }
 
-    /// Resends the events that the server refused, one by one.
+    /// Resends the events that the server refused, one by one, after those that are pending. Suspects that are refused again are set aside.
     pub async fn resend_refused(&mut self) -> Result<(), Stopped> {
+        // Not what is refused now.
+        let mut known = Vec::new();
+        while let Some(event) = self.store.refused_event(known.last().copied().unwrap_or_default())? {
+            known.push(event);
+        }
+        self.set_aside_to = self.store.last_suspect()?.unwrap_or_default();
         self.drain(true).await?;
-        let mut last = 0;
-        while let Some(event) = self.store.refused_event(last)? {
-            last = event;
+        for event in known {
             let rows: Vec<OutRow> = self.store.row(event)?.into_iter().filter(|out| out.intact).collect();
             if let Some(new) = self.place_patiently(&rows).await? {
-                let batch = self.store.send_one_again(Was::Refused, &new)?;
+                let batch = self.store.send_set_aside_again(Was::Refused, &[event], &new)?;
                 self.send_alone(batch, rows);
             }
             self.drain(true).await?;
@@ -244,6 +270,13 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         let (reason, after) = match refusal {
             DeliveryError::Later { reason, after, .. } => (reason, after),
             DeliveryError::Precondition(reason) => (reason, None),
+            // A permission that was just granted takes minutes to apply: wait if there is time.
+            DeliveryError::Forbidden(reason) if persistent => {
+                if !std::mem::replace(&mut self.has_warned, true) {
+                    tracing::warn!("{reason}: retrying until the time limit");
+                }
+                (reason, None)
+            }
             // Some servers do not know a new table for some minutes: wait if there is time.
             DeliveryError::TargetMissing(_) | DeliveryError::LayoutChanged(_)
                 if self.patience < self.policy.patience
@@ -284,14 +317,16 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         }
         if self.flights.is_empty() {
             let unsent = self.store.has_unsent()?;
-            let after = if self.proven { 0 } else { self.tried };
-            if let Some(suspect) = self.store.suspect(after)?
-                && (self.proven || !unsent && self.suspects < SUSPECTS)
-            {
-                self.retry(suspect).await?;
-                return Ok(true);
+            if self.proven || !unsent && self.suspects < SUSPECTS {
+                let suspects = self.next_suspects()?;
+                if !suspects.is_empty() {
+                    self.retry(suspects).await?;
+                    if self.flights.is_empty() {
+                        return Ok(true);
+                    }
+                }
             }
-            if !unsent {
+            if self.flights.is_empty() && !unsent {
                 self.store.pass_settled()?;
                 return Ok(false);
             }
@@ -325,7 +360,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             // No one has sent this batch yet, but something is at its position: for example, the state directory is a copy of one that is
             // still in use. What is there is not this batch.
             Ok(Landed::Before) if was_fresh => self.overtaken().await,
-            Ok(Landed::Before) => self.confirm(false).await,
+            Ok(Landed::Before) => self.landed_before().await,
             Ok(Landed::Now) => self.landed().await,
             Err(refusal) => {
                 let definite = !matches!(refusal, DeliveryError::Later { .. });
@@ -454,12 +489,14 @@ impl<'a, D: Destination> Deliverer<'a, D> {
             self.session.trouble = None;
             self.suspicion = None;
             self.suspects = 0;
-            self.proven = true;
+            if !std::mem::replace(&mut self.proven, true) {
+                self.tried = 0;
+            }
         }
         self.batch_limit = (self.batch_limit * 2).min(self.policy.rows);
         // Suspects are next, or batches that are already frozen.
         let others_wait = self.one_by_one && !self.flights.is_empty();
-        if others_wait || self.store.suspect(0)?.is_some() {
+        if others_wait || self.awaits_suspects()? {
             self.store.advance(Some(&flight.batch), None)?;
             return Ok(());
         }

@@ -23,7 +23,7 @@
 //! | part | guarantees |
 //! | --- | --- |
 //! | store | A batch is committed with stream, offset and rows before it is sent, and is never resized. The age of a stream counts from its last batch that landed. |
-//! | deliverer | A batch with an unknown result is taken back only after its stream was fenced, so that no request in flight can land afterwards. A row is suspected only after its stream was fenced and left once. |
+//! | deliverer | A batch with an unknown result is taken back only after its stream was fenced, so that no request in flight can land afterwards. A row that the server has not named is suspected only after its stream was fenced and left once. |
 //! | destination | [`Destination::append`] is all or nothing. After [`Destination::finalize`] has returned a length or [`DeliveryError::StreamGone`], nothing is added to the stream. |
 
 use super::policy::DeliveryPolicy;
@@ -113,14 +113,18 @@ pub enum DeliveryError {
     #[error("{0}")]
     Unauthenticated(String),
     /// Definite: nothing was written. The server gives no usable reason: it may have forgotten the stream, or a permission may not have
-    /// propagated yet. The deliverer retries, then leaves the stream, then treats it as [`DeliveryError::Denied`].
+    /// propagated yet. The deliverer retries, then leaves the stream, then treats it as [`DeliveryError::Forbidden`].
     #[error("{0}")]
     Precondition(String),
     /// Definite: nothing was written. Every row of a batch was refused for the same reason, so the table or this host is the cause, not the
     /// rows.
     #[error("{0}")]
     EveryRow(String),
-    /// Not permitted, API disabled, billing: no retry within the next minute will help.
+    /// Definite: nothing was written. Not permitted, API disabled, billing: a person must change that at the server. It may also pass, because
+    /// a new permission takes minutes to apply.
+    #[error("{0}")]
+    Forbidden(String),
+    /// A setting or the target must be changed: no retry will help.
     #[error("{0}")]
     Denied(String),
 }
@@ -210,7 +214,12 @@ pub trait Destination {
     /// otherwise [`DeliveryError::StreamGone`].
     async fn finalize(&mut self, slot: Slot<'_>, rows: &[Row]) -> Result<i64, DeliveryError>;
 
+    /// Whether [`Destination::finalize`] compares the rows with the contents of the stream, so that no other rows are taken for them.
+    fn compares(&self) -> bool {
+        false
+    }
+
     /// Returns the `event_id`s of those rows that are in the target. May need a permission that writing does not:
-    /// [`DeliveryError::Denied`].
+    /// [`DeliveryError::Forbidden`] or [`DeliveryError::Denied`].
     async fn present(&mut self, rows: &[Row]) -> Result<HashSet<String>, DeliveryError>;
 }

@@ -118,6 +118,10 @@ impl Destination for Jsonl {
         is_whole && fits && (self.config.rotate == Rotate::Never || of_today())
     }
 
+    fn compares(&self) -> bool {
+        true
+    }
+
     /// What another program has written does not count.
     fn is_ahead(&self, slot: Slot<'_>) -> bool {
         let path = Path::new(slot.stream);

@@ -377,10 +377,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
         let Some(session) = &mut self.session else { return Ok(()) };
         let policy = session.destination().policy();
         let mut deliverer = Deliverer::new(&mut self.store, session, policy, &mut self.progress);
-        let mut done = deliverer.drain(persistent).await;
-        if done.is_ok() && resend.refused {
-            done = deliverer.resend_refused().await;
-        }
+        let mut done = if resend.refused { deliverer.resend_refused().await } else { deliverer.drain(persistent).await };
         if done.is_ok() && resend.uncertain {
             done = deliverer.resend_uncertain().await;
         }

@@ -1,5 +1,6 @@
 //! Tests the order of deliveries against an in-memory table that fails in every way a server can, at any moment.
 
+mod judged;
 mod lifecycle;
 mod restored;
 mod server;

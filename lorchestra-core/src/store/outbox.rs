@@ -20,7 +20,7 @@ mod tests;
 
 pub use backlog::{Backlog, COUNTED};
 pub(super) use backlog::{delivered_to, pending, refused, uncertain, unsettled, why_uncertain};
-pub use batch::{Batch, NewBatch, OutRow, Row, RowDisposition, Was};
+pub use batch::{Batch, NewBatch, OutRow, Row, RowDisposition, Suspect, Was};
 pub use circuit::Circuit;
 pub use stream::Stream;
 
@@ -230,6 +230,44 @@ impl Outbox {
         })
     }
 
+    /// Returns the last suspect.
+    pub fn last_suspect(&self) -> Result<Option<i64>, StoreError> {
+        self.store.read("reading suspects", |db| {
+            let sql = "SELECT max(event) FROM settled WHERE destination = ?1 AND how = 'suspect'";
+            db.prepare_cached(sql)?.query_row([&self.destination], |row| row.get(0))
+        })
+    }
+
+    /// Returns the next suspects after event number `after`, oldest first, at most `limit`. They can be sent as one batch: all events between
+    /// them are settled individually.
+    pub fn suspects(&self, after: i64, limit: usize) -> Result<Vec<Suspect>, StoreError> {
+        let Some(first) = self.suspect(after)? else { return Ok(Vec::new()) };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.store.read("reading suspects", |db| {
+            let gap = format!("SELECT e.n FROM events e WHERE e.n > ?2 AND {UNSETTLED} ORDER BY e.n LIMIT 1");
+            let gap = db.prepare_cached(&gap)?.query_row(params![self.destination, first], |row| row.get(0)).optional()?;
+            let mut statement = db.prepare_cached(
+                "SELECT event, coalesce(reason, '') FROM settled
+                 WHERE destination = ?1 AND event >= ?2 AND event < ?3 AND how = 'suspect' ORDER BY event LIMIT ?4",
+            )?;
+            let suspect = |row: &rusqlite::Row<'_>| Ok(Suspect { n: row.get(0)?, reason: row.get(1)? });
+            let end = gap.unwrap_or(i64::MAX);
+            statement.query_map(params![self.destination, first, end, limit], suspect)?.collect()
+        })
+    }
+
+    /// Returns the reason of each event that was refused: of all suspects, and of those that were set aside after `since` (microseconds
+    /// since 1970).
+    pub fn refusals(&self, since: i64) -> Result<Vec<String>, StoreError> {
+        self.store.read("reading refused events", |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT reason FROM settled
+                 WHERE destination = ?1 AND reason IS NOT NULL AND (how = 'suspect' OR how = 'refused' AND at > ?2)",
+            )?;
+            statement.query_map(params![self.destination, since], |row| row.get(0))?.collect()
+        })
+    }
+
     /// Returns the first refused event after event number `after` that still has its payload.
     pub fn refused_event(&self, after: i64) -> Result<Option<i64>, StoreError> {
         self.store.read("reading refused events", |db| {
@@ -355,11 +393,11 @@ impl Outbox {
         })
     }
 
-    /// Freezes a batch of one event that was set aside, as `was` says, to be resent.
-    pub fn send_one_again(&mut self, was: Was, new: &NewBatch) -> Result<Batch, StoreError> {
+    /// Freezes a batch of these events, which were set aside, as `was` says, to be resent. All events between them are settled individually.
+    pub fn send_set_aside_again(&mut self, was: Was, events: &[i64], new: &NewBatch) -> Result<Batch, StoreError> {
         let destination = &self.destination;
-        self.store.write("sending an event again", |tx| {
-            unsettle(tx, destination, new.first)?;
+        self.store.write("sending events again", |tx| {
+            events.iter().try_for_each(|event| unsettle(tx, destination, *event))?;
             freeze(tx, destination, new, Some(was))
         })
     }
@@ -425,21 +463,21 @@ fn remove(tx: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
 
 /// Freezes a batch: commits its rows and its position, the next one in its stream.
 fn freeze(tx: &Transaction<'_>, destination: &str, new: &NewBatch, was: Option<Was>) -> rusqlite::Result<Batch> {
-    let place = match &new.stream {
-        None => None,
+    let (place, boot) = match &new.stream {
+        None => (None, None),
         Some(stream) => {
-            let offset: i64 = tx
+            let (offset, boot): (i64, Option<String>) = tx
                 .prepare_cached(
                     "UPDATE streams SET next_offset = next_offset + ?4
-                     WHERE destination = ?1 AND target = ?2 AND stream = ?3 RETURNING next_offset - ?4",
+                     WHERE destination = ?1 AND target = ?2 AND stream = ?3 RETURNING next_offset - ?4, boot",
                 )?
-                .query_row(params![destination, new.target, stream, new.length], |row| row.get(0))?;
-            Some((stream.clone(), offset))
+                .query_row(params![destination, new.target, stream, new.length], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            (Some((stream.clone(), offset)), boot)
         }
     };
     tx.prepare_cached(
-        "INSERT INTO batches (destination, target, stream, start, length, first, last, rows, state, was, made_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'frozen', ?9, ?10)",
+        "INSERT INTO batches (destination, target, stream, start, length, first, last, rows, state, was, made_at, boot)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'frozen', ?9, ?10, ?11)",
     )?
     .execute(params![
         destination,
@@ -451,7 +489,8 @@ fn freeze(tx: &Transaction<'_>, destination: &str, new: &NewBatch, was: Option<W
         new.last,
         new.rows,
         was.map(Was::as_str),
-        crate::host::clock::now_micros()
+        crate::host::clock::now_micros(),
+        boot
     ])?;
     Ok(Batch {
         id: tx.last_insert_rowid(),
@@ -462,6 +501,7 @@ fn freeze(tx: &Transaction<'_>, destination: &str, new: &NewBatch, was: Option<W
         last: new.last,
         rows: new.rows,
         was,
+        boot,
     })
 }
 
@@ -482,8 +522,8 @@ fn give_up(tx: &Transaction<'_>, destination: &str, batch: &Batch, reason: &str)
     for part in parts {
         let ([first, ..], [.., last]) = (part, part) else { continue };
         tx.prepare_cached(
-            "INSERT INTO batches (destination, target, stream, start, length, first, last, rows, state, was, reason, made_at)
-             SELECT destination, target, stream, start, length, ?2, ?3, ?4, 'uncertain', was, ?5, made_at
+            "INSERT INTO batches (destination, target, stream, start, length, first, last, rows, state, was, reason, made_at, boot)
+             SELECT destination, target, stream, start, length, ?2, ?3, ?4, 'uncertain', was, ?5, made_at, boot
              FROM batches WHERE n = ?1",
         )?
         .execute(params![batch.id, first, last, last - first + 1, reason])?;

@@ -312,7 +312,10 @@ fn delivery(store: &mut Outbox) {
     let frozen = store.frozen_batch().unwrap().unwrap();
     store.release(&frozen, &[], 10, "no").unwrap();
     let suspect = store.suspect(0).unwrap().unwrap();
-    store.send_one_again(Was::Suspect, &again(suspect)).unwrap();
+    store.suspects(0, 10).unwrap();
+    store.refusals(0).unwrap();
+    store.last_suspect().unwrap();
+    store.send_set_aside_again(Was::Suspect, &[suspect], &again(suspect)).unwrap();
     let frozen = store.frozen_batch().unwrap().unwrap();
     store.release(&frozen, &[], 10, "no").unwrap();
     store.refused_event(0).unwrap().unwrap();

@@ -76,8 +76,9 @@ fn apply(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
 /// - Delivery, by destination. `outbox`: all events up to `delivered_to` are settled; the last batch went to `target`; `seen_at` is when a
 ///   command last had the destination configured; no process uses `closed_route` until `closed_until`. `file` identifies the store's file:
 ///   if it has changed, this store is a copy, and the original may have delivered events up to `doubtful_to` too. `streams`: the offset of
-///   a target's next batch, and when a batch last landed. `batches`: frozen batches, and batches with an unknown result; `was` is the
-///   previous state of rows that are resent on request. `settled`: rows that are settled individually.
+///   a target's next batch, when a batch last landed, and the boot of the host in which the stream was created. `batches`: frozen batches,
+///   and batches with an unknown result; `was` is the previous state of rows that are resent on request, `boot` that of their stream.
+///   `settled`: rows that are settled individually.
 const V1: &str = "
 CREATE TABLE runs (
     n                INTEGER PRIMARY KEY,
@@ -236,6 +237,7 @@ CREATE TABLE streams (
     next_offset INTEGER NOT NULL,
     used_at     INTEGER NOT NULL,
     closing     INTEGER NOT NULL DEFAULT 0,
+    boot        TEXT,
     PRIMARY KEY (destination, target)
 ) STRICT, WITHOUT ROWID;
 
@@ -252,6 +254,7 @@ CREATE TABLE batches (
     state       TEXT NOT NULL,
     was         TEXT,
     reason      TEXT,
+    boot        TEXT,
     made_at     INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX batches_by_state ON batches (destination, state);

@@ -92,7 +92,7 @@ pub(super) fn http(about: &str, code: i64, reasons: &[&str], message: &str, afte
     match code {
         401 => DeliveryError::Unauthenticated(format!("{text}: credentials not accepted")),
         403 if has(&RETRYABLE) => retry,
-        403 => DeliveryError::Denied(text),
+        403 => DeliveryError::Forbidden(text),
         404 => DeliveryError::TargetMissing(text),
         413 => DeliveryError::TooLarge(text),
         408 | 409 | 429 => retry,
@@ -280,11 +280,10 @@ impl ServerError {
                 S::SchemaMismatchExtraFields => DeliveryError::LayoutChanged(text),
                 S::KmsServiceError => retry(text, false),
                 S::Unspecified | S::OffsetAlreadyExists => continue,
-                S::InvalidStreamType
-                | S::CmekNotProvided
-                | S::InvalidCmekProvided
-                | S::CmekEncryptionError
-                | S::KmsPermissionDenied => DeliveryError::Denied(text),
+                S::KmsPermissionDenied => DeliveryError::Forbidden(text),
+                S::InvalidStreamType | S::CmekNotProvided | S::InvalidCmekProvided | S::CmekEncryptionError => {
+                    DeliveryError::Denied(text)
+                }
             });
         }
         Err(match self.code {
@@ -301,19 +300,20 @@ impl ServerError {
             Code::Internal if call == Operation::Append => retry(text, true),
             Code::Unknown if lower.starts_with(NOT_READY) => retry(text, false),
             Code::Unknown => retry(text, self.bare),
-            Code::InvalidArgument | Code::FailedPrecondition if lower.contains("finalized") => {
-                if call == Operation::Finalize {
-                    DeliveryError::StreamGone(text)
-                } else {
-                    DeliveryError::StreamFinalized(text)
-                }
+            Code::InvalidArgument | Code::FailedPrecondition if call == Operation::Finalize && is_finalized(&lower) => {
+                DeliveryError::StreamGone(text)
+            }
+            // What follows closes the stream, so a misunderstood message costs no more than a stream.
+            Code::InvalidArgument | Code::FailedPrecondition if call == Operation::Append && lower.contains("finalized") => {
+                DeliveryError::StreamFinalized(text)
             }
             Code::InvalidArgument | Code::FailedPrecondition if schema_mismatch(&lower) => DeliveryError::LayoutChanged(text),
-            // A restarted server, or one that never had the stream. In a finalize request only the name can be invalid.
+            // A restarted server, or one that never had the stream.
             Code::InvalidArgument | Code::FailedPrecondition if call != Operation::Create && unknown_stream(&lower) => {
                 DeliveryError::StreamGone(text)
             }
-            Code::InvalidArgument if call == Operation::Finalize => DeliveryError::StreamGone(text),
+            // Neither says that the stream is gone, so a slow request may still land in it.
+            Code::InvalidArgument if call == Operation::Finalize => DeliveryError::Precondition(text),
             // Google's client for Go retries it, "per guidance from backend team".
             Code::FailedPrecondition if call != Operation::Create => DeliveryError::Precondition(text),
             Code::NotFound if call == Operation::Create => DeliveryError::TargetMissing(text),
@@ -326,10 +326,16 @@ impl ServerError {
                 DeliveryError::Denied(format!("{text}: no Storage Write API there: try `write = \"insert-all\"`"))
             }
             Code::InvalidArgument if call == Operation::Append => DeliveryError::Malformed(text),
-            Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition => DeliveryError::Denied(text),
+            Code::PermissionDenied | Code::FailedPrecondition => DeliveryError::Forbidden(text),
+            Code::InvalidArgument => DeliveryError::Denied(text),
             _ => retry(text, false),
         })
     }
+}
+
+/// Whether a server says that a stream has been finalized before. "cannot be finalized" is the opposite.
+fn is_finalized(lower: &str) -> bool {
+    ["is finalized", "already finalized", "been finalized", "was finalized"].iter().any(|words| lower.contains(words))
 }
 
 /// How servers describe an unknown stream, other than by NOT_FOUND.

@@ -23,6 +23,13 @@ pub(super) enum Field {
     Job,
 }
 
+impl Field {
+    /// Whether some events have no value for it.
+    fn may_be_missing(self) -> bool {
+        matches!(self, Self::SchemaRef | Self::SubjectId)
+    }
+}
+
 /// A column as lorchestra creates it.
 #[derive(Debug)]
 pub(super) struct Column {
@@ -106,7 +113,8 @@ pub(super) struct Layout {
 
 impl Layout {
     /// Creates the mapping from the table's columns. Ignores foreign columns and skips missing ones; only `event_id` is required, because
-    /// all delivery guarantees depend on it.
+    /// all delivery guarantees depend on it. Refuses a table that requires a value that events may not have: each such event would be
+    /// refused.
     ///
     /// # Errors
     /// [`DeliveryError::Denied`], which names table, column and fix.
@@ -131,6 +139,15 @@ impl Layout {
             return Err(DeliveryError::Denied(format!(
                 "{table}: no column event_id: it is not an events table; `lorchestra events setup` adds it"
             )));
+        }
+        for column in &layout.columns {
+            let is_required = |there: &ExistingColumn| there.name == column.name && there.mode == "REQUIRED";
+            if column.field.may_be_missing() && found.iter().any(is_required) {
+                let name = one_line(&column.name);
+                return Err(DeliveryError::Denied(format!(
+                    "{table}: column {name} is REQUIRED, but some events have no value for it: make it NULLABLE"
+                )));
+            }
         }
         for there in found {
             if there.mode == "REQUIRED" && !ENVELOPE.iter().any(|column| there.name.eq_ignore_ascii_case(column.name)) {
@@ -273,6 +290,20 @@ pub(super) mod tests {
         };
         let text = with(ExistingColumn::new("tenant", "STRING", Some("REQUIRED")));
         assert!(text.contains("p.d.t: column tenant is REQUIRED"), "{text}");
+        for name in ["schema_ref", "Subject_ID"] {
+            let mut found = ours();
+            found.retain(|there| !there.name.eq_ignore_ascii_case(name));
+            found.push(ExistingColumn::new(name, "STRING", Some("REQUIRED")));
+            let text = Layout::read("p.d.t", &found).unwrap_err().to_string();
+            let expected = format!("p.d.t: column {name} is REQUIRED, but some events have no value for it: make it NULLABLE");
+            assert_eq!(text, expected);
+        }
+        // Every event has these, also the one that setup writes.
+        let all = ours().into_iter().map(|there| match there.name.as_str() {
+            "schema_ref" | "subject_id" => there,
+            _ => ExistingColumn { mode: "REQUIRED".to_owned(), ..there },
+        });
+        assert!(Layout::read("p.d.t", &all.collect::<Vec<_>>()).is_ok());
         let text = with(ExistingColumn::new("created_at", "DATE", None));
         assert!(text.contains("created_at is DATE, but TIMESTAMP is required"), "{text}");
         let text = with(ExistingColumn::new("payload", "STRING", Some("REPEATED")));

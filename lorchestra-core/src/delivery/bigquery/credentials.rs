@@ -20,7 +20,7 @@ pub struct CredentialSources {
     pub gcloud: Option<PathBuf>,
     /// CLOUDSDK_ACTIVE_CONFIG_NAME: the active configuration of gcloud.
     pub gcloud_configuration: Option<String>,
-    /// CLOUDSDK_CORE_PROJECT: takes precedence over the project of gcloud's configuration.
+    /// CLOUDSDK_CORE_PROJECT: takes precedence over the project of gcloud's configuration. Neither applies to the metadata server.
     pub gcloud_project: Option<String>,
     /// GOOGLE_CLOUD_QUOTA_PROJECT: takes precedence over the `quota_project_id` of a file.
     pub quota_project: Option<String>,
@@ -355,6 +355,9 @@ mod tests {
         assert_eq!(form(&sources, true), "None");
         sources.gcloud = Some(dir.path().join("none"));
         assert_eq!(form(&sources, false), "Metadata(metadata.google.internal)");
+        // As in Google's clients: the project is then the machine's.
+        sources.gcloud_project = Some("gclouds".to_owned());
+        assert_eq!(Credentials::find(&sources, false).unwrap().project, None);
         sources.metadata_host = Some("127.0.0.1:1".to_owned());
         assert_eq!(form(&sources, false), "Metadata(127.0.0.1:1)");
         sources.metadata = false;

@@ -1,5 +1,6 @@
 //! Sets up the table: creates what is missing and keeps what exists. Talks to BigQuery through one [`BigQuery`]. Guarantees that [`plan`]
-//! changes nothing, that [`apply`] does what the plan says and can be repeated, and that no column is dropped or altered.
+//! changes nothing, that [`apply`] does what the plan says and can be repeated, and that no column is dropped or altered. A view is
+//! replaced only if lorchestra created it.
 
 use super::columns::{Column, ENVELOPE, ExistingColumn, Layout};
 use super::rest::{Call, TableName};
@@ -67,6 +68,54 @@ pub enum SetupStep {
         /// `project.dataset.table_effective`.
         view: String,
     },
+    /// A view that lorchestra created has another definition than now.
+    ReplaceView {
+        /// Its full name.
+        view: String,
+    },
+}
+
+/// The views that setup creates, next to the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum View {
+    Once,
+    Effective,
+}
+
+impl View {
+    const ALL: [Self; 2] = [Self::Once, Self::Effective];
+
+    fn name(self, table: &TableName) -> TableName {
+        let suffix = match self {
+            Self::Once => "once",
+            Self::Effective => "effective",
+        };
+        TableName::new(&table.project, &table.dataset, &format!("{}_{suffix}", table.table))
+    }
+
+    /// Also shows who created the view.
+    fn description(self) -> &'static str {
+        match self {
+            Self::Once => "Each event once: insertAll may write one twice",
+            Self::Effective => "Events of runs that completed: not those of failed, interrupted and superseded runs",
+        }
+    }
+
+    fn query(self, table: &TableName, write: WriteMethod) -> String {
+        match (self, write) {
+            (Self::Once, _) => once_query(table),
+            (Self::Effective, WriteMethod::InsertAll) => effective_query(&Self::Once.name(table)),
+            (Self::Effective, WriteMethod::StorageWrite) => effective_query(table),
+        }
+    }
+
+    fn create(self, table: &TableName) -> SetupStep {
+        let view = self.name(table).full;
+        match self {
+            Self::Once => SetupStep::CreateView { view },
+            Self::Effective => SetupStep::CreateEffectiveView { view },
+        }
+    }
 }
 
 impl fmt::Display for SetupStep {
@@ -84,6 +133,7 @@ impl fmt::Display for SetupStep {
             Self::AddColumns { table, columns } => write!(f, "add to table {table}: {}", columns.join(", ")),
             Self::CreateView { view } => write!(f, "create view {view} (each event once)"),
             Self::CreateEffectiveView { view } => write!(f, "create view {view} (events of completed runs)"),
+            Self::ReplaceView { view } => write!(f, "replace view {view} (its definition has changed)"),
         }
     }
 }
@@ -118,24 +168,41 @@ async fn look(to: &mut BigQuery) -> Result<SetupPlan, DeliveryError> {
             steps.push(SetupStep::CreateTable { table: table.full.clone(), columns });
         }
     }
-    if write == WriteMethod::InsertAll && (is_new || is_view_missing(&call, &once(&table)).await?) {
-        steps.push(SetupStep::CreateView { view: once(&table).full });
-    }
-    if is_new || is_view_missing(&call, &effective(&table)).await? {
-        steps.push(SetupStep::CreateEffectiveView { view: effective(&table).full });
+    for view in View::ALL {
+        // Without insertAll, no event is there twice. A view from a time with it is kept up to date.
+        let is_needed = view == View::Effective || write == WriteMethod::InsertAll;
+        match (is_new, is_needed) {
+            (true, true) => steps.push(view.create(&table)),
+            (true, false) => {}
+            (false, _) => steps.extend(of_view(&call, view, write, is_needed).await?),
+        }
     }
     Ok(SetupPlan { table: table.full, steps })
 }
 
-/// Whether a view does not exist. Refuses anything else of that name.
-async fn is_view_missing(call: &RestCall<'_>, view: &TableName) -> Result<bool, DeliveryError> {
-    match read_table(call.rest, view, call.token.as_deref()).await {
-        Err(DeliveryError::TargetMissing(_)) => Ok(true),
+/// Returns the step that creates or replaces a view. Refuses anything else of that name, and keeps a view that others created.
+async fn of_view(
+    call: &RestCall<'_>,
+    view: View,
+    write: WriteMethod,
+    is_needed: bool,
+) -> Result<Option<SetupStep>, DeliveryError> {
+    let name = view.name(call.table);
+    match read_table(call.rest, &name, call.token.as_deref()).await {
+        Err(DeliveryError::TargetMissing(_)) => Ok(is_needed.then(|| view.create(call.table))),
         Err(refusal) => Err(refusal),
         Ok(TableInfo { kind: Some(kind), .. }) if kind != "VIEW" => {
-            Err(DeliveryError::Denied(format!("{}: is a {kind}, and a view must be created there: rename it", view.full)))
+            if !is_needed {
+                return Ok(None);
+            }
+            Err(DeliveryError::Denied(format!("{}: is a {kind}, and a view must be created there: rename it", name.full)))
         }
-        Ok(_) => Ok(false),
+        Ok(TableInfo { query, description, .. }) => {
+            let words = |query: &str| query.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            let is_current = query.is_none_or(|query| words(&query) == words(&view.query(call.table, write)));
+            let is_ours = description.as_deref() == Some(view.description());
+            Ok((is_ours && !is_current).then_some(SetupStep::ReplaceView { view: name.full }))
+        }
     }
 }
 
@@ -175,26 +242,25 @@ async fn perform(to: &mut BigQuery, step: &SetupStep) -> Result<(), DeliveryErro
             create(&call, table, made).await
         }
         SetupStep::AddColumns { columns, .. } => add(&call, columns).await,
-        SetupStep::CreateView { .. } => {
-            let once = once(table);
-            let query = once_query(table);
-            let view = ViewDefinition { query, use_legacy_sql: Some(false), user_defined_function_resources: None };
-            let made = Table::new(&once.project, &once.dataset, &once.table, TableSchema::default())
-                .description("Each event once: insertAll may write one twice")
-                .view(view);
-            create(&call, &once, made).await
-        }
-        SetupStep::CreateEffectiveView { .. } => {
-            let effective = effective(table);
-            let from = if write == WriteMethod::InsertAll { once(table) } else { table.clone() };
-            let query = effective_query(&from);
-            let view = ViewDefinition { query, use_legacy_sql: Some(false), user_defined_function_resources: None };
-            let made = Table::new(&effective.project, &effective.dataset, &effective.table, TableSchema::default())
-                .description("Events of runs that completed: not those of failed, interrupted and superseded runs")
-                .view(view);
-            create(&call, &effective, made).await
+        SetupStep::CreateView { .. } => create_view(&call, View::Once, write).await,
+        SetupStep::CreateEffectiveView { .. } => create_view(&call, View::Effective, write).await,
+        SetupStep::ReplaceView { view: name } => {
+            let Some(view) = View::ALL.into_iter().find(|view| view.name(table).full == *name) else { return Ok(()) };
+            let patch = json!({ "view": { "query": view.query(table, write), "useLegacySql": false } });
+            let (token, path) = (call.token.as_deref(), view.name(table).resource());
+            let request = Call { about: name, token, method: Method::PATCH, path: &path };
+            call.rest.raw(request, Some(&patch)).await.map(drop)
         }
     }
+}
+
+async fn create_view(call: &RestCall<'_>, view: View, write: WriteMethod) -> Result<(), DeliveryError> {
+    let (name, query) = (view.name(call.table), view.query(call.table, write));
+    let definition = ViewDefinition { query, use_legacy_sql: Some(false), user_defined_function_resources: None };
+    let made = Table::new(&name.project, &name.dataset, &name.table, TableSchema::default())
+        .description(view.description())
+        .view(definition);
+    create(call, &name, made).await
 }
 
 /// Bypasses the client: the patch sends the whole schema, and must keep everything in it that the client's model does not know.
@@ -250,20 +316,15 @@ fn missing(table: &TableName, found: &[ExistingColumn]) -> Result<Option<SetupSt
     Ok((!columns.is_empty()).then(|| SetupStep::AddColumns { table: table.full.clone(), columns }))
 }
 
-fn once(table: &TableName) -> TableName {
-    TableName::new(&table.project, &table.dataset, &format!("{}_once", table.table))
-}
-
-fn effective(table: &TableName) -> TableName {
-    TableName::new(&table.project, &table.dataset, &format!("{}_effective", table.table))
-}
-
 /// The query of docs/guides/sql/effective.sql. A run of an engine's window is completed only if it has the claim of that window, and another
 /// host may have recorded that before its own host has delivered its end.
+///
+/// A filter of the reader on `created_at` applies to the events, and not to the ends of runs, which are later. Those need a filter of their
+/// own if the table requires one; it is a text, which BigQuery compares with a TIMESTAMP and with a STRING.
 fn effective_query(table: &TableName) -> String {
     format!(
         "SELECT event.*\nFROM `{0}` AS event\nJOIN (\n  \
-         SELECT DISTINCT run_id\n  FROM `{0}`\n  WHERE event_type IN ('job.completed', 'job.claimed')\n) AS completed\n\
+         SELECT DISTINCT run_id\n  FROM `{0}`\n  WHERE event_type IN ('job.completed', 'job.claimed') AND created_at >= '1970-01-01'\n) AS completed\n\
          ON event.run_id = completed.run_id",
         table.full
     )
@@ -343,19 +404,21 @@ pub async fn probe(to: &mut BigQuery, deadline: Duration) -> Result<String, Deli
     Ok(row.event_id)
 }
 
+/// An event that belongs to no run. Has every value that events always have, so that a table may require them.
 fn probe_row() -> Row {
     let (package, job) = ("lorchestra", "setup");
+    let event_id = Uuid::now_v7().to_string();
     Row {
-        event_id: Uuid::now_v7().to_string(),
+        event_id: event_id.clone(),
         event_type: "lorchestra.probe".to_owned(),
         source: format!("{package}/{job}"),
         schema_ref: None,
         created_at: crate::host::clock::now_micros(),
-        correlation_id: None,
+        correlation_id: Some(event_id.clone()),
         subject_id: None,
         payload: Some("{}".to_owned()),
-        run_id: None,
-        attempt: None,
+        run_id: Some(event_id),
+        attempt: Some(0),
         package: Some(package.to_owned()),
         job: Some(job.to_owned()),
     }
@@ -426,7 +489,8 @@ mod tests {
         let shown = [
             SetupStep::CreateDataset { dataset: "p.d".to_owned(), location: Some("EU".to_owned()) },
             SetupStep::CreateTable { table: "p.d.t".to_owned(), columns: vec![String::new(); 12] },
-            SetupStep::CreateView { view: once(&table()).full },
+            SetupStep::CreateView { view: View::Once.name(&table()).full },
+            SetupStep::ReplaceView { view: View::Effective.name(&table()).full },
         ]
         .map(|step| step.to_string());
         assert_eq!(shown[0], "create dataset p.d in EU");
@@ -435,5 +499,17 @@ mod tests {
             "create table p.d.t (12 columns, partitioned by day on created_at, clustered by event_type, source)"
         );
         assert_eq!(shown[2], "create view p.d.t_once (each event once)");
+        assert_eq!(shown[3], "replace view p.d.t_effective (its definition has changed)");
+    }
+
+    /// Every use of the table in the view either has its own filter on the partition column or takes that of the reader.
+    #[test]
+    fn the_documented_query_of_effective_events_is_that_of_the_view() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/guides/sql/effective.sql");
+        let page = std::fs::read_to_string(path).unwrap();
+        let query: Vec<&str> = page.lines().filter(|line| !line.starts_with("--")).collect();
+        assert_eq!(query.join("\n"), effective_query(&TableName { full: "lorchestra.events".to_owned(), ..table() }));
+        let inner = query.join("\n").split("JOIN (").nth(1).unwrap().to_owned();
+        assert!(inner.contains("AND created_at >= '"), "{inner}");
     }
 }

@@ -24,9 +24,9 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(())
     }
 
-    /// Resends a suspect, unless another store has delivered it, or may have.
-    pub(super) async fn retry(&mut self, suspect: i64) -> Result<(), StepError> {
-        let rows: Vec<OutRow> = self.store.row(suspect)?.into_iter().collect();
+    /// Resends suspects, unless another store has delivered one, or may have.
+    pub(super) async fn retry(&mut self, rows: Vec<OutRow>) -> Result<(), StepError> {
+        let (Some(suspect), Some(last)) = (rows.first().map(|out| out.n), rows.last().map(|out| out.n)) else { return Ok(()) };
         if rows.iter().any(|out| !out.intact) {
             self.tried = suspect;
             self.progress.refused += 1;
@@ -45,9 +45,10 @@ impl<D: Destination> Deliverer<'_, D> {
             }
         }
         let new = self.place(&rows).await?;
-        self.tried = suspect;
+        self.tried = last;
         if let Some(new) = new {
-            let batch = self.store.send_one_again(Was::Suspect, &new)?;
+            let numbers: Vec<i64> = rows.iter().map(|out| out.n).collect();
+            let batch = self.store.send_set_aside_again(Was::Suspect, &numbers, &new)?;
             self.send_alone(batch, rows);
         }
         Ok(())
@@ -80,7 +81,7 @@ impl<D: Destination> Deliverer<'_, D> {
         let rows: Vec<Row> = out.iter().map(|out| out.row.clone()).collect();
         match self.session.destination.present(&rows).await {
             Ok(there) => Ok(Ok(there)),
-            Err(DeliveryError::Denied(denied)) => Ok(Err(denied)),
+            Err(DeliveryError::Denied(denied) | DeliveryError::Forbidden(denied)) => Ok(Err(denied)),
             Err(other) => Err(StepError::Refused(other)),
         }
     }

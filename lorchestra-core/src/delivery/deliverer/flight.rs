@@ -7,6 +7,11 @@ use crate::store::{Batch, OutRow};
 /// Approximate size of a row in addition to its payload.
 const ENVELOPE: usize = 300;
 
+/// Approximate size of a row in bytes.
+pub(super) fn size_of(row: &Row) -> usize {
+    row.payload.as_ref().map_or(0, String::len) + ENVELOPE
+}
+
 /// A batch in flight.
 pub(super) struct Flight {
     pub(super) batch: Batch,
@@ -18,6 +23,8 @@ pub(super) struct Flight {
     pub(super) stumbles: u32,
     /// Number of times the server refused, without a reason, to close its stream.
     pub(super) fence_refusals: u32,
+    /// The server has answered that its stream is finalized.
+    pub(super) finalized: bool,
     /// It was sent over the connection that is open.
     pub(super) sent: bool,
     /// Approximate size in bytes.
@@ -28,8 +35,8 @@ impl Flight {
     /// `fresh`: no request for it was made yet.
     pub(super) fn new(batch: Batch, out: Vec<OutRow>, fresh: bool) -> Self {
         let (numbers, rows): (Vec<i64>, Vec<Row>) = out.into_iter().map(|out| (out.n, out.row)).unzip();
-        let size = rows.iter().map(|row| row.payload.as_ref().map_or(0, String::len) + ENVELOPE).sum();
-        Self { batch, numbers, rows, fresh, stumbles: 0, fence_refusals: 0, sent: false, size }
+        let size = rows.iter().map(size_of).sum();
+        Self { batch, numbers, rows, fresh, stumbles: 0, fence_refusals: 0, finalized: false, sent: false, size }
     }
 
     pub(super) fn stream(&self) -> Option<&String> {

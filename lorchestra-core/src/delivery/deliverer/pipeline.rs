@@ -34,7 +34,7 @@ impl<D: Destination> Deliverer<'_, D> {
         let is_full =
             |this: &Self| this.flights.len() >= depth || this.flights.iter().map(|flight| flight.size).sum::<usize>() >= BYTES;
         // Suspects come before rows that are not frozen yet.
-        while self.has_more && !is_full(self) && self.store.suspect(0)?.is_none() {
+        while self.has_more && !is_full(self) && !self.awaits_suspects()? {
             if !self.freeze(None).await? {
                 break;
             }

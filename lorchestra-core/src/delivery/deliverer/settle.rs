@@ -2,7 +2,17 @@
 //! target.
 //!
 //! Talks to the destination and to the store, for the [`Deliverer`]. Guarantees that such a batch is taken back only when nothing of it can
-//! arrive any more: its stream was fenced, or something else is at its position.
+//! arrive any more: its stream was fenced, or something else is at its position. Only a row count, or an answer that the stream is gone or
+//! finalized, counts as a fence. As long as the server answers otherwise, the batch stays frozen, and delivery retries.
+//!
+//! If something is at the position of the batch, the table is queried. Without permission, the evidence is weaker, and the batch counts as
+//! delivered only if all of this holds; otherwise it is uncertain:
+//! - the fenced stream ends where one of our batches ends. Another writer has usually written more or less than that;
+//! - the stream was created since this host was booted. Otherwise the disk may have been cloned since, and both clones write to the stream.
+//!
+//! Limit: rows of another writer are mistaken for ours if querying is not permitted, and the state directory was copied while the host was
+//! running (a snapshot of a volume, without a change of inode and birth time), and both copies have then sent batches of the same length to
+//! the same position, and the result of ours is unknown. The permission to query removes it.
 
 use super::flight::slot;
 use super::{Deliverer, STREAMS, STUMBLES, StepError};
@@ -33,12 +43,16 @@ impl<D: Destination> Deliverer<'_, D> {
         let fenced = match self.session.destination.finalize(slot, &flight.rows).await {
             Ok(length) => Fenced::Length(length),
             Err(DeliveryError::StreamGone(gone)) => Fenced::Gone(gone),
-            // Perhaps the server has forgotten the stream; then it gives this answer every time.
-            Err(DeliveryError::Precondition(reason)) if flight.fence_refusals + 1 >= STUMBLES => Fenced::Gone(reason),
-            Err(refusal) => {
-                flight.fence_refusals += u32::from(matches!(refusal, DeliveryError::Precondition(_)));
-                return Err(StepError::Refused(refusal));
+            // The answer to the batch was that the stream is finalized. That is a fence, without a row count.
+            Err(DeliveryError::Precondition(reason)) if flight.finalized && flight.fence_refusals + 1 >= STUMBLES => {
+                Fenced::Gone(reason)
             }
+            Err(DeliveryError::Precondition(reason)) => {
+                flight.fence_refusals += 1;
+                let reason = format!("the stream of an unconfirmed batch cannot be closed: {reason}");
+                return Err(StepError::Refused(DeliveryError::Precondition(reason)));
+            }
+            Err(refusal) => return Err(StepError::Refused(refusal)),
         };
         self.fenced = Some((slot.stream.to_owned(), fenced.clone()));
         Ok(Some(fenced))
@@ -82,12 +96,16 @@ impl<D: Destination> Deliverer<'_, D> {
         {
             self.doubt()?;
         }
+        if let Some(flight) = self.flights.front_mut() {
+            flight.finalized = true;
+        }
         self.settle().await
     }
 
     /// Does the same for a batch that follows one whose stream was fenced.
     pub(super) async fn settle_behind(&mut self) -> Result<(), StepError> {
         if self.clear_place().await? {
+            self.rewind();
             return self.take_back(Vec::new(), self.batch_limit, "its stream was left");
         }
         Ok(())
@@ -106,7 +124,18 @@ impl<D: Destination> Deliverer<'_, D> {
     /// Like [`clear_place`](Self::clear_place), and fences the stream for it, for a batch that is not fresh or is followed by others with
     /// an unknown result.
     pub(super) async fn clear_unknown(&mut self) -> Result<bool, StepError> {
-        let Some(fenced) = self.fence().await? else { return Ok(true) };
+        let fenced = match self.fence().await {
+            Ok(Some(fenced)) => fenced,
+            Ok(None) => return Ok(true),
+            // Nothing of it is in flight, so nothing can land later: the stream is left as it is.
+            Err(StepError::Refused(DeliveryError::Precondition(_))) if self.is_unsent_and_unclosable() => {
+                if let Some(flight) = self.flights.front() {
+                    self.store.leave_stream(&flight.batch.target)?;
+                }
+                return Ok(true);
+            }
+            Err(trouble) => return Err(trouble),
+        };
         if self.is_ahead(&fenced) {
             self.doubt()?;
         }
@@ -118,7 +147,7 @@ impl<D: Destination> Deliverer<'_, D> {
                 self.store.leave_stream(&flight.batch.target)?;
                 Ok(true)
             }
-            Fenced::Length(length) if length >= flight.end() => self.confirm(true).await.map(|()| false),
+            Fenced::Length(length) if length >= flight.end() => self.confirm().await.map(|()| false),
             // The other store may have taken it back from here and sent it to another stream.
             Fenced::Length(_) if doubtful => {
                 self.clear_by_query("the state directory or the machine was copied or restored").await
@@ -131,15 +160,23 @@ impl<D: Destination> Deliverer<'_, D> {
         }
     }
 
-    /// Whether the stream has rows that this store has not sent: at the position of a batch (all of a batch arrives, or nothing), or after
-    /// the last one.
+    /// The batch is the only one, nothing of it is in flight, and the server has refused several times to close its stream.
+    fn is_unsent_and_unclosable(&self) -> bool {
+        self.flights.len() == 1 && self.flights.front().is_some_and(|flight| flight.fresh && flight.fence_refusals >= STUMBLES)
+    }
+
+    /// Whether the stream has rows that this store has not sent: it does not end where a batch ends (all of a batch arrives, or nothing), or
+    /// ends after the last one.
     fn is_ahead(&self, fenced: &Fenced) -> bool {
         let (Some(first), Fenced::Length(length)) = (self.flights.front(), fenced) else { return false };
-        let known = self.flights.iter().filter(|flight| flight.stream() == first.stream()).map(super::Flight::end).max();
-        let from = if first.fresh { first.offset() } else { first.end() };
-        let is_inside = *length > first.offset() && *length < from;
+        if first.fresh {
+            return *length > first.offset();
+        }
+        let ends = || self.flights.iter().filter(|flight| flight.stream() == first.stream()).map(super::Flight::end);
         let is_ours = first.batch.target == self.session.destination.name();
-        is_inside || first.fresh && *length > from || is_ours && known.is_some_and(|known| *length > known)
+        let is_after = ends().all(|end| *length > end);
+        let is_inside = *length > first.offset() && !is_after && ends().all(|end| *length != end);
+        is_inside || is_ours && is_after
     }
 
     fn is_doubtful(&mut self) -> Result<bool, StepError> {
@@ -147,24 +184,39 @@ impl<D: Destination> Deliverer<'_, D> {
         Ok(self.flights.front().is_some_and(|flight| flight.batch.first <= to))
     }
 
-    /// Something is at the position of a batch with an unknown result: looks up its rows, if reading is permitted.
-    pub(super) async fn confirm(&mut self, leave: bool) -> Result<(), StepError> {
+    /// The server answers that something is at the position of a batch with an unknown result: looks up its rows. If that is not permitted,
+    /// fences the stream for other evidence.
+    pub(super) async fn landed_before(&mut self) -> Result<(), StepError> {
+        let Some(flight) = self.flights.front() else { return Ok(()) };
+        match self.session.destination.present(&flight.rows).await {
+            Ok(there) if flight.rows.iter().all(|row| there.contains(&row.event_id)) => self.landed().await,
+            Ok(_) => self.settle_by_query(ANOTHER).await,
+            Err(DeliveryError::Denied(_) | DeliveryError::Forbidden(_)) => self.settle().await,
+            Err(other) => Err(StepError::Refused(other)),
+        }
+    }
+
+    /// Something is at the position of a batch with an unknown result, and its stream was fenced: looks up its rows. If that is not
+    /// permitted, the batch counts as delivered unless another store may have written there.
+    async fn confirm(&mut self) -> Result<(), StepError> {
         let doubtful = self.is_doubtful()?;
         let Some(flight) = self.flights.front() else { return Ok(()) };
-        // The batch went to another target, which cannot be queried.
-        if flight.batch.target == self.session.destination.name() {
+        let is_proven = self.session.destination.compares() || self.store.is_from_this_boot(&flight.batch);
+        let denied = if flight.batch.target == self.session.destination.name() {
             match self.session.destination.present(&flight.rows).await {
-                Ok(there) if flight.rows.iter().all(|row| there.contains(&row.event_id)) => {}
+                Ok(there) if flight.rows.iter().all(|row| there.contains(&row.event_id)) => None,
                 Ok(_) => return self.settle_by_query(ANOTHER).await,
-                Err(DeliveryError::Denied(denied)) if doubtful => {
-                    return self.give_up(&format!("{ANOTHER}, or it has arrived; the destination cannot be queried: {denied}"));
-                }
-                Err(DeliveryError::Denied(_)) => {}
+                Err(DeliveryError::Denied(denied) | DeliveryError::Forbidden(denied)) => Some(denied),
                 Err(other) => return Err(StepError::Refused(other)),
             }
-        }
-        if leave && let Some(flight) = self.flights.front() {
-            self.store.leave_stream(&flight.batch.target)?;
+        } else {
+            Some(format!("{} is no longer the configured target", flight.batch.target))
+        };
+        match denied {
+            Some(denied) if doubtful || !is_proven => {
+                return self.give_up(&format!("{ANOTHER}, or it has arrived; the destination cannot be queried: {denied}"));
+            }
+            _ => self.store.leave_stream(&flight.batch.target)?,
         }
         self.landed().await
     }
@@ -185,7 +237,7 @@ impl<D: Destination> Deliverer<'_, D> {
         }
         let there = match self.session.destination.present(&flight.rows).await {
             Ok(there) => there,
-            Err(DeliveryError::Denied(denied)) => {
+            Err(DeliveryError::Denied(denied) | DeliveryError::Forbidden(denied)) => {
                 self.give_up(&format!("{why}; the destination cannot be queried for it: {denied}"))?;
                 return Ok(false);
             }
@@ -215,6 +267,7 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     pub(super) fn leave_and_take_back(&mut self, settled: Vec<(i64, RowDisposition)>) -> Result<(), StepError> {
+        self.rewind();
         if let Some(flight) = self.flights.front() {
             self.store.leave_stream(&flight.batch.target)?;
             if flight.stream() != self.left_stream.as_ref() {

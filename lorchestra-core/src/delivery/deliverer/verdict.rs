@@ -1,7 +1,9 @@
 //! Decides what a refusal means for the rows of a batch, and which of them caused it.
 //!
-//! Talks to the store, for the [`Deliverer`]. Guarantees that no row is set aside because of a stream, the target or this host.
+//! Talks to the store, for the [`Deliverer`]. Guarantees that no row is set aside because of a stream, the target or this host. Whether rows
+//! that the server has named are set aside or stay pending is decided in [`super::suspects`].
 
+use super::suspects::kind_of;
 use super::{Deliverer, STUMBLES, SUSPECTS, StepError};
 use crate::delivery::{DeliveryError, Destination, RefusedRow};
 use crate::store::{RowDisposition, Was};
@@ -25,7 +27,7 @@ impl<D: Destination> Deliverer<'_, D> {
                     return Err(StepError::Refused(refusal));
                 }
                 if self.renewed || flight.batch.place.is_none() {
-                    return Err(StepError::Refused(DeliveryError::Denied(reason.clone())));
+                    return Err(StepError::Refused(DeliveryError::Forbidden(reason.clone())));
                 }
                 self.renew().await
             }
@@ -33,11 +35,10 @@ impl<D: Destination> Deliverer<'_, D> {
                 if !self.clear_place().await? {
                     return Ok(());
                 }
-                if let Some(reason) = self.one_reason(&rows) {
-                    return self.every_row(&reason);
+                match self.one_reason(&rows) {
+                    Some(reason) => self.every_row(&rows, &reason),
+                    None => self.some_rows(&rows),
                 }
-                let settled = self.set_aside(&rows);
-                self.take_back(settled, self.batch_limit, "other rows of its batch were refused")
             }
             DeliveryError::Malformed(_) if blames_stream => self.renew().await,
             DeliveryError::TooLarge(_) | DeliveryError::Malformed(_) => {
@@ -61,11 +62,11 @@ impl<D: Destination> Deliverer<'_, D> {
         }
     }
 
-    /// Whether to suspect the stream before the rows: immediately if nothing has landed in it yet, otherwise only when the batch is a
-    /// single row.
+    /// Whether to suspect the stream before the rows: immediately if nothing has landed in it yet, otherwise when the batch is a single
+    /// row. The server may have lost the stream since its last batch landed.
     fn blames_stream(&self, worked: bool) -> bool {
         let Some(flight) = self.flights.front() else { return false };
-        flight.batch.place.is_some() && !self.renewed && !worked && (!self.proven || flight.rows.len() == 1)
+        flight.batch.place.is_some() && !self.renewed && (flight.rows.len() == 1 || !worked && !self.proven)
     }
 
     /// Fences the stream and leaves it, so that the batch goes to a new one.
@@ -87,14 +88,17 @@ impl<D: Destination> Deliverer<'_, D> {
         let (rows, was) = (flight.rows.len(), flight.batch.was);
         let reason = refusal.to_string();
         match (flight.numbers.as_slice(), was) {
-            ([], _) | ([_, _, ..], _) => self.take_back(Vec::new(), rows / parts, &reason),
+            ([], _) | ([_, _, ..], _) => {
+                self.rewind();
+                self.take_back(Vec::new(), rows / parts, &reason)
+            }
             // It was resent on request, and goes back to its previous state.
             ([_], Some(Was::Uncertain)) => self.give_up(&reason),
             ([_], Some(Was::Refused)) => {
                 self.progress.refused += 1;
                 self.take_back(Vec::new(), self.batch_limit, &reason)
             }
-            (&[n], Some(Was::Suspect)) if self.proven => {
+            (&[n], Some(Was::Suspect)) if self.proven || self.sets_aside() => {
                 self.progress.refused += 1;
                 self.take_back(vec![(n, RowDisposition::Refused(reason.clone()))], self.batch_limit, &reason)
             }
@@ -129,17 +133,16 @@ impl<D: Destination> Deliverer<'_, D> {
     /// it, which may refer to rows.
     fn one_reason(&self, refused: &[RefusedRow]) -> Option<String> {
         let flight = self.flights.front()?;
-        let alike = |reason: &str| reason.chars().filter(|c| !c.is_ascii_digit() && *c != '…').collect::<String>();
         let first = refused.first()?;
-        let kind = alike(&first.reason);
+        let kind = kind_of(&first.reason);
         let sent = flight.rows.iter().filter(|row| self.session.destination.is_sent(row)).count();
-        let all =
-            refused.len() == sent && (!self.proven && refused.len() > 1 || refused.iter().all(|row| alike(&row.reason) == kind));
+        let all = refused.len() == sent
+            && (!self.proven && refused.len() > 1 || refused.iter().all(|row| kind_of(&row.reason) == kind));
         all.then(|| first.reason.clone())
     }
 
     /// Handles a batch whose rows were all refused for one reason, which may be the target or this host's clock.
-    fn every_row(&mut self, reason: &str) -> Result<(), StepError> {
+    fn every_row(&mut self, refused: &[RefusedRow], reason: &str) -> Result<(), StepError> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
         let (name, last) = (self.session.destination.name(), flight.batch.last);
         let rows = flight.numbers.iter().zip(&flight.rows);
@@ -154,8 +157,8 @@ impl<D: Destination> Deliverer<'_, D> {
         };
         let refusal = DeliveryError::EveryRow(text);
         match self.was() {
-            // Other rows have landed since it became a suspect, so this row is the cause.
-            Some(Was::Suspect) if self.proven => self.refuse(&numbers, reason),
+            // Other rows have landed since, so these rows are the cause, if they are few.
+            Some(Was::Suspect) if self.proven || self.sets_aside() => self.every_suspect(refused, reason),
             Some(Was::Refused) => self.refuse(&numbers, reason),
             // It may have arrived when it was sent first.
             Some(Was::Uncertain) => {
@@ -177,16 +180,6 @@ impl<D: Destination> Deliverer<'_, D> {
         self.progress.refused += numbers.len() as u64;
         let settled = numbers.iter().map(|n| (*n, RowDisposition::Refused(reason.to_owned()))).collect();
         self.take_back(settled, self.batch_limit, reason)
-    }
-
-    fn set_aside(&mut self, rows: &[RefusedRow]) -> Vec<(i64, RowDisposition)> {
-        let numbers = self.flights.front().map(|flight| flight.numbers.as_slice()).unwrap_or_default();
-        let settled: Vec<_> = rows
-            .iter()
-            .filter_map(|row| numbers.get(row.index).map(|n| (*n, RowDisposition::Refused(row.reason.clone()))))
-            .collect();
-        self.progress.refused += settled.len() as u64;
-        settled
     }
 
     pub(super) fn take_back(

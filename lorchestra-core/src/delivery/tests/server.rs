@@ -92,6 +92,8 @@ pub(super) struct Server {
     pub(super) depth: usize,
     /// Rows of other writers.
     pub(super) strangers: usize,
+    /// Another writer that fills a position writes this many rows after it.
+    pub(super) strangers_after: usize,
     /// The answer to a query of the table.
     pub(super) look: Option<DeliveryError>,
 }
@@ -138,7 +140,7 @@ impl Table {
                 (InjectedFault::GoneForAMoment, BatchTarget::Stream(_)) => {
                     return Err(DeliveryError::StreamGone("the server reports no stream".into()));
                 }
-                (InjectedFault::Denied, _) => return Err(DeliveryError::Denied("403".into())),
+                (InjectedFault::Denied, _) => return Err(DeliveryError::Forbidden("403".into())),
                 (InjectedFault::Precondition, _) => return Err(DeliveryError::Precondition("no".into())),
                 (InjectedFault::Restart, _) => server.streams.clear(),
                 (InjectedFault::Slow(after), BatchTarget::Stream(Slot { stream, offset, .. })) => {
@@ -276,7 +278,7 @@ impl Destination for Table {
             return Err(refusal.clone());
         }
         if server.unreadable {
-            return Err(DeliveryError::Denied("no right to read".into()));
+            return Err(DeliveryError::Forbidden("no right to read".into()));
         }
         Ok(server.rows.iter().filter(|id| rows.iter().any(|row| row.event_id == **id)).cloned().collect())
     }
@@ -298,8 +300,9 @@ impl Server {
     fn overtake(&mut self, stream: &str, offset: i64, length: i64) {
         let Some(stream) = self.streams.get_mut(stream) else { return };
         if !stream.finalized && i64::try_from(stream.rows.len()).unwrap() == offset {
-            stream.rows.extend((0..length).map(|n| format!("stranger {offset} {n}")));
-            self.strangers += usize::try_from(length).unwrap();
+            let count = usize::try_from(length).unwrap() + self.strangers_after;
+            stream.rows.extend((0..count).map(|n| format!("stranger {offset} {n}")));
+            self.strangers += count;
         }
     }
 

@@ -41,6 +41,15 @@ pub struct OutRow {
     pub intact: bool,
 }
 
+/// An event that was set aside as a suspect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspect {
+    /// Its number.
+    pub n: i64,
+    /// Why the destination refused it.
+    pub reason: String,
+}
+
 /// Rows that are sent together: all that are not settled, from `first` to `last`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
@@ -60,6 +69,8 @@ pub struct Batch {
     pub rows: i64,
     /// The previous state of its rows if it is resent on request; `None` if they were pending.
     pub was: Option<Was>,
+    /// The boot of the host in which its stream was created, if it goes to one.
+    pub boot: Option<String>,
 }
 
 /// The state of rows before they were resent on request. They are before the delivered mark, so if they are taken back, they must return to
@@ -121,7 +132,7 @@ impl Was {
 }
 
 /// Selects the columns for [`batch`].
-pub(super) const BATCH: &str = "SELECT n, target, stream, start, length, first, last, rows, was FROM batches";
+pub(super) const BATCH: &str = "SELECT n, target, stream, start, length, first, last, rows, was, boot FROM batches";
 
 pub(super) fn batch(row: &rusqlite::Row<'_>) -> rusqlite::Result<Batch> {
     let was: Option<String> = row.get(8)?;
@@ -134,5 +145,6 @@ pub(super) fn batch(row: &rusqlite::Row<'_>) -> rusqlite::Result<Batch> {
         last: row.get(6)?,
         rows: row.get(7)?,
         was: was.as_deref().map(Was::read),
+        boot: row.get(9)?,
     })
 }

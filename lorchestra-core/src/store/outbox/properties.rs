@@ -27,7 +27,7 @@ enum ModelStep {
     GiveUp,
     /// Resends the oldest batch with an unknown result.
     SendAgain,
-    /// Resends the first event that is set aside.
+    /// Resends the first events that are set aside.
     SendOneAgain(bool),
     /// Uses another stream from now on.
     Stream,
@@ -109,7 +109,8 @@ fn listed(store: &Outbox, delivery: Undelivered) -> Vec<String> {
 
 /// Length of one row.
 const UNIT: i64 = 7;
-const ANY: Batch = Batch { id: 0, target: String::new(), place: None, length: 0, first: 0, last: 0, rows: 0, was: None };
+const ANY: Batch =
+    Batch { id: 0, target: String::new(), place: None, length: 0, first: 0, last: 0, rows: 0, was: None, boot: None };
 
 /// A batch to resend.
 fn again(model: &Model, batch: &Batch, streams: bool) -> NewBatch {
@@ -291,20 +292,22 @@ proptest! {
                     }
                 }
                 ModelStep::SendOneAgain(suspect) => {
-                    let (was, event) = match suspect {
-                        true => (Was::Suspect, store.suspect(0).unwrap()),
-                        false => (Was::Refused, store.refused_event(0).unwrap()),
+                    let (was, events) = match suspect {
+                        true => (Was::Suspect, store.suspects(0, 3).unwrap().into_iter().map(|suspect| suspect.n).collect()),
+                        false => (Was::Refused, Vec::from_iter(store.refused_event(0).unwrap())),
                     };
                     // Like the deliverer: older pending events go first.
                     let older = |event: i64| (1..event).zip(&model.places).any(|(_, (_, place))| *place == ModelPlace::Pending);
                     if model.frozen.is_none()
-                        && let Some(event) = event.filter(|event| !older(*event))
+                        && let (Some(first), Some(last)) = (events.first().copied(), events.last().copied())
+                        && !older(first)
                     {
-                        let one = NewBatch { first: event, last: event, rows: 1, length: UNIT, ..again(&model, &ANY, streams) };
-                        store.send_one_again(was, &one).unwrap();
+                        let rows = i64::try_from(events.len()).unwrap();
+                        let new = NewBatch { first, last, rows, length: UNIT * rows, ..again(&model, &ANY, streams) };
+                        store.send_set_aside_again(was, &events, &new).unwrap();
                         let rows = ids(&store.rows_of(&store.frozen_batch().unwrap().unwrap()).unwrap());
                         let place = if suspect { ModelPlace::Suspect } else { ModelPlace::Refused };
-                        prop_assert_eq!(&rows[..], &model.at(place)[..1], "the first");
+                        prop_assert_eq!(&rows[..], &model.at(place)[..events.len()], "the first ones");
                         model.again(&store, rows)?;
                     }
                 }

@@ -1,7 +1,8 @@
 //! The stream of each target that batches go to: its name, and the offset of the next batch. What a stream is, and which states it has, is in
 //! `delivery::destination`.
 
-use super::{Outbox, StoreError};
+use super::{Batch, Outbox, StoreError};
+use crate::host::process::boot_id;
 use rusqlite::{OptionalExtension, params};
 
 /// A stream that batches go to.
@@ -28,14 +29,20 @@ impl Outbox {
 
     /// Sends batches for this target to this new, empty stream from now on.
     pub fn use_stream(&mut self, target: &str, stream: &str) -> Result<(), StoreError> {
-        let destination = &self.destination;
+        let (destination, boot) = (&self.destination, boot_id().ok());
         self.store.write("recording a stream", |tx| {
             tx.execute(
-                "INSERT OR REPLACE INTO streams (destination, target, stream, next_offset, used_at) VALUES (?1, ?2, ?3, 0, ?4)",
-                params![destination, target, stream, crate::host::clock::now_micros()],
+                "INSERT OR REPLACE INTO streams (destination, target, stream, next_offset, used_at, boot) VALUES (?1, ?2, ?3, 0, ?4, ?5)",
+                params![destination, target, stream, crate::host::clock::now_micros(), boot],
             )
             .map(drop)
         })
+    }
+
+    /// Whether the stream of this batch was created since the host was booted. The disk of a host that was booted since may have been cloned,
+    /// and then another host has the same stream.
+    pub fn is_from_this_boot(&self, batch: &Batch) -> bool {
+        batch.boot.is_some() && batch.boot == boot_id().ok()
     }
 
     /// Stops using the target's stream.

@@ -75,7 +75,7 @@ fn no_event_is_in_two_batches() {
         (rows, store.backlog("here", None).unwrap().uncertain)
     };
     assert_eq!(uncertain(&outbox), (vec![1, 4], 5));
-    outbox.send_one_again(Was::Refused, &batch(&all[1..2])).unwrap();
+    outbox.send_set_aside_again(Was::Refused, &[all[1].n], &batch(&all[1..2])).unwrap();
     assert_eq!(uncertain(&outbox), (vec![1, 4], 5), "while it is in flight");
     let again = outbox.frozen_batch().unwrap().unwrap();
     outbox.advance(Some(&again), None).unwrap();
@@ -87,7 +87,7 @@ fn no_event_is_in_two_batches() {
     let frozen = outbox.frozen_batch().unwrap().unwrap();
     outbox.release(&frozen, &[(rows[1].n, RowDisposition::Refused("no".into()))], 10, "no").unwrap();
     assert_eq!(uncertain(&outbox), (vec![1, 1, 2], 4));
-    outbox.send_one_again(Was::Refused, &batch(&rows[1..2])).unwrap();
+    outbox.send_set_aside_again(Was::Refused, &[rows[1].n], &batch(&rows[1..2])).unwrap();
     assert_eq!(uncertain(&outbox), (vec![1, 1, 2], 4));
 }
 

@@ -30,7 +30,7 @@ pub(super) async fn serve(
     door: Door,
     request: http::Request<Incoming>,
 ) -> Result<http::Response<tonic::body::Body>, Infallible> {
-    let call = Call { shared, door };
+    let call = Call { shared, door, uri: request.uri().clone() };
     let mut grpc = tonic::server::Grpc::new(Untyped).apply_max_message_size_config(Some(LARGEST_MESSAGE), None);
     let method = request.uri().path().strip_prefix("/google.cloud.bigquery.storage.v1.BigQueryWrite/").map(str::to_owned);
     let unary = |method| Unary { call: call.clone(), method };
@@ -85,6 +85,7 @@ impl Decoder for Untyped {
 struct Call {
     shared: Arc<Shared>,
     door: Door,
+    uri: http::Uri,
 }
 
 impl Call {
@@ -111,12 +112,12 @@ impl Service<Request<Bytes>> for Unary {
     }
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let Call { shared, door } = self.call.clone();
+        let Call { shared, door, uri } = self.call.clone();
         let method = self.method;
         let authorized = self.call.authorize(&request);
         Box::pin(async move {
             let headers = request.metadata().clone().into_headers();
-            shared.state().record(method, &headers, request.get_ref());
+            shared.state().record(method, &uri, &headers, request.get_ref());
             let fault = shared.meet(method);
             shared.before(fault.as_ref(), &door).await;
             authorized?;
@@ -174,7 +175,7 @@ impl Service<Request<Streaming<Bytes>>> for Append {
     }
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
-        let Call { shared, door } = self.0.clone();
+        let Call { shared, door, uri } = self.0.clone();
         let authorized = self.0.authorize(&request);
         Box::pin(async move {
             authorized?;
@@ -183,7 +184,8 @@ impl Service<Request<Streaming<Bytes>>> for Append {
             shared.state().routing.push(routing.to_owned());
             let headers = request.metadata().clone().into_headers();
             let (answers, mut answered) = mpsc::channel(16);
-            tokio::spawn(answer_all(shared, door, (headers, request.into_inner()), answers));
+            let call = Call { shared, door, uri };
+            tokio::spawn(answer_all(call, (headers, request.into_inner()), answers));
             // Google's servers send their headers with the first answer: a client that waits for them before sending waits forever.
             match answered.recv().await {
                 Some(Err(status)) => Err(status),
@@ -231,8 +233,7 @@ impl Drop for Open {
 }
 
 async fn answer_all(
-    shared: Arc<Shared>,
-    door: Door,
+    Call { shared, door, uri }: Call,
     (headers, mut messages): (http::HeaderMap, Streaming<Bytes>),
     answers: mpsc::Sender<Result<Bytes, Status>>,
 ) {
@@ -242,7 +243,7 @@ async fn answer_all(
     let working = async {
         let mut appending = Appending::new();
         while let Ok(Some(message)) = messages.message().await {
-            shared.state().record(Method::AppendRows, &headers, &message);
+            shared.state().record(Method::AppendRows, &uri, &headers, &message);
             let (late, answer) = answer(&shared, &door, &mut appending, &message).await;
             let last = answer.is_err();
             if worked.send((Instant::now() + late, answer)).is_err() || last {

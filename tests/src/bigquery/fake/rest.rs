@@ -57,7 +57,7 @@ pub(super) async fn serve(
     let answer = match Limited::new(body, LARGEST_BODY).collect().await {
         Ok(body) => {
             let body = body.to_bytes();
-            shared.state().record(method, &parts.headers, &body);
+            shared.state().record(method, &parts.uri, &parts.headers, &body);
             answer(&shared, &door, &parts, method, &target, body).await
         }
         Err(_) => Answer::Html(413),

@@ -4,6 +4,7 @@ use super::faults::{Fault, Faults, Method};
 use super::refusal::Refusal;
 use super::serving::Door;
 use super::tables::{Table, TableName};
+use hyper::Uri;
 use hyper::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -29,6 +30,10 @@ pub struct Stream {
 pub struct Exchange {
     /// Its method.
     pub method: Method,
+    /// The path of its address.
+    pub path: String,
+    /// The query string of its address.
+    pub query: String,
     /// Its headers by lower-case name; for AppendRows, those of the call.
     pub headers: BTreeMap<String, String>,
     /// JSON, or a protobuf message.
@@ -63,11 +68,12 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn record(&mut self, method: Method, headers: &HeaderMap, body: &[u8]) {
+    pub(super) fn record(&mut self, method: Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) {
         if let Some(recorded) = &mut self.recorded {
             let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
             let headers = headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
-            recorded.push(Exchange { method, headers, body: body.to_vec() });
+            let (path, query) = (uri.path().to_owned(), uri.query().unwrap_or_default().to_owned());
+            recorded.push(Exchange { method, path, query, headers, body: body.to_vec() });
         }
     }
 

@@ -1,5 +1,5 @@
-//! Compares lorchestra's requests to BigQuery field by field with those of Google's clients for Python: a dataset, a table, a stream, its
-//! rows, its end, and insertAll. Both talk to a fake that records every request; a list has the differences, with reasons.
+//! Compares lorchestra's requests to BigQuery field by field with those of Google's clients for Python: a dataset, a table with its columns,
+//! a stream, its rows, its end, and insertAll; each with its path, query string, headers and body. Both talk to a fake that records every request; a list has the differences, with reasons.
 
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1 as api;
 use lorchestra_tests::bigquery::emulator;
@@ -17,6 +17,7 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ("AppendRows.body.trace_id", "names the client in Google's logs"),
     ("DatasetsInsert.body.labels", "Python sends an empty set of labels, which is what is there without it"),
     ("TablesInsert.body.labels", "Python sends an empty set of labels, which is what is there without it"),
+    ("TablesInsert.body.schema.fields[].description", "for people who look at the table; the client of Python sends none"),
     ("InsertAll.body.ignoreUnknownValues", "gcp-bigquery-client sends the default"),
     ("InsertAll.body.skipInvalidRows", "gcp-bigquery-client sends the default"),
     ("grpc.headers.grpc-accept-encoding", "answers are small: lorchestra asks for no compression"),
@@ -24,6 +25,7 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ("grpc.headers.user-agent", "names the client"),
     ("grpc.headers.x-goog-api-client", "names the client, for Google's statistics"),
     ("grpc.headers.x-goog-request-params", "slashes escaped, as Google's clients for Go and Java do; a server decodes both"),
+    ("rest.query.prettyPrint", "Python asks for answers without spaces; lorchestra reads both"),
     ("rest.headers.accept-encoding", "answers are small: lorchestra asks for no compression, which one emulator refuses"),
     ("rest.headers.authorization", "gcp-bigquery-client cannot send none; an emulator does not look at it"),
     ("rest.headers.connection", "HTTP/1.1 connections are kept alive without being asked to"),
@@ -53,7 +55,6 @@ fn requests_match_those_of_googles_clients() {
 
     let theirs = Fake::start();
     theirs.record();
-    let fields = ours.fake.table_resource(&ours.table).unwrap()["schema"]["fields"].clone();
     let script = lorchestra_tests::built::workspace().join("tests/tests/e2e/delivery/conversation.py");
     let mut python = Command::new(emulator::ensure_venv().join("bin/python"))
         .arg(script)
@@ -63,7 +64,7 @@ fn requests_match_those_of_googles_clients() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let request = json!({"fields": fields, "storage": storage, "insert_all": insert_all}).to_string();
+    let request = json!({"storage": storage, "insert_all": insert_all}).to_string();
     python.stdin.take().unwrap().write_all(request.as_bytes()).unwrap();
     let ended = python.wait_with_output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
@@ -71,6 +72,8 @@ fn requests_match_those_of_googles_clients() {
     let (ours, theirs) = (ours.fake.recorded(), theirs.recorded());
     let mut found = BTreeMap::new();
     for method in [
+        Method::TablesGet,
+        Method::DatasetsGet,
         Method::DatasetsInsert,
         Method::TablesInsert,
         Method::InsertAll,
@@ -80,10 +83,10 @@ fn requests_match_those_of_googles_clients() {
     ] {
         let [ours, theirs] = [&ours, &theirs].map(|all| shown(method, all));
         for (path, sides) in differences(&ours, &theirs) {
-            // Headers are the same for all requests of a method.
+            // Headers and options are the same for all requests of an interface.
             let door = if method.is_grpc() { "grpc" } else { "rest" };
-            let is_header = path.starts_with(".headers.");
-            let path = if is_header { format!("{door}{path}") } else { format!("{method:?}{path}") };
+            let is_common = path.starts_with(".headers.") || path.starts_with(".query.");
+            let path = if is_common { format!("{door}{path}") } else { format!("{method:?}{path}") };
             found.insert(path, sides);
         }
     }
@@ -105,9 +108,12 @@ fn shown(method: Method, all: &[Exchange]) -> Value {
         Method::CreateStream => create(&exchange.body),
         Method::AppendRows => append(&exchange.body),
         Method::Finalize => json!({"name": api::FinalizeWriteStreamRequest::decode(&*exchange.body).unwrap().name}),
+        _ if exchange.body.is_empty() => Value::Null,
         _ => serde_json::from_slice(&exchange.body).unwrap(),
     };
-    let text = json!({"headers": exchange.headers, "body": body}).to_string();
+    let options = exchange.query.split('&').filter(|option| !option.is_empty());
+    let query: BTreeMap<&str, &str> = options.map(|option| option.split_once('=').unwrap_or((option, ""))).collect();
+    let text = json!({"path": exchange.path, "query": query, "headers": exchange.headers, "body": body}).to_string();
     // Streams are numbered, and ports are arbitrary.
     let text = regex_lite::Regex::new(r"fake-[0-9]+-[0-9]+").unwrap().replace_all(&text, "STREAM").into_owned();
     let text = regex_lite::Regex::new(r"127\.0\.0\.1:[0-9]+").unwrap().replace_all(&text, "HOST").into_owned();

@@ -33,6 +33,7 @@ fn class(refusal: &DeliveryError) -> &'static str {
         DeliveryError::Unauthenticated(_) => "unauthenticated",
         DeliveryError::Precondition(_) => "precondition",
         DeliveryError::EveryRow(_) => "every row",
+        DeliveryError::Forbidden(_) => "forbidden",
         DeliveryError::Denied(_) => "denied",
     }
 }
@@ -46,9 +47,9 @@ fn google_errors_by_code_and_reason() {
         (400, "invalidQuery", "Syntax error", "denied"),
         (400, "backendError", "Error while writing", "later"),
         (401, "authError", "Invalid Credentials", "unauthenticated"),
-        (403, "accessDenied", "Access Denied", "denied"),
-        (403, "billingNotEnabled", "Billing has not been enabled", "denied"),
-        (403, "accessNotConfigured", "BigQuery API has not been used", "denied"),
+        (403, "accessDenied", "Access Denied", "forbidden"),
+        (403, "billingNotEnabled", "Billing has not been enabled", "forbidden"),
+        (403, "accessNotConfigured", "BigQuery API has not been used", "forbidden"),
         (403, "rateLimitExceeded", "Exceeded rate limits", "later"),
         (403, "quotaExceeded", "Quota exceeded", "later"),
         (403, "backendError", "Backend Error", "later"),
@@ -74,7 +75,7 @@ fn google_errors_by_code_and_reason() {
 fn without_a_reason_the_status_is_named() {
     let body = json!({ "error": { "code": 403, "message": "no", "status": "PERMISSION_DENIED", "errors": [] }});
     let refusal = rest(TABLE, &BQError::ResponseError { error: serde_json::from_value(body).unwrap() });
-    assert_eq!(refusal, DeliveryError::Denied("p.d.t: 403 PERMISSION_DENIED: no".to_owned()));
+    assert_eq!(refusal, DeliveryError::Forbidden("p.d.t: 403 PERMISSION_DENIED: no".to_owned()));
 }
 
 /// reqwest's error for a server that sends these bytes and disconnects, or (`None`) never responds.
@@ -218,7 +219,7 @@ fn storage_errors_by_detail() {
         (Code::InvalidArgument, S::InvalidStreamState, "finalized", "gone"),
         (Code::InvalidArgument, S::InvalidStreamType, "denied", "denied"),
         (Code::InvalidArgument, S::SchemaMismatchExtraFields, "schema", "schema"),
-        (Code::FailedPrecondition, S::KmsPermissionDenied, "denied", "denied"),
+        (Code::FailedPrecondition, S::KmsPermissionDenied, "forbidden", "forbidden"),
         (Code::Internal, S::KmsServiceError, "later", "later"),
     ] {
         assert_eq!(means(code, "m", vec![detail(storage)], Operation::Append), expected, "{storage:?}");
@@ -248,7 +249,7 @@ fn storage_errors_by_code_and_message() {
         (Code::InvalidArgument, "Requested entity was not found. Entity: s", "gone"),
         (Code::NotFound, "Requested entity was not found. Entity: projects/p/datasets/d/tables/t/streams/s", "gone"),
         (Code::NotFound, "Table not found: t", "table missing"),
-        (Code::PermissionDenied, "Permission 'TABLES_UPDATE_DATA' denied", "denied"),
+        (Code::PermissionDenied, "Permission 'TABLES_UPDATE_DATA' denied", "forbidden"),
         (Code::Unauthenticated, "Request had invalid authentication credentials", "unauthenticated"),
         (Code::Unimplemented, "grpc-status header missing, mapped from HTTP status code 404", "denied"),
         (Code::Unavailable, "try again", "later"),
@@ -266,10 +267,15 @@ fn storage_errors_by_code_and_message() {
     }
     assert_eq!(means(Code::NotFound, "Requested entity was not found", Vec::new(), Operation::Create), "table missing");
     assert_eq!(means(Code::AlreadyExists, "", Vec::new(), Operation::Create), "later");
-    assert_eq!(means(Code::FailedPrecondition, "Billing is off", Vec::new(), Operation::Create), "denied");
+    assert_eq!(means(Code::FailedPrecondition, "Billing is off", Vec::new(), Operation::Create), "forbidden");
     assert_eq!(means(Code::FailedPrecondition, "no", Vec::new(), Operation::Finalize), "precondition");
-    assert_eq!(means(Code::InvalidArgument, "no", Vec::new(), Operation::Finalize), "gone");
     assert_eq!(means(Code::FailedPrecondition, "stream is finalized", Vec::new(), Operation::Finalize), "gone");
+    assert_eq!(means(Code::InvalidArgument, "Invalid stream name. Entity: s", Vec::new(), Operation::Finalize), "gone");
+    // Nothing here says that the stream takes no more rows.
+    for message in ["no", "Request contains an invalid argument.", "the stream cannot be finalized", ""] {
+        assert_eq!(means(Code::InvalidArgument, message, Vec::new(), Operation::Finalize), "precondition", "{message}");
+        assert_eq!(means(Code::FailedPrecondition, message, Vec::new(), Operation::Finalize), "precondition", "{message}");
+    }
 }
 
 #[test]
@@ -293,9 +299,10 @@ fn action(meaning: &Result<Landed, DeliveryError>, call: Operation) -> &'static 
         ("beyond", Operation::Append) => "new stream",
         ("finalized" | "gone", Operation::Append) => "fence",
         ("gone", Operation::Finalize) => "query",
-        ("precondition", Operation::Append) => "retry, then fence, then stop",
-        ("precondition", Operation::Finalize) => "retry, then query",
+        ("precondition", Operation::Append) => "retry, then fence, then wait",
+        ("precondition", Operation::Finalize) => "retry",
         ("schema", _) => "reconnect",
+        ("forbidden", _) => "wait",
         _ => "stop",
     }
 }
