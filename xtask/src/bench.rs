@@ -116,6 +116,10 @@ pub(crate) fn run(options: &Options) -> Result {
         // With its servers; in one build, so that shared crates are built once.
         packages.extend(["-p", "lorchestra-tests"]);
     }
+    if names.contains(&Name::Backfill) {
+        // With a program that measures Slurm, and a job for it.
+        packages.extend(["-p", "lorchestra-tests", "-p", "misbehave"]);
+    }
     if names.contains(&Name::Canonicalize) {
         packages.extend(["-p", "canonizer"]);
     }

@@ -1,11 +1,12 @@
 //! Measures `backfill` of a no-op job, in windows per second, next to `run-job` for each window: from a shell loop, and from `xargs -P`, which
 //! keeps as many processes running as there are processors, and from GNU parallel, if it is installed.
 //!
-//! Each side has a new history. The last row compares the time for a window in a backfill of many windows with that in one of few.
+//! Each side has a new history. The last row compares the time for a window in a backfill of many windows with that in one of few. Then the
+//! same for Slurm, on a cluster of three nodes on this host, next to an array of tasks that run `true`.
 
 use super::Site;
 use super::timing::{judged, whole};
-use crate::Result;
+use crate::{Result, cargo};
 use std::fmt::Write as _;
 use std::time::Instant;
 
@@ -13,6 +14,8 @@ use std::time::Instant;
 const WINDOWS: usize = 100;
 /// Number of windows of the long backfill; `LORCHESTRA_BENCH_WINDOWS` sets another one.
 const MANY: usize = 18_250;
+/// Number of windows on Slurm.
+const ON_SLURM: usize = 500;
 /// How much faster than the others a backfill must be.
 const TARGET: f64 = 1.5;
 /// The highest accepted ratio of the times for a window of a long and a short backfill.
@@ -54,7 +57,20 @@ pub(super) fn run(site: &Site) -> Result<String> {
         "\n| time for a window, {many} to {WINDOWS} (target at most {GROWTH}) | {} |",
         judged(growth, growth <= GROWTH)
     )?;
+    write!(table, "\n\n{}", slurm(site)?)?;
     Ok(table)
+}
+
+/// The sentence that `slurm-rate` prints, or why there is none.
+fn slurm(site: &Site) -> Result<String> {
+    if let Err(why) = lorchestra_test_setup::slurm::ensure(&cargo::target()?) {
+        return Ok(format!("Not measured on Slurm: {why}"));
+    }
+    let output = std::process::Command::new(site.target.join("slurm-rate")).arg(ON_SLURM.to_string()).output()?;
+    if !output.status.success() {
+        return Err(format!("slurm-rate: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
 /// A new history.

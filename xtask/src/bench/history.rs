@@ -14,6 +14,12 @@ const RUNS: [u32; 3] = [1000, 100_000, 1_000_000];
 /// Each round removes 50 runs of the smallest store.
 const ROUNDS: usize = 15;
 const TARGET: f64 = 1.5;
+/// Rounds of a report of all runs, which takes seconds.
+const REPORTS: usize = 3;
+/// More days than the stores have.
+const ALL_DAYS: &str = "3650";
+/// The highest accepted ratio of the times for a run in a report of many runs and in one of fewer.
+const LINEAR: f64 = 1.5;
 /// Number of runs in the store that is emptied.
 const DRAINED: u32 = 100_000;
 
@@ -58,6 +64,8 @@ pub(super) fn run(site: &Site) -> Result<String> {
         let ratio = medians[medians.len() - 1].middle / medians[0].middle;
         table.push_str(&format!(" {} |", judged(ratio, ratio <= TARGET)));
     }
+    table.push_str("\n\n");
+    table.push_str(&reports(site, &sizes)?);
     sizes.iter().try_for_each(|size| std::fs::remove_dir_all(&size.state))?;
     table.push_str("\n\n");
     table.push_str(&drained(site)?);
@@ -99,6 +107,27 @@ impl Size {
             part("open")?,
         ])
     }
+}
+
+/// The report of all runs of each store.
+fn reports(site: &Site, sizes: &[Size]) -> Result<String> {
+    let file = site.sandbox.path().join("report.html").display().to_string();
+    let mut table = String::from("| runs in the report | s | µs per run | page, kB |\n| ---: | ---: | ---: | ---: |");
+    let mut each = Vec::new();
+    for size in sizes {
+        let report = || whole(&mut at(site, &size.state, &["report", "--days", ALL_DAYS, "-o", &file]));
+        let took = Median::of(&(0..REPORTS).map(|_| report()).collect::<Result<Vec<_>>>()?).middle;
+        each.push(took / f64::from(size.runs));
+        let kilobytes = std::fs::metadata(&file)?.len() / 1000;
+        table.push_str(&format!("\n| {} | {:.2} | {:.1} | {kilobytes} |", size.runs, took / 1e6, took / f64::from(size.runs)));
+    }
+    // A report of few runs is mostly the start of a process.
+    let ratio = each[each.len() - 1] / each[each.len() - 2];
+    let [.., many, most] = RUNS;
+    Ok(format!(
+        "{table}\n\nTime for a run in it, of {most} to {many} (linear: at most {LINEAR}): {}",
+        judged(ratio, ratio <= LINEAR)
+    ))
 }
 
 fn drained(site: &Site) -> Result<String> {
