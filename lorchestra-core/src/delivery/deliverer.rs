@@ -240,6 +240,10 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         self.set_aside_to = self.store.last_suspect()?.unwrap_or_default();
         self.drain(true).await?;
         for event in known {
+            // Retention may have removed its payload.
+            if self.store.refused_event(event - 1)? != Some(event) {
+                continue;
+            }
             let rows: Vec<OutRow> = self.store.row(event)?.into_iter().filter(|out| out.intact).collect();
             if let Some(new) = self.place_patiently(&rows).await? {
                 let batch = self.store.send_set_aside_again(Was::Refused, &[event], &new)?;
