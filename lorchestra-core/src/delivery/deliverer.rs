@@ -185,7 +185,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
                         // The last pass could not send all suspects: without a pause, the caller would start the next one at once.
                         None if self.store.suspect(0)?.is_some() => {
                             self.tried = 0;
-                            let reason = "events that were refused before are not sent again yet".to_owned();
+                            let reason = "events that were refused before could not be resent yet".to_owned();
                             let later = DeliveryError::Later { reason, after: None, perhaps_request: false };
                             self.pause(later, persistent).await?;
                         }
