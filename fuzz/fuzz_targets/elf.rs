@@ -31,7 +31,7 @@ fuzz_target!(|data: &[u8]| {
     match read {
         Ok(manifest) => {
             assert_eq!((listed.packages.len(), listed.problems.len()), (1, 0), "{:?}", listed.problems);
-            assert_eq!(listed.packages[0].outline.package, manifest.package);
+            assert_eq!(listed.packages[0].summary.package, manifest.package);
             let again = listed.packages[0].manifest().expect("it was read before");
             assert_eq!(again, manifest);
         }

@@ -56,7 +56,7 @@ fn starting_with(current: &OsStr, names: impl IntoIterator<Item = String>) -> Ve
 /// Completes names of packages.
 pub(crate) fn packages(current: &OsStr) -> Vec<CompletionCandidate> {
     let catalog = catalog();
-    let names = catalog.iter().flat_map(|catalog| catalog.packages.iter().map(|package| package.outline.package.clone()));
+    let names = catalog.iter().flat_map(|catalog| catalog.packages.iter().map(|package| package.summary.package.clone()));
     starting_with(current, names.collect::<Vec<_>>())
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn packages_or_pairs(current: &OsStr) -> Vec<CompletionCandidate> {
     let text = current.to_string_lossy();
     let Some((name, _)) = text.split_once('/') else { return packages(current) };
     let Some(catalog) = catalog() else { return Vec::new() };
-    let package = catalog.packages.iter().find(|package| package.outline.package == name);
+    let package = catalog.packages.iter().find(|package| package.summary.package == name);
     let jobs = package.into_iter().flat_map(show::job_names).map(|job| format!("{name}/{job}"));
     starting_with(current, jobs.collect::<Vec<_>>())
 }
@@ -74,7 +74,7 @@ pub(crate) fn packages_or_pairs(current: &OsStr) -> Vec<CompletionCandidate> {
 pub(crate) fn jobs(current: &OsStr) -> Vec<CompletionCandidate> {
     let Some(catalog) = catalog() else { return Vec::new() };
     let words: Vec<String> = std::env::args().collect();
-    let package = catalog.packages.iter().find(|package| words.contains(&package.outline.package));
+    let package = catalog.packages.iter().find(|package| words.contains(&package.summary.package));
     starting_with(current, package.into_iter().flat_map(|package| show::job_names(package).into_iter().map(str::to_owned)))
 }
 

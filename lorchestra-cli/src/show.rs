@@ -182,10 +182,10 @@ pub(crate) fn counted(n: usize, what: &str) -> String {
 /// Returns the names of a package's jobs, sorted, with a mark if deprecated.
 pub(crate) fn jobs(package: &Package) -> Vec<String> {
     let mut names: Vec<String> = package
-        .outline
+        .summary
         .jobs
         .iter()
-        .map(|job| format!("{}{}", job.name, if job.deprecated.is_some() { " (deprecated)" } else { "" }))
+        .map(|job| format!("{}{}", job.name, if job.is_deprecated { " (deprecated)" } else { "" }))
         .collect();
     names.sort_unstable();
     names
@@ -193,7 +193,7 @@ pub(crate) fn jobs(package: &Package) -> Vec<String> {
 
 /// Returns the names of a package's jobs, sorted.
 pub(crate) fn job_names(package: &Package) -> Vec<&str> {
-    let mut names: Vec<_> = package.outline.jobs.iter().map(|job| job.name.as_str()).collect();
+    let mut names: Vec<_> = package.summary.jobs.iter().map(|job| job.name.as_str()).collect();
     names.sort_unstable();
     names
 }

@@ -6,7 +6,7 @@ use crate::index::{Index, IndexError, Match};
 use crate::query::Query;
 use lorchestra_plugin_api::serde_json;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -103,16 +103,20 @@ fn snippet(query: &Query, body: &str) -> Option<String> {
     Some(format!("{dots}{}", body[start..end].trim_start()))
 }
 
-/// Merges two rankings by rank.
+/// Merges two rankings by rank. Of equal hits, those by words come first: the best hit by vectors may be similar only by chance.
 fn both(by_words: &[Match], by_vector: &[Match]) -> Vec<Match> {
-    let mut scores: BTreeMap<i64, f64> = BTreeMap::new();
+    let mut both: Vec<Match> = Vec::with_capacity(by_words.len() + by_vector.len());
+    let mut places: HashMap<i64, usize> = HashMap::new();
     for ranking in [by_words, by_vector] {
         for (at, found) in ranking.iter().enumerate() {
-            *scores.entry(found.document).or_default() += 1.0 / (DAMPED + at as f64 + 1.0);
+            let place = *places.entry(found.document).or_insert_with(|| {
+                both.push(Match { document: found.document, score: 0.0 });
+                both.len() - 1
+            });
+            both[place].score += 1.0 / (DAMPED + at as f64 + 1.0);
         }
     }
-    let mut both: Vec<Match> = scores.into_iter().map(|(document, score)| Match { document, score }).collect();
-    // The sort is stable: of equal hits, the older document comes first.
+    // The sort is stable.
     both.sort_by(|a, b| b.score.total_cmp(&a.score));
     both
 }
@@ -167,3 +171,17 @@ pub(crate) fn write(hits: &[Hit], path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod labelled;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_equal_hits_those_by_words_come_first() {
+        let ranking = |documents: &[i64]| -> Vec<Match> {
+            documents.iter().map(|document| Match { document: *document, score: 1.0 }).collect()
+        };
+        let order: Vec<i64> = both(&ranking(&[7, 9]), &ranking(&[3, 9, 1])).into_iter().map(|found| found.document).collect();
+        assert_eq!(order, [9, 7, 3, 1]);
+    }
+}

@@ -188,7 +188,7 @@ fn place(library: &Path, only: &Path) -> Result<String, DevError> {
     let copy = only.join(library.file_name().unwrap_or_default());
     fs::copy(library, &copy).map_err(io(&copy))?;
     let catalog = Catalog::scan(&[SearchDir { path: only.to_owned(), origin: ORIGIN.to_owned() }]);
-    let name = catalog.packages.first().map(|package| package.outline.package.clone());
+    let name = catalog.packages.first().map(|package| package.summary.package.clone());
     // A library without a manifest: run-job reports why it cannot be used, under the name of its file.
     Ok(name.unwrap_or_else(|| library.file_stem().unwrap_or_default().to_string_lossy().trim_start_matches("lib").to_owned()))
 }

@@ -81,7 +81,7 @@ pub(super) fn unknown_policies(catalog: &Catalog, settings: &Settings, all: bool
 fn list(catalog: &Catalog, names: bool, printer: &mut Printer) -> Code {
     let width = printer.width().filter(|_| !names);
     for package in &catalog.packages {
-        printer.line(format_args!("{}:", package.outline.package));
+        printer.line(format_args!("{}:", package.summary.package));
         job_lines(package, width, printer);
     }
     if catalog.packages.is_empty() && catalog.problems.is_empty() {
@@ -147,7 +147,7 @@ fn list_json(catalog: &Catalog, only: Option<&str>, printer: &mut Printer) -> Re
     let wanted = |name: Option<&str>| only.is_none_or(|only| name == Some(only));
     let mut packages = Vec::new();
     let mut found_now = Vec::new();
-    for package in catalog.packages.iter().filter(|package| wanted(Some(&package.outline.package))) {
+    for package in catalog.packages.iter().filter(|package| wanted(Some(&package.summary.package))) {
         match package.manifest() {
             Err(problem) => found_now.push(problem),
             Ok(manifest) => packages.push(PackageObject {

@@ -135,9 +135,9 @@ fn list(settings: &Settings, as_json: bool, printer: &mut Printer) -> Result<Cod
 fn entry_text(entry: &DirectoryEntry<'_>, lock: Option<&Lock>) -> Vec<String> {
     match entry {
         DirectoryEntry::Package(package) => {
-            let outline = &package.outline;
-            let jobs = show::counted(outline.jobs.len(), "job");
-            let mut line = format!("usable: {} {}, {jobs}", outline.package, one_line(&outline.version));
+            let summary = &package.summary;
+            let jobs = show::counted(summary.jobs.len(), "job");
+            let mut line = format!("usable: {} {}, {jobs}", summary.package, one_line(&summary.version));
             if let Some(lock) = lock {
                 line.push_str(if is_locked(package, lock) { ", locked" } else { ", not as in plugins.lock" });
             }
@@ -170,8 +170,8 @@ fn entry_object(path: &Path, entry: &DirectoryEntry<'_>, lock: Option<&Lock>) ->
     match entry {
         DirectoryEntry::Package(package) => FileObject::Usable {
             path,
-            package: package.outline.package.clone(),
-            version: package.outline.version.clone(),
+            package: package.summary.package.clone(),
+            version: package.summary.version.clone(),
             jobs: show::job_names(package).into_iter().map(str::to_owned).collect(),
             bytes: std::fs::metadata(&package.path).ok().map(|meta| meta.len()),
             locked: lock.map(|lock| is_locked(package, lock)),
@@ -194,7 +194,7 @@ fn write_lock(only: &[String], as_json: bool, settings: &Settings, printer: &mut
     };
     let mut after = if only.is_empty() { Lockfile::default() } else { before.clone() };
     let names: Vec<&str> = match only {
-        [] => catalog.packages.iter().map(|package| package.outline.package.as_str()).collect(),
+        [] => catalog.packages.iter().map(|package| package.summary.package.as_str()).collect(),
         names => names.iter().map(String::as_str).collect(),
     };
     for name in names {

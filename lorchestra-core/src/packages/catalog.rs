@@ -86,7 +86,38 @@ pub struct Package {
     /// The path of the library.
     pub path: PathBuf,
     /// Its name, version and the names of its jobs.
-    pub outline: Outline,
+    pub summary: PackageSummary,
+}
+
+/// The part of an outline that the catalog keeps after checking all of it: with many packages, keeping it whole would take more time than
+/// reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackageSummary {
+    /// Package name.
+    pub package: String,
+    /// Package version.
+    pub version: String,
+    /// Jobs, in the order of `plugin!`.
+    pub jobs: Vec<JobSummary>,
+}
+
+/// One job of a [`PackageSummary`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobSummary {
+    /// Job name.
+    pub name: String,
+    /// Whether the author advises against it.
+    pub is_deprecated: bool,
+}
+
+impl From<Outline> for PackageSummary {
+    fn from(outline: Outline) -> Self {
+        let jobs = outline.jobs.into_iter().map(|job| JobSummary { name: job.name, is_deprecated: job.deprecated.is_some() });
+        // Not in place of the outline's jobs, which are larger.
+        let mut kept = Vec::with_capacity(jobs.len());
+        kept.extend(jobs);
+        Self { package: outline.package, version: outline.version, jobs: kept }
+    }
 }
 
 impl Package {
@@ -96,9 +127,9 @@ impl Package {
     /// If the file changed since it was listed; then it was valid.
     pub fn manifest(&self) -> Result<Manifest, Problem> {
         let of_package =
-            |fault: FileFault| FileFault { package: Some(self.outline.package.clone()), ..fault }.at(self.path.clone());
+            |fault: FileFault| FileFault { package: Some(self.summary.package.clone()), ..fault }.at(self.path.clone());
         let manifest = open_trusted(&self.path).and_then(|file| inspect(&file)).map_err(of_package)?;
-        if manifest.package == self.outline.package {
+        if manifest.package == self.summary.package {
             Ok(manifest)
         } else {
             Err(of_package(FileFault::new(
@@ -167,7 +198,7 @@ impl Catalog {
                     Entry::Vacant(vacant) => {
                         vacant.insert(path.clone());
                         match read {
-                            Ok(outline) => found_of(&mut packages_by_name, outline, path),
+                            Ok(summary) => found_of(&mut packages_by_name, summary, path),
                             Err(fault) => problems.push(fault.at(path)),
                         }
                     }
@@ -204,7 +235,7 @@ impl Catalog {
     pub fn apply_lockfile(&mut self, allowed: impl Fn(&Package) -> Result<(), FileFault>) {
         self.keep(|package| {
             allowed(package)
-                .map_err(|fault| FileFault { package: Some(package.outline.package.clone()), ..fault }.at(package.path.clone()))
+                .map_err(|fault| FileFault { package: Some(package.summary.package.clone()), ..fault }.at(package.path.clone()))
         });
     }
 
@@ -226,7 +257,7 @@ impl Catalog {
 
     /// Returns the package with this name.
     pub fn find(&self, package: &str) -> Result<&Package, Lookup<'_>> {
-        let position = self.packages.binary_search_by(|p| p.outline.package.as_str().cmp(package));
+        let position = self.packages.binary_search_by(|p| p.summary.package.as_str().cmp(package));
         if let Ok(position) = position {
             return Ok(&self.packages[position]);
         }
@@ -240,19 +271,19 @@ impl Catalog {
         if !problems.is_empty() {
             return Err(Lookup::Unusable(problems));
         }
-        Err(Lookup::Unknown { nearest: nearest(package, self.packages.iter().map(|p| p.outline.package.as_str())) })
+        Err(Lookup::Unknown { nearest: nearest(package, self.packages.iter().map(|p| p.summary.package.as_str())) })
     }
 
     /// Returns the package if it has a job with this name.
     pub fn find_job(&self, package: &str, job: &str) -> Result<&Package, Lookup<'_>> {
         let package = self.find(package)?;
-        let names = || package.outline.jobs.iter().map(|job| job.name.as_str());
+        let names = || package.summary.jobs.iter().map(|job| job.name.as_str());
         if names().any(|name| name == job) { Ok(package) } else { Err(Lookup::Unknown { nearest: nearest(job, names()) }) }
     }
 }
 
-fn found_of(packages: &mut BTreeMap<String, Vec<Package>>, outline: Outline, path: PathBuf) {
-    packages.entry(outline.package.clone()).or_default().push(Package { path, outline });
+fn found_of(packages: &mut BTreeMap<String, Vec<Package>>, summary: PackageSummary, path: PathBuf) {
+    packages.entry(summary.package.clone()).or_default().push(Package { path, summary });
 }
 
 /// Maximum number of times to read a directory while files in it keep disappearing.
@@ -336,8 +367,8 @@ fn candidates(dir: &Path) -> io::Result<Vec<OsString>> {
 enum DirectoryName {
     /// A file that must not be run.
     Unusable(FileFault),
-    /// A file that may be run: device and inode, and its outline.
-    Library { ident: (u64, u64), read: Result<Outline, FileFault> },
+    /// A file that may be run: device and inode, and its summary.
+    Library { ident: (u64, u64), read: Result<PackageSummary, FileFault> },
     /// Nothing: the file has disappeared.
     Gone,
 }
@@ -358,7 +389,7 @@ fn read(path: &Path, trusted: &Result<PathBuf, FileFault>) -> DirectoryName {
         return DirectoryName::Unusable(FileFault { package, ..fault });
     }
     let ident = (opened.meta.dev(), opened.meta.ino());
-    DirectoryName::Library { ident, read: inspect::outline(&opened.file, opened.meta.len()) }
+    DirectoryName::Library { ident, read: inspect::outline(&opened.file, opened.meta.len()).map(PackageSummary::from) }
 }
 
 /// Opens a regular file with any owner. Anything else is a fault that describes it. Never blocks, for example on a FIFO without a writer.

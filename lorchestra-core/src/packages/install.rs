@@ -240,7 +240,7 @@ impl<'a> Holders<'a> {
 
 /// Returns the other package whose file is at `path`.
 fn other_package(catalog: &Catalog, path: &Path, package: &str) -> Option<String> {
-    let usable = catalog.packages.iter().filter(|p| p.path == path).map(|p| p.outline.package.clone());
+    let usable = catalog.packages.iter().filter(|p| p.path == path).map(|p| p.summary.package.clone());
     let problem = catalog.problems.iter().filter(|p| p.path == path).filter_map(|p| p.package.clone());
     usable.chain(problem).find(|found| found != package)
 }

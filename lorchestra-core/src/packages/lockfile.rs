@@ -182,9 +182,9 @@ impl Lockfile {
 
     /// Checks the file of a package. Reads it, completely, only if version and size match.
     pub fn allows_file(&self, package: &Package) -> Result<(), FileFault> {
-        let outline = &package.outline;
+        let summary = &package.summary;
         let bytes = package.path.metadata().map_err(|e| FileFault::unreadable(&package.path, &e))?.len();
-        self.check(&outline.package, &outline.version, bytes, || library::sha256(&package.path))
+        self.check(&summary.package, &summary.version, bytes, || library::sha256(&package.path))
     }
 
     fn check(

@@ -28,7 +28,7 @@ pub(super) fn plugins(settings: &Settings, findings: &mut Vec<Finding>) {
         let cause = format!("no usable package in {}", dirs.join(", "));
         findings.push(Finding::error("plugins", cause, "run lorchestra plugins install FILE"));
     } else {
-        let names: Vec<&str> = catalog.packages.iter().map(|package| package.outline.package.as_str()).collect();
+        let names: Vec<&str> = catalog.packages.iter().map(|package| package.summary.package.as_str()).collect();
         findings.push(Finding::ok("plugins", names.join(", ")));
     }
     for name in settings.jobs.keys() {
