@@ -185,7 +185,7 @@ impl<'a, D: Destination> Deliverer<'a, D> {
                         // The last pass could not send all suspects: without a pause, the caller would start the next one at once.
                         None if self.store.suspect(0)?.is_some() => {
                             self.tried = 0;
-                            let reason = "events that were refused before are not sent again yet".to_owned();
+                            let reason = "events that were refused before could not be resent yet".to_owned();
                             let later = DeliveryError::Later { reason, after: None, perhaps_request: false };
                             self.pause(later, persistent).await?;
                         }
@@ -240,6 +240,10 @@ impl<'a, D: Destination> Deliverer<'a, D> {
         self.set_aside_to = self.store.last_suspect()?.unwrap_or_default();
         self.drain(true).await?;
         for event in known {
+            // Retention may have removed its payload.
+            if self.store.refused_event(event - 1)? != Some(event) {
+                continue;
+            }
             let rows: Vec<OutRow> = self.store.row(event)?.into_iter().filter(|out| out.intact).collect();
             if let Some(new) = self.place_patiently(&rows).await? {
                 let batch = self.store.send_set_aside_again(Was::Refused, &[event], &new)?;

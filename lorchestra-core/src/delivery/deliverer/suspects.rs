@@ -69,7 +69,7 @@ impl<D: Destination> Deliverer<'_, D> {
         self.flights.front().is_some_and(|flight| flight.batch.last <= self.set_aside_to)
     }
 
-    /// The suspects of the batch that is taken back next are to be sent again in this delivery.
+    /// If the first batch has suspects, makes this delivery resend them after the batch is taken back.
     pub(super) fn rewind(&mut self) {
         if let Some(flight) = self.flights.front().filter(|flight| flight.batch.was == Some(Was::Suspect)) {
             self.tried = self.tried.min(flight.batch.first - 1);

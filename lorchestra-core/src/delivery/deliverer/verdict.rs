@@ -63,10 +63,12 @@ impl<D: Destination> Deliverer<'_, D> {
     }
 
     /// Whether to suspect the stream before the rows: immediately if nothing has landed in it yet, otherwise when the batch is a single
-    /// row. The server may have lost the stream since its last batch landed.
+    /// row that would be suspected. The server may have lost the stream since its last batch landed.
     fn blames_stream(&self, worked: bool) -> bool {
         let Some(flight) = self.flights.front() else { return false };
-        flight.batch.place.is_some() && !self.renewed && (flight.rows.len() == 1 || !worked && !self.proven)
+        let is_single = flight.rows.len() == 1;
+        let is_at_stake = is_single && matches!(flight.batch.was, None | Some(Was::Suspect));
+        flight.batch.place.is_some() && !self.renewed && (is_at_stake || !worked && (is_single || !self.proven))
     }
 
     /// Fences the stream and leaves it, so that the batch goes to a new one.

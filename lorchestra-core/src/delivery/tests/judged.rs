@@ -171,7 +171,7 @@ fn a_suspect_whose_streams_are_all_gone_ends_the_delivery_with_an_error() {
     assert_eq!(server.borrow().rows, ids);
 }
 
-/// A permission that was just granted does not apply yet: a caller with a time limit gets it, and one without is told at once.
+/// A permission that was just granted does not apply yet: a caller with a time limit waits for it, and one without gets the error.
 #[test]
 fn a_denial_that_passes_is_waited_for_within_the_time_limit() {
     for persistent in [true, false] {

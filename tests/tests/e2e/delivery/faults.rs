@@ -147,19 +147,35 @@ fn a_permanent_fault_prints_one_line_and_loses_no_event() {
     });
 }
 
-/// An append without an answer, a stream that is briefly not found, and then the append is executed after all: the rows are there once.
+/// An append without an answer, a stream that is not found, perhaps a server that does not close it and does not say why, and then the append
+/// is executed after all: the rows are there once.
 #[test]
 fn a_slow_append_lands_once() {
+    std::thread::scope(|scope| {
+        for unclosable in [None, Some(Code::InvalidArgument), Some(Code::FailedPrecondition)] {
+            scope.spawn(move || slow_append(unclosable));
+        }
+    });
+}
+
+fn slow_append(unclosable: Option<Code>) {
+    const TIMES: usize = 4;
     let site = Site::new(Write::Storage);
     let faults = site.fake.faults();
     faults.next(Method::AppendRows, Fault::Silent);
-    faults.next(Method::AppendRows, Fault::Grpc(Code::NotFound, "in passing", Some(StorageErrorCode::StreamNotFound)));
+    let missing = Fault::Grpc(Code::NotFound, "in passing", Some(StorageErrorCode::StreamNotFound));
+    faults.times(if unclosable.is_some() { TIMES } else { 1 }, Method::AppendRows, missing);
+    if let Some(code) = unclosable {
+        faults.times(TIMES, Method::Finalize, Fault::Grpc(code, "no", None));
+    }
     let running = site.sandbox.start(&["run-job", "--delivery-timeout", "40s", "misbehave", "numbered", "--count", "300"]);
-    eventually("the stream was not found", || faults.left(Method::AppendRows) == 0);
+    eventually("the stream was not found", || faults.left(Method::AppendRows) == 0 && faults.left(Method::Finalize) == 0);
+    let label = format!("a slow append, {unclosable:?}");
+    assert_eq!(site.fake.requests(Method::Query), 0, "{label}: the append may still be executed");
     faults.release();
     running.wait().exits(0);
     site.flushed();
-    site.all_is_delivered(Write::Storage, "a slow append");
+    site.all_is_delivered(Write::Storage, &label);
 }
 
 fn outlasts(write: Write, fault: &Fault) {

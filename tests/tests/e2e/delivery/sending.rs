@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
+use tonic::Code;
 
 #[test]
 fn a_run_delivers_its_events_with_all_columns() {
@@ -396,6 +397,30 @@ fn required_delivery_is_part_of_the_outcome() {
     let ended =
         site.sandbox.lorchestra(&["run-job", "--require-delivery", "--delivery-timeout", "1s", "misbehave", "fail"]).exits(1);
     assert!(ended.err().contains("misbehave/fail failed"), "{}", ended.shown());
+}
+
+/// A permission that was just granted does not apply yet: `events flush` and required delivery wait for it within their time limit, and
+/// print the reason.
+#[test]
+fn a_denial_that_passes_is_waited_for() {
+    let site = Site::new(Write::Storage);
+    site.fake.faults().forever(Method::AppendRows, Fault::Grpc(Code::PermissionDenied, "not yet", None));
+    let ended = site.sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    assert!(ended.err().contains("not yet") && ended.err().lines().count() == 1, "{}", ended.shown());
+    let denied = site.sandbox.lorchestra(&["events", "flush", "--timeout", "1s"]).exits(69);
+    assert!(denied.err().contains("not yet"), "{}", denied.shown());
+    site.fake.faults().clear(Method::AppendRows);
+    site.fake.faults().times(4, Method::AppendRows, Fault::Grpc(Code::PermissionDenied, "not yet", None));
+    let flushed = site.sandbox.lorchestra(&["events", "flush", "--timeout", "50s"]).exits(0);
+    assert!(flushed.err().contains("not yet: retrying until the time limit"), "{}", flushed.shown());
+    site.fake.faults().times(2, Method::TablesGet, Fault::Status(403, "accessDenied"));
+    let args = ["run-job", "--require-delivery", "--delivery-timeout", "30s", "misbehave", "noop"];
+    site.sandbox.lorchestra(&args).exits(0);
+    site.all_is_delivered(Write::Storage, "after the denials");
+    site.fake.faults().forever(Method::TablesGet, Fault::Status(403, "accessDenied"));
+    let args = ["run-job", "--require-delivery", "--delivery-timeout", "2s", "misbehave", "noop"];
+    let ended = site.sandbox.lorchestra(&args).exits(69);
+    assert!(ended.err().contains("the job was not started"), "{}", ended.shown());
 }
 
 /// A window is claimed only when its events are delivered.

@@ -23,6 +23,7 @@ fn faults_while_a_stream_is_left_lose_and_duplicate_nothing() {
     let settling = [
         (Method::Finalize, Fault::Grpc(Code::Unavailable, "try again", None)),
         (Method::Finalize, Fault::Grpc(Code::Internal, "internal", None)),
+        (Method::Finalize, Fault::Grpc(Code::InvalidArgument, "no", None)),
         (Method::Finalize, Fault::CloseHalfWay),
         (Method::Finalize, Fault::CommitThenDrop),
         (Method::Finalize, Fault::DropStream),

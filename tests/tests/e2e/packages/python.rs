@@ -246,7 +246,7 @@ fn a_failure_is_retried_and_a_stop_runs_the_finally_blocks() {
 /// A job that ignores SIGTERM is killed at the end of the grace period, also while it sends half an event to a worker that does not read.
 #[test]
 fn a_job_that_emits_on_and_on_ends_with_the_grace_period() {
-    for how in ["cancelled", "timed out", "worker stopped"] {
+    for how in ["cancelled", "timed out", "worker stopped", "events refused"] {
         let python = Python::new();
         let marker = python.sandbox.path("emitting");
         let marker_arg = format!("marker={}", marker.display());
@@ -258,6 +258,11 @@ fn a_job_that_emits_on_and_on_ends_with_the_grace_period() {
         let interpreter = processes::children(worker)[0];
         if how == "worker stopped" {
             processes::signal(worker, Signal::STOP);
+        }
+        if how == "events refused" {
+            // As on a full disk: each event is an exception from now on.
+            processes::limit_files(worker, 64 << 10);
+            eventually("an event is refused", || python.sandbox.path("emitting.refused").exists());
         }
         if how != "timed out" {
             running.signal(Signal::TERM);
