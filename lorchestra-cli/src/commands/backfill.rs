@@ -167,7 +167,7 @@ pub(crate) struct BackfillFlags {
     #[command(flatten)]
     pub(crate) engine: EngineFlags,
     /// Write the windows to a plan file for `run-window`, and start nothing
-    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dry_run", "jobs", "order", "max_failures", "move_bookmark"])]
     pub(crate) plan: Option<std::path::PathBuf>,
     /// Print the windows and start nothing (with --json: one object per window, schema lorchestra.backfill-window/1)
     #[arg(long)]
@@ -242,7 +242,8 @@ fn start(
         return Ok(Code::Success);
     }
     if members.is_empty() {
-        printer.note("Nothing to do: completed runs cover every window.");
+        let plan = if flags.plan.is_some() { ", and no plan was written" } else { "" };
+        printer.note(format_args!("Nothing to do: completed runs cover every window{plan}."));
         return Ok(Code::Success);
     }
     if let Some(path) = &flags.plan {
@@ -353,7 +354,7 @@ fn named(settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer, 
 
 /// Returns the group that a user named.
 pub(super) fn find(store: &Store, text: &str) -> Result<Group, CommandError> {
-    store.find_group(text)?.map_err(|found| {
+    store.find_group(KIND, text)?.map_err(|found| {
         if found.is_empty() {
             let failure = CommandError::new(Code::Failed, format!("Unknown group: {text}"));
             return CommandError { bare: true, ..failure }.hint("run lorchestra backfill list to see the newest ones");

@@ -116,8 +116,8 @@ pub(super) fn run(command: &Export, settings: &Settings, printer: &mut Printer) 
 /// The arguments of the container, and the directory of the plan.
 fn arguments(plan_dir: &str, engine: &str, flags: &[&str]) -> String {
     let plan = format!("{plan_dir}/plan.jsonl");
-    let claims = format!("{SHARED}/claims");
-    let words = ["run-window", "--quiet", "--engine", engine, "--plan", &plan, "--claims", &claims];
+    // The root of the file system is there wherever it is mounted; nothing must be created first.
+    let words = ["run-window", "--quiet", "--engine", engine, "--plan", &plan, "--claims", SHARED];
     json!([&words, flags].concat()).to_string()
 }
 

@@ -64,7 +64,7 @@ pub(crate) struct RunGroup {
     #[arg(long)]
     pub(crate) keep_going: bool,
     /// Check the file and print its jobs, and start nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "rerun_failed")]
     pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) drive: DriveFlags,

@@ -26,7 +26,7 @@ use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::packages::lockfile::Lockfile;
-use lorchestra_core::plan::{self, Context, PlanRequest, RunPolicy, RunSpec};
+use lorchestra_core::plan::{self, Context, PlanRequest, RequestedBy, RunPolicy, RunSpec};
 use lorchestra_core::run::event::Observers;
 use lorchestra_core::run::launch::{self, Delivery, Host, Launch, Launched, launch};
 use lorchestra_core::run::supervisor::RunResult;
@@ -316,7 +316,12 @@ impl Invocation<'_, '_> {
             return Ok(Err(code));
         }
         let catalog = Catalog::scan(&settings.plugin_dirs);
-        let (package, _, job) = &find_job(&catalog, &spec.package, &spec.job)?;
+        let found = find_job(&catalog, &spec.package, &spec.job);
+        let (package, _, job) = &found.map_err(|failure| match spec.requested_by {
+            // A window was planned with this job: it is missing on this node, for every window alike.
+            RequestedBy::Engine(_) => CommandError { code: Code::Plugin, ..failure },
+            _ => failure,
+        })?;
         // Check the spec against the job first, so that no secret is read that the job does not have.
         spec.check(job).map_err(|error| CommandError::from(launch::LaunchError::Spec(error)))?;
         let secrets = secrets::find(&spec, &Configured::default(), settings)?;

@@ -104,6 +104,15 @@ pub(super) fn run(
         return Err(CommandError::new(Code::Usage, "--claims needs --attempt, which must differ for each start of a member")
             .hint("pass the attempt of the engine: --attempt \"$SLURM_RESTART_COUNT\", or the name of the pod or host"));
     }
+    if let Some(claims) = &command.claims {
+        let found = std::fs::metadata(claims)
+            .and_then(|meta| if meta.is_dir() { Ok(()) } else { Err(std::io::ErrorKind::NotADirectory.into()) });
+        // On a node without the shared file system, a new directory would let both of two runs have the claim.
+        found.map_err(|error| {
+            CommandError::refused(Code::Config, "--claims", claims, &error)
+                .hint("mount the shared file system on this node, or create the directory on it once")
+        })?;
+    }
     let (group, members) = plan_file::read_members(&command.plan, &indices)?;
     let mut runner = WindowRunner { command, verbose, settings, group, attempt, signals: None };
     let begun = Instant::now();

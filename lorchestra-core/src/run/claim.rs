@@ -181,7 +181,12 @@ pub(crate) fn commit(claim: &Path, run: Claimant<'_>) -> io::Result<ClaimVerdict
         return Err(io::Error::new(ErrorKind::InvalidInput, "the run has no token"));
     }
     let dir = claim.parent().ok_or_else(|| io::Error::from(ErrorKind::NotADirectory))?;
-    fs::create_dir_all(dir)?;
+    // Not the directory of all claims: if it is missing, the shared file system is not mounted here, and a claim would mean nothing.
+    if let Err(error) = fs::create_dir(dir)
+        && error.kind() != ErrorKind::AlreadyExists
+    {
+        return Err(error);
+    }
     let name = claim.file_name().ok_or_else(|| io::Error::from(ErrorKind::InvalidFilename))?.to_string_lossy();
     // Only this run writes it: recovery waits until the supervisor is dead.
     let own = dir.join(format!(".{name}.{token}"));

@@ -186,11 +186,11 @@ impl Store {
         self.select_groups("WHERE kind = ?1 ORDER BY n DESC LIMIT ?2", params![kind, limit])
     }
 
-    /// Returns the group that a person named by its id, or the beginning or end of it; `last` is the newest one. Returns `Err` with the
-    /// candidates if no group or several match.
-    pub fn find_group(&self, text: &str) -> Result<Result<Group, Vec<Group>>, StoreError> {
+    /// Returns the group that a person named by its id, or the beginning or end of it; `last` is the newest one of this kind. Returns `Err` with
+    /// the candidates if no group or several match.
+    pub fn find_group(&self, kind: &str, text: &str) -> Result<Result<Group, Vec<Group>>, StoreError> {
         if text == "last" {
-            let newest = self.select_groups("ORDER BY n DESC LIMIT ?1", params![1])?.pop();
+            let newest = self.select_groups("WHERE kind = ?1 ORDER BY n DESC LIMIT ?2", params![kind, 1])?.pop();
             return Ok(newest.ok_or_else(Vec::new));
         }
         if text.len() < NAMED || !text.is_ascii() {
@@ -482,7 +482,7 @@ mod tests {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         store.create_group(&new_group("0193a000-0000-7000-8000-00000000abcd", 4)).unwrap();
-        let group = store.find_group("0000abcd").unwrap().unwrap();
+        let group = store.find_group("backfill", "0000abcd").unwrap().unwrap();
         let member = |store: &Store, place| store.member(group.n, place).unwrap().unwrap();
         let first: Vec<Member> = (0..4).map(|place| member(&store, place)).collect();
         assert!(first.iter().all(|member| member.state == MemberState::Pending && member.attempt == 1));
@@ -512,7 +512,7 @@ mod tests {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         store.create_group(&new_group("0193a000-0000-7000-8000-00000000abcd", 2)).unwrap();
-        let group = store.find_group("last").unwrap().unwrap();
+        let group = store.find_group("backfill", "last").unwrap().unwrap();
         let kept = |store: &mut Store, before: i64| {
             store.prune_groups(before).unwrap();
             !store.groups("backfill", 1).unwrap().is_empty()
@@ -541,7 +541,7 @@ mod tests {
         };
         let members = new.members.into_iter().enumerate().map(of).collect();
         store.create_group(&NewGroup { settings, members, ..new }).unwrap();
-        let group = store.find_group("last").unwrap().unwrap();
+        let group = store.find_group("backfill", "last").unwrap().unwrap();
         for (place, cause) in [(0, None), (1, Some(Cause::Error)), (2, None), (3, None)] {
             let run_id = store.member(group.n, place).unwrap().unwrap().run_id;
             run_to_end(&mut store, &run_id, cause);
@@ -571,7 +571,7 @@ mod tests {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         store.create_group(&new_group("0193a000-0000-7000-8000-00000000abcd", 3)).unwrap();
-        let group = store.find_group("last").unwrap().unwrap();
+        let group = store.find_group("backfill", "last").unwrap().unwrap();
         let done = store.member(group.n, 0).unwrap().unwrap();
         run_to_end(&mut store, &done.run_id, None);
         assert_eq!(store.pin_library(group.n, "other", "2.0.0", "ff").unwrap(), 0);

@@ -228,8 +228,8 @@ fn groups(store: &mut Store) {
     };
     store.create_group(&new).unwrap();
     store.groups("backfill", 1).unwrap();
-    let found = store.find_group("last").unwrap().unwrap();
-    store.find_group("0000abcd").unwrap().unwrap();
+    let found = store.find_group("backfill", "last").unwrap().unwrap();
+    store.find_group("backfill", "0000abcd").unwrap().unwrap();
     store.group_counts(found.n).unwrap();
     let member = store.member(found.n, 0).unwrap().unwrap();
     store.member_spec(found.n, 0).unwrap().unwrap();

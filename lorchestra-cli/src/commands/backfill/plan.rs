@@ -25,6 +25,7 @@ use lorchestra_core::store::{RunQuery, RunState, Store};
 use lorchestra_core::text::printable;
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// What `backfill` is about to do.
@@ -108,6 +109,7 @@ pub(super) fn plan(
             members.push(BackfillMember { label: label(*range, combination), spec });
         }
     }
+    unless_twice(&members)?;
     if let Some(first) = members.first() {
         launch::fit(&first.spec, &library)?;
         // Before thousands of runs are refused for the same reason.
@@ -119,6 +121,19 @@ pub(super) fn plan(
     let range = (range.0.timestamp_micros(), range.1.timestamp_micros());
     let name = format!("{package_name}/{job_name}");
     Ok(Ok(PlannedBackfill { name, flags: own, members, range, library }))
+}
+
+/// Fails if two members are the same run: values that are spelled differently can mean the same.
+fn unless_twice(members: &[BackfillMember]) -> Result<(), CommandError> {
+    let mut seen = BTreeMap::new();
+    for BackfillMember { label, spec } in members {
+        let what = serde_json::to_string(&(&spec.params, &spec.window, &spec.account)).unwrap_or_default();
+        if let Some(first) = seen.insert(what, label) {
+            let what = format!("{first} and {label} are the same run: two values of --matrix mean the same");
+            return Err(CommandError::new(Code::Usage, what).hint("give each value once"));
+        }
+    }
+    Ok(())
 }
 
 fn lock(own: &BackfillFlags, settings: &Settings) -> Result<Option<lorchestra_core::packages::lockfile::Lockfile>, CommandError> {

@@ -169,6 +169,7 @@ fn the_effective_view_leaves_out_what_does_not_count() {
         let shared = tempfile::tempdir().unwrap();
         let at = |name: &str| shared.path().join(name).display().to_string();
         let (plan, claims, go) = (at("plan"), at("claims"), at("go"));
+        std::fs::create_dir(&claims).unwrap();
         let args = ["backfill", "misbehave", "windowed", "--from", "2024-01-01", "--to", "2024-01-03", "--every", "1d"];
         nodes[0].lorchestra(&[&args[..], &["--go", &go, "--plan", &plan]].concat()).exits(0);
         let window = |index: &'static str, attempt: &'static str| {

@@ -180,7 +180,7 @@ fn the_exported_arguments_run_a_window() {
     let task = [("CLOUD_RUN_TASK_INDEX", "1"), ("CLOUD_RUN_EXECUTION", "lorchestra-x7"), ("CLOUD_RUN_TASK_ATTEMPT", "0")];
     sandbox.lorchestra_with(&task, &args).exits(0);
     assert_eq!(sandbox.run().0["since"], "2024-01-02T00:00:00.000000Z");
-    assert!(Path::new(&format!("{shared}/claims/{group}/1")).exists());
+    assert!(Path::new(&format!("{shared}/{group}/1")).exists());
     let missing = sandbox.lorchestra(&args).exits(2);
     assert!(missing.err().contains("CLOUD_RUN_TASK_INDEX: the variable is not set"), "{}", missing.shown());
 }

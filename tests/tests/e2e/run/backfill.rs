@@ -271,6 +271,8 @@ fn what_completed_runs_cover_is_left_out_and_the_rest_is_joined() {
     backfill(&sandbox, &merge).exits(0);
     let nothing = backfill(&sandbox, &merge).exits(0);
     assert!(nothing.err().contains("Nothing to do"), "{}", nothing.shown());
+    let nothing = backfill(&sandbox, &[&merge[..], &["--plan", &sandbox.arg("plan")]].concat()).exits(0);
+    assert!(nothing.err().contains("no plan was written"), "{}", nothing.shown());
 }
 
 #[test]
@@ -288,6 +290,9 @@ fn bad_requests_store_nothing() {
         (&[&base[..], &["--matrix", "then"]].concat(), "write --matrix name=a,b,c"),
         (&[&base[..], &["--matrix", "then=return,return"]].concat(), "given twice"),
         (&[&base[..], &["--matrix", "reached=nonsense"]].concat(), "nonsense"),
+        (&[&base[..], &["--matrix", "reached=2024-01-05,2024-01-05T00:00:00Z"]].concat(), "are the same run"),
+        (&[&base[..], &["--plan", "p", "-j", "2"]].concat(), "cannot be used with"),
+        (&[&base[..], &["--plan", "p", "--move-bookmark"]].concat(), "cannot be used with"),
         (&[&base[..], &["-j", "0"]].concat(), "0"),
         (&["backfill", "resume"], "GROUP"),
     ] {

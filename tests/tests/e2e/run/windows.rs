@@ -20,6 +20,13 @@ fn plan(node: &Sandbox, shared: &Path, days: u32, flags: &[&str]) -> String {
     file
 }
 
+/// A directory for claims.
+fn claims_in(shared: &Path) -> String {
+    let claims = shared.join("claims");
+    std::fs::create_dir(&claims).unwrap();
+    claims.display().to_string()
+}
+
 fn window<'a>(file: &'a str, index: &'a str, attempt: &'a str, claims: &'a str) -> Vec<&'a str> {
     let claims = ["--claims", claims, "--no-require-delivery"];
     [&["run-window", "--plan", file, "--index", index, "--attempt", attempt][..], &claims].concat()
@@ -38,7 +45,7 @@ fn states(nodes: &[Sandbox]) -> BTreeMap<String, usize> {
 #[test]
 fn of_two_copies_of_a_window_one_counts() {
     let shared = tempfile::tempdir().unwrap();
-    let claims = shared.path().join("claims").display().to_string();
+    let claims = claims_in(shared.path());
     let nodes = [node(), node()];
     let go = shared.path().join("go").display().to_string();
     let file = plan(&nodes[0], shared.path(), 1, &["--go", &go]);
@@ -87,7 +94,7 @@ fn of_two_copies_of_a_window_one_counts() {
 fn a_winner_that_was_killed_is_closed_by_the_next_attempt_on_its_node() {
     let shared = tempfile::tempdir().unwrap();
     let node = node();
-    let claims = shared.path().join("claims").display().to_string();
+    let claims = claims_in(shared.path());
     let file = plan(&node, shared.path(), 1, &["--then", "wait"]);
     let running = node.start(&window(&file, "0", "1", &claims));
     eventually("it runs", || node.runs().iter().any(|run| run.state() == "running"));
@@ -111,7 +118,7 @@ fn a_winner_that_was_killed_is_closed_by_the_next_attempt_on_its_node() {
 fn one_process_runs_several_windows_each_with_its_own_end() {
     let shared = tempfile::tempdir().unwrap();
     let node = node();
-    let claims = shared.path().join("claims").display().to_string();
+    let claims = claims_in(shared.path());
     let file = plan(&node, shared.path(), 2, &["--matrix", "then=return,fail,wait"]);
     let args = |indexes: &'static str, attempt: &'static str| {
         let own = ["run-window", "--plan", &file, "--indexes", indexes, "--attempt", attempt, "--claims", &claims];
@@ -144,7 +151,7 @@ fn one_process_runs_several_windows_each_with_its_own_end() {
 fn each_window_is_effective_once_on_two_nodes_that_are_killed() {
     const DAYS: u32 = 6;
     let shared = tempfile::tempdir().unwrap();
-    let claims = shared.path().join("claims").display().to_string();
+    let claims = claims_in(shared.path());
     let nodes = [node(), node()];
     let file = plan(&nodes[0], shared.path(), DAYS, &[]);
     let mut random = fastrand::Rng::with_seed(6);
@@ -198,25 +205,32 @@ fn each_window_is_effective_once_on_two_nodes_that_are_killed() {
 #[test]
 fn a_run_stays_open_until_its_claim_can_be_read() {
     let shared = tempfile::tempdir().unwrap();
-    let claims = shared.path().join("claims");
+    let claims_arg = claims_in(shared.path());
+    let claims = Path::new(&claims_arg);
     let node = node();
     let go = shared.path().join("go");
     let file = plan(&node, shared.path(), 1, &["--go", &go.display().to_string()]);
-    let claims_arg = claims.display().to_string();
     let running = node.start(&window(&file, "0", "1", &claims_arg));
     eventually("it runs", || node.runs().len() == 1);
-    std::fs::write(&claims, "not a directory").unwrap();
+    std::fs::remove_dir(claims).unwrap();
+    std::fs::write(claims, "not a directory").unwrap();
     std::fs::write(&go, "").unwrap();
     let ended = running.wait();
     assert!(matches!(ended.code(), Some(70 | 74)), "{}", ended.shown());
     assert!(ended.err().contains("claim"), "{}", ended.shown());
-    std::fs::remove_file(&claims).unwrap();
+    std::fs::remove_file(claims).unwrap();
+    // The shared file system is not mounted: a new directory would be the claim of this node alone.
+    assert_eq!(node.runs()[0].state(), "running");
+    let refused = node.lorchestra(&window(&file, "0", "2", &claims_arg)).exits(78);
+    assert!(refused.err().contains("mount the shared file system on this node"), "{}", refused.shown());
+    assert!(!claims.exists());
+    std::fs::create_dir(claims).unwrap();
     let runs = node.runs();
     assert_eq!((runs.len(), runs[0].state()), (1, "completed"), "{runs:?}");
     node.whole_events_of(&runs[0]);
     assert!(claims.is_dir());
     // No other run starts while the claim cannot be read, or is damaged.
-    let claim = std::fs::read_dir(&claims).unwrap().next().unwrap().unwrap().path().join("0");
+    let claim = std::fs::read_dir(claims).unwrap().next().unwrap().unwrap().path().join("0");
     for content in ["", "{}", "{\"schema\":\"lorchestra.claim/9\"}"] {
         std::fs::write(&claim, content).unwrap();
         let refused = node.lorchestra(&window(&file, "0", "2", &claims_arg)).exits(78);
@@ -242,6 +256,9 @@ fn a_plan_that_was_changed_is_refused() {
     run(1, "0", "not this window");
     run(2, "3", "has 3 members, so there is no index 3");
     // Two nodes would run the window under one id.
+    let elsewhere = Sandbox::with(&[Fixture::Constructor]);
+    let ended = elsewhere.lorchestra(&["run-window", "--plan", &file, "--index", "0", "--no-require-delivery"]).exits(126);
+    assert!(ended.err().contains("Unknown package: misbehave"), "{}", ended.shown());
     let without_attempt = ["run-window", "--plan", &file, "--index", "0", "--claims", "claims", "--no-require-delivery"];
     let ended = node.lorchestra(&without_attempt).exits(2);
     assert!(ended.err().contains("--claims needs --attempt"), "{}", ended.shown());
@@ -267,14 +284,14 @@ fn a_plan_that_was_changed_is_refused() {
 fn sigterm_cancels_a_window() {
     let shared = tempfile::tempdir().unwrap();
     let node = node();
-    let claims = shared.path().join("claims").display().to_string();
+    let claims = claims_in(shared.path());
     let file = plan(&node, shared.path(), 1, &["--then", "wait"]);
     let running = node.start(&window(&file, "0", "1", &claims));
     eventually("it runs", || node.runs().len() == 1);
     running.signal(Signal::TERM);
     assert_eq!(running.wait().code(), Some(143));
     assert_eq!(node.run().cause(), "cancelled");
-    assert!(!Path::new(&claims).exists(), "nothing was claimed");
+    assert!(std::fs::read_dir(&claims).unwrap().next().is_none(), "nothing was claimed");
 }
 
 fn group_file(node: &Sandbox, text: &str) -> String {
@@ -307,6 +324,10 @@ fn a_group_runs_its_stages_in_order_and_names_what_failed() {
     std::fs::remove_file(&go).unwrap();
     node.lorchestra(&["run-group", &file, "--keep-going"]).exits(1);
     assert_eq!(node.runs().len(), 7);
+    let both = node.lorchestra(&["run-group", &file, "--rerun-failed", "--dry-run"]).exits(2);
+    assert!(both.err().contains("cannot be used with"), "{}", both.shown());
+    // The last backfill: there is none.
+    node.lorchestra(&["backfill", "cancel", "last"]).exits(1);
 }
 
 #[test]
