@@ -1,7 +1,7 @@
 //! The manifest of a package: one ELF section that can be read without running the library's code.
 //!
-//! Owns both directions of the format, so that they cannot diverge: [`section`] writes it at compile time from a [`PackageDef`],
-//! [`Outline::from_section`] and [`Manifest::from_section`] read it in the host.
+//! Owns both directions of the format, so that they cannot diverge: [`section`] writes it at compile time from a
+//! [`PackageDef`](crate::def::PackageDef), [`Outline::from_section`] and [`Manifest::from_section`] read it in the host.
 //!
 //! ```text
 //! section .lorchestra
@@ -65,7 +65,7 @@ pub struct Manifest {
     pub jobs: Vec<JobManifest>,
 }
 
-/// One job of a [`Manifest`]. The fields are those of [`JobDef`].
+/// One job of a [`Manifest`]. The fields are those of [`JobDef`](crate::def::JobDef).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobManifest {
     pub name: String,
@@ -80,7 +80,7 @@ pub struct JobManifest {
     pub deprecated: Option<String>,
 }
 
-/// One parameter of a [`JobManifest`]. The fields are those of [`ParamDef`].
+/// One parameter of a [`JobManifest`]. The fields are those of [`ParamDef`](crate::def::ParamDef).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParamManifest {
     pub name: String,
@@ -95,7 +95,7 @@ pub struct ParamManifest {
     pub deprecated: Option<String>,
 }
 
-/// One value of an enum parameter. The fields are those of [`ValueDef`].
+/// One value of an enum parameter. The fields are those of [`ValueDef`](crate::def::ValueDef).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(expecting = "a value")]
 pub struct ValueManifest {
