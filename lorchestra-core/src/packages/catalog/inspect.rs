@@ -18,18 +18,13 @@ const OLDEST_REVISION: u32 = if ABI_REVISION > 1 { ABI_REVISION - 1 } else { 1 }
 /// Reads the manifest of a library that this host can load. Reads a bounded number of bytes with positioned reads; runs nothing.
 ///
 /// # Errors
-/// The first problem, in this order: ELF, machine, segments; manifest; ABI revision; C library; defaults.
+/// The first problem, in this order: ELF, machine, segments; outline; ABI revision; C library; defaults; texts.
 pub fn inspect(file: &File) -> Result<Manifest, FileFault> {
     let len = file.metadata().map_err(|e| elf::broken(&e))?.len();
     let (elf, bytes) = section(file, len)?;
-    let manifest = Manifest::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))?;
-    let of_package = |fault: FileFault| FileFault { package: Some(manifest.package.clone()), ..fault };
-    check_host(&elf, manifest.abi).map_err(of_package)?;
-    for job in &manifest.jobs {
-        check_job(&job.name, job.timeout.as_deref(), job.retries, job.overlap.as_deref()).map_err(of_package)?;
-        check_defaults(&job.name, job.params.iter().map(|param| (param.into(), &param.default))).map_err(of_package)?;
-    }
-    Ok(manifest)
+    // The texts last, so that a listing gives the same reason.
+    checked(&elf, &bytes)?;
+    Manifest::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))
 }
 
 /// Returns the newest glibc version that a library requires, and this host's; `None` if unknown.
@@ -42,9 +37,14 @@ pub fn needed_glibc(file: &File) -> (Option<String>, Option<String>) {
 /// Like [`inspect`], for a listing: reads only the outline, and refuses the same files, except those with a mistake in their texts.
 pub(super) fn outline(file: &File, len: u64) -> Result<Outline, FileFault> {
     let (elf, bytes) = section(file, len)?;
-    let outline = Outline::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))?;
+    checked(&elf, &bytes)
+}
+
+/// Returns the outline in a manifest section, if this host can run its jobs.
+fn checked(elf: &Elf<'_>, bytes: &[u8]) -> Result<Outline, FileFault> {
+    let outline = Outline::from_section(bytes).map_err(|error| unreadable(bytes, &error))?;
     let of_package = |fault: FileFault| FileFault { package: Some(outline.package.clone()), ..fault };
-    check_host(&elf, outline.abi).map_err(of_package)?;
+    check_host(elf, outline.abi).map_err(of_package)?;
     for job in &outline.jobs {
         check_job(&job.name, job.timeout.as_deref(), job.retries, job.overlap.as_deref()).map_err(of_package)?;
         check_defaults(&job.name, job.params.iter().map(|param| (param.into(), &param.default))).map_err(of_package)?;
