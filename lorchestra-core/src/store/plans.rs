@@ -23,7 +23,6 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("AND state = 'uncertain') b", "USE TEMP B-TREE FOR LAST TERM OF ORDER BY", "sorts one batch"),
     ("FROM bookmarks ORDER BY", "SCAN bookmarks", "prints all"),
     ("FROM events e CROSS JOIN runs", "SCAN e USING INDEX events_by_time", "prints all"),
-    ("FROM run_groups ORDER BY n DESC LIMIT", "SCAN run_groups", "the newest one; ends at the limit"),
     ("FROM runs ORDER BY n DESC LIMIT", "SCAN runs", "the newest ones; ends at the limit"),
     ("state = 'running' ORDER BY n", "SCAN runs USING INDEX runs_running", "those that run have an index of their own"),
     ("SELECT count(*) FROM (SELECT 1 FROM", "SCAN (subquery-", "counts up to the limit"),
