@@ -2,8 +2,8 @@
 //! decides what to request.
 //!
 //! Gmail permanently answers `NO` to a request that includes a message it cannot send, other servers answer `BAD`. A refused request is
-//! therefore split in halves, down to the message that causes the refusal. After many refusals in a row, a message that the server has sent before is requested again: a
-//! server that refuses that one, too, refuses everything, and no message is at fault.
+//! therefore split in halves, down to the message that causes the refusal. After many refusals in a row, a message that the server has
+//! sent before is requested again: a server that refuses that one, too, refuses everything, and no message is at fault.
 
 use super::ServerError;
 use super::link::Budget;

@@ -6,41 +6,20 @@
 //! is passed on unchanged. From other responses, the required parts are rewritten in strict form and the rest is dropped. So a
 //! malformed line affects only itself, not its folder. What is lost with it is recorded in [`Losses`].
 
+mod losses;
+mod tokens;
+
+pub(crate) use losses::Losses;
+
 use super::utf7;
 use imap_proto::parser::parse_response;
 use package_support::charset;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::rc::Rc;
+use tokens::{Token, literal, may_have_literals, pieces, quoted, tokens};
 
 /// Keywords that are not valid atoms are passed through the client in hexadecimal.
 const ODD_KEYWORD: &str = "x-odd-keyword-";
-
-/// Maximum length of a line about a folder that is shown, in characters.
-const SHOWN: usize = 200;
-
-/// Items without which a message is not found or has no text.
-const REQUIRED: [&[u8]; 3] = [b"UID ", b"BODY[", b"RFC822.SIZE "];
-
-/// What could not be parsed, for the reader: the client passes on only the rest.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Losses(Rc<RefCell<Lost>>);
-
-/// What could not be parsed since the last call of [`Losses::take`].
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Lost {
-    /// Lines about folders without a name, as far as they can be shown.
-    pub(crate) folders: Vec<String>,
-    /// Number of responses about messages that have lost required items.
-    pub(crate) messages: usize,
-}
-
-impl Losses {
-    pub(crate) fn take(&self) -> Lost {
-        self.0.take()
-    }
-}
 
 /// A stream of responses that the client can parse.
 pub(crate) struct Tolerant<S: Read> {
@@ -99,46 +78,6 @@ impl<S: Read> Tolerant<S> {
     }
 }
 
-impl Losses {
-    /// Compares a response with the rewritten one.
-    fn note(&self, answer: &[u8], strict: &[u8]) {
-        let words = tokens(answer);
-        let is_atom = |n: usize, word: &[u8]| matches!(words.get(n), Some(Token::Atom(atom)) if atom.eq_ignore_ascii_case(word));
-        if !is_atom(0, b"*") {
-            return;
-        }
-        let mut lost = self.0.borrow_mut();
-        if is_atom(1, b"LIST") && strict.is_empty() {
-            let line = charset::guess(answer.trim_ascii());
-            lost.folders.push(line.chars().map(|c| if c.is_control() { '?' } else { c }).take(SHOWN).collect());
-        }
-        if is_atom(2, b"FETCH") {
-            let (given, kept) = (outside_literals(answer).to_ascii_uppercase(), outside_literals(strict).to_ascii_uppercase());
-            let mentions = |text: &[u8], word: &[u8]| text.windows(word.len()).any(|window| window == word);
-            lost.messages += usize::from(REQUIRED.iter().any(|word| mentions(&given, word) && !mentions(&kept, word)));
-        }
-    }
-}
-
-/// Returns the text of a response without its literals.
-fn outside_literals(answer: &[u8]) -> Vec<u8> {
-    pieces(answer).into_iter().flat_map(|(line, _)| line).copied().collect()
-}
-
-/// Splits a response into lines, each with the literal that it announces.
-fn pieces(answer: &[u8]) -> Vec<(&[u8], Option<&[u8]>)> {
-    let mut pieces = Vec::new();
-    let mut rest = answer;
-    while !rest.is_empty() {
-        let end = rest.iter().position(|&b| b == b'\n').map_or(rest.len(), |at| at + 1);
-        let (line, after) = rest.split_at(end);
-        let size = literal(line).and_then(|size| usize::try_from(size).ok()).filter(|size| *size <= after.len());
-        pieces.push((line, size.map(|size| &after[..size])));
-        rest = &after[size.unwrap_or(0)..];
-    }
-    pieces
-}
-
 impl<S: Read> Read for Tolerant<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.read == self.answer.len() {
@@ -169,94 +108,6 @@ impl<S: Read + Write> Write for Tolerant<S> {
     fn flush(&mut self) -> io::Result<()> {
         self.stream.get_mut().flush()
     }
-}
-
-/// Human-readable responses may end like a literal.
-fn may_have_literals(line: &[u8]) -> bool {
-    line.starts_with(b"* ")
-        && !["OK", "NO", "BAD", "BYE", "PREAUTH"].iter().any(|status| {
-            line.get(2..2 + status.len()).is_some_and(|word| word.eq_ignore_ascii_case(status.as_bytes()))
-                && line.get(2 + status.len()).is_none_or(u8::is_ascii_whitespace)
-        })
-}
-
-/// Returns the size of the literal that a line announces.
-fn literal(line: &[u8]) -> Option<u64> {
-    let line = line.strip_suffix(b"\n")?;
-    let line = line.strip_suffix(b"\r").unwrap_or(line).strip_suffix(b"}")?;
-    let at = line.iter().rposition(|&b| b == b'{')?;
-    std::str::from_utf8(&line[at + 1..]).ok()?.trim_end_matches('+').parse().ok()
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Token<'a> {
-    Open,
-    Close,
-    Atom(&'a [u8]),
-    /// A quoted string or a literal.
-    Text(Vec<u8>),
-}
-
-/// Splits a response into tokens, whatever their characters are.
-fn tokens(answer: &[u8]) -> Vec<Token<'_>> {
-    let mut tokens = Vec::new();
-    let mut rest = answer;
-    while let Some((&byte, tail)) = rest.split_first() {
-        match byte {
-            b' ' | b'\t' | b'\r' | b'\n' => rest = tail,
-            b'(' | b')' => {
-                tokens.push(if byte == b'(' { Token::Open } else { Token::Close });
-                rest = tail;
-            }
-            b'"' => {
-                let (text, after) = quoted(tail);
-                tokens.push(Token::Text(text));
-                rest = after;
-            }
-            b'{' if let Some((text, after)) = literal_at(rest) => {
-                tokens.push(Token::Text(text.to_vec()));
-                rest = after;
-            }
-            _ => {
-                let is_end = |b: &u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n' | b'(' | b')');
-                let mut end = rest.iter().position(is_end).unwrap_or(rest.len());
-                // `BODY[HEADER.FIELDS (DATE)]`
-                if rest[..end].to_ascii_uppercase().starts_with(b"BODY[")
-                    && let Some(close) = rest.iter().position(|&b| b == b']')
-                {
-                    end = end.max(close + 1);
-                }
-                tokens.push(Token::Atom(&rest[..end]));
-                rest = &rest[end..];
-            }
-        }
-    }
-    tokens
-}
-
-fn quoted(rest: &[u8]) -> (Vec<u8>, &[u8]) {
-    let mut text = Vec::new();
-    let mut i = 0;
-    while let Some(&byte) = rest.get(i) {
-        match byte {
-            b'"' => return (text, &rest[i + 1..]),
-            // Not closed: it ends with the line.
-            b'\r' | b'\n' => break,
-            b'\\' if i + 1 < rest.len() => {
-                text.push(rest[i + 1]);
-                i += 1;
-            }
-            _ => text.push(byte),
-        }
-        i += 1;
-    }
-    (text, &rest[i..])
-}
-
-fn literal_at(rest: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = rest.iter().position(|&b| b == b'\n')?;
-    let size = usize::try_from(literal(&rest[..=end])?).ok()?;
-    Some((rest.get(end + 1..end + 1 + size)?, &rest[end + 1 + size..]))
 }
 
 type Spelling = Option<(Vec<u8>, Vec<u8>)>;
@@ -495,6 +346,7 @@ fn quote(text: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::losses::Lost;
     use super::*;
 
     fn read_with_losses(answers: &[u8]) -> (Vec<u8>, Lost) {
