@@ -36,6 +36,7 @@ mod delivery {
     mod second_emulator;
     mod sending;
     mod streams;
+    mod tables;
 }
 
 mod engines {
