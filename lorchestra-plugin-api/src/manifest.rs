@@ -168,8 +168,7 @@ impl Manifest {
 
     /// Parses a whole section. Bytes after the JSON (a linker's padding) are ignored.
     pub fn from_section(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let lines = Lines::of(bytes)?;
-        Self::merged(lines.outline()?, lines.texts()?)
+        Outline::from_section(bytes)?.with_texts(bytes)
     }
 
     /// Joins each job and parameter with its texts.

@@ -1,6 +1,6 @@
 //! [`Outline`], the first line of a manifest: what the host checks and acts on.
 
-use super::{Lines, MAX_VERSION, ManifestError, ValueManifest, bad_name, flag_of, is_name, quoted};
+use super::{Lines, MAX_VERSION, Manifest, ManifestError, ValueManifest, bad_name, flag_of, is_name, quoted};
 use crate::def::ParamKind;
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -78,6 +78,11 @@ impl Outline {
     /// mistakes in the texts, which it does not read.
     pub fn from_section(bytes: &[u8]) -> Result<Self, ManifestError> {
         Lines::of(bytes)?.outline()
+    }
+
+    /// Adds the texts, from the section that this is the outline of.
+    pub fn with_texts(self, bytes: &[u8]) -> Result<Manifest, ManifestError> {
+        Manifest::merged(self, Lines::of(bytes)?.texts()?)
     }
 
     /// Checks names and flags.

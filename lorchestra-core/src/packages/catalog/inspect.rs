@@ -23,8 +23,7 @@ pub fn inspect(file: &File) -> Result<Manifest, FileFault> {
     let len = file.metadata().map_err(|e| elf::broken(&e))?.len();
     let (elf, bytes) = section(file, len)?;
     // The texts last, so that a listing gives the same reason.
-    checked(&elf, &bytes)?;
-    Manifest::from_section(&bytes).map_err(|error| unreadable(&bytes, &error))
+    checked(&elf, &bytes)?.with_texts(&bytes).map_err(|error| unreadable(&bytes, &error))
 }
 
 /// Returns the newest glibc version that a library requires, and this host's; `None` if unknown.
