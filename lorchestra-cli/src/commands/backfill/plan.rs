@@ -25,7 +25,6 @@ use lorchestra_core::store::{RunQuery, RunState, Store};
 use lorchestra_core::text::printable;
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
-use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// What `backfill` is about to do.
@@ -91,14 +90,14 @@ pub(super) fn plan(
     let store = if own.merge { history(settings, notices, printer)?.map(|(_, store)| store) } else { None };
     let mut members = Vec::new();
     let mut by_combination: Vec<Vec<TimeRange>> = Vec::new();
+    let mut firsts: Vec<BackfillMember> = Vec::new();
     for combination in &combinations {
-        let remaining = if own.merge {
-            let first = resolver.spec(combination, windows[0], &group)?;
-            missing_ranges(&windows, &first, store.as_ref())?
-        } else {
-            windows.clone()
-        };
+        let first =
+            BackfillMember { label: label(windows[0], combination), spec: resolver.spec(combination, windows[0], &group)? };
+        let remaining = if own.merge { missing_ranges(&windows, &first.spec, store.as_ref())? } else { windows.clone() };
         by_combination.push(remaining);
+        unless_twice(&firsts, &first)?;
+        firsts.push(first);
     }
     // All accounts of a window before the next window, so that every account advances.
     let most = by_combination.iter().map(Vec::len).max().unwrap_or(0);
@@ -109,7 +108,6 @@ pub(super) fn plan(
             members.push(BackfillMember { label: label(*range, combination), spec });
         }
     }
-    unless_twice(&members)?;
     if let Some(first) = members.first() {
         launch::fit(&first.spec, &library)?;
         // Before thousands of runs are refused for the same reason.
@@ -123,17 +121,14 @@ pub(super) fn plan(
     Ok(Ok(PlannedBackfill { name, flags: own, members, range, library }))
 }
 
-/// Fails if two members are the same run: values that are spelled differently can mean the same.
-fn unless_twice(members: &[BackfillMember]) -> Result<(), CommandError> {
-    let mut seen = BTreeMap::new();
-    for BackfillMember { label, spec } in members {
-        let what = serde_json::to_string(&(&spec.params, &spec.window, &spec.account)).unwrap_or_default();
-        if let Some(first) = seen.insert(what, label) {
-            let what = format!("{first} and {label} are the same run: two values of --matrix mean the same");
-            return Err(CommandError::new(Code::Usage, what).hint("give each value once"));
-        }
-    }
-    Ok(())
+/// Fails if a combination means the same as one of the others: values can be spelled differently.
+fn unless_twice(others: &[BackfillMember], new: &BackfillMember) -> Result<(), CommandError> {
+    let Some(same) = others.iter().find(|other| other.spec.params == new.spec.params && other.spec.account == new.spec.account)
+    else {
+        return Ok(());
+    };
+    let what = format!("{} and {} are the same run: two values mean the same", same.label, new.label);
+    Err(CommandError::new(Code::Usage, what).hint("give each value once"))
 }
 
 fn lock(own: &BackfillFlags, settings: &Settings) -> Result<Option<lorchestra_core::packages::lockfile::Lockfile>, CommandError> {
