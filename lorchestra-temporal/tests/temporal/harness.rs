@@ -372,6 +372,7 @@ impl Group {
     /// Plans `misbehave/windowed` for a number of days, with flags.
     pub(crate) fn plan(server: &Server, node: &Node, days: u32, flags: &[&str]) -> Self {
         let shared = tempfile::tempdir().unwrap();
+        fs::create_dir(shared.path().join("claims")).unwrap();
         let plan = shared.path().join("plan.jsonl").display().to_string();
         let first: u32 = 10_957;
         let days = ["date", "-u", "-d"].map(str::to_owned).into_iter().chain([format!("@{}", (first + days) * 86_400)]);
