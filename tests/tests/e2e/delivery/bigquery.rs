@@ -103,7 +103,8 @@ fn a_server_restarted_during_delivery_has_each_event_once() {
     let sandbox = sandbox(&emulator, &dataset, "storage-write");
     sandbox.lorchestra(&["events", "setup"]).exits(0);
     for round in 0..u64::from(lorchestra_tests::rounds(20).div_ceil(10)) {
-        let count = "12000";
+        // Of one that is killed, so many that it is still delivering at that moment.
+        let count = if round % 2 == 1 { "40000" } else { "12000" };
         let running = sandbox.start(&["run-job", "--delivery-timeout", "20s", "misbehave", "numbered", "--count", count]);
         std::thread::sleep(std::time::Duration::from_millis(600 + 900 * round % 1900));
         if round % 2 == 1 {
