@@ -1,7 +1,7 @@
 //! Tables and views in BigQuery: what `events setup` creates and replaces, tables that others created, and tables that are refused.
 
 use lorchestra_tests::bigquery::fake::TableName;
-use lorchestra_tests::bigquery::site::{BOTH, Site, Write, carrier};
+use lorchestra_tests::bigquery::site::{BOTH, Site, Write};
 use serde_json::json;
 
 #[test]
