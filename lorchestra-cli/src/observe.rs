@@ -67,6 +67,10 @@ impl<'a> TerminalObserver<'a> {
     }
 
     fn started(&mut self, run_id: &str, spec: &RunSpec) {
+        // The worker waits for its order while this runs.
+        if self.verbose == 0 && !self.progress {
+            return;
+        }
         let Ok(Some(state)) = StateDir::existing(self.state_dir) else { return };
         if self.verbose > 0 {
             self.follower = Follower::start(state.trace(run_id));

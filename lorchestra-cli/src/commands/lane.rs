@@ -4,8 +4,9 @@
 //! Finds libraries and secrets as `run-job --spec` does. Ends when stdin ends: the process that drives the group has nothing more to run, or
 //! is dead.
 
+use super::locked_to;
+use super::run_job::find_job_of;
 use super::run_job::refused::Asked;
-use super::{find_job, locked_to};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::flags::OwnFlags;
@@ -26,7 +27,7 @@ use lorchestra_core::run::event::Observers;
 use lorchestra_core::run::launch::{Delivery, Lane, Launch, LaunchError, record_refusal};
 use lorchestra_core::run::supervisor::RunResult;
 use lorchestra_core::store::group::MemberState;
-use lorchestra_core::store::{Store, Terminal};
+use lorchestra_core::store::{Refusal, Store, Terminal};
 use std::io::BufRead;
 use std::time::Duration;
 use uuid::Uuid;
@@ -38,104 +39,112 @@ pub(crate) struct LaneFlags {
     pub(crate) locked: bool,
 }
 
-struct Runner<'a> {
+/// Launches specs in a lane, with the libraries and secrets of this host.
+pub(super) struct SpecRunner<'a> {
     settings: &'a Settings,
     catalog: Catalog,
     lock: Option<Lockfile>,
-    signals: Signals,
-    printer: &'a mut Printer,
+    pub(super) signals: Signals,
 }
 
 pub(super) fn run(flags: &LaneFlags, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
-    let signals = crate::commands::handle_signals()?;
-    let lock = if flags.locked || settings.locked { Some(locked_to(settings)?) } else { None };
+    let mut runner = SpecRunner::new(settings, flags.locked)?;
     let host = settings.host(Delivery { to: &[], required: false, timeout: Duration::ZERO })?;
     let mut lane = Lane::open(&host, &mut Observers(vec![&mut DiagnosticObserver]))?;
-    let catalog = Catalog::scan(&settings.plugin_dirs);
-    let mut runner = Runner { settings, catalog, lock, signals, printer };
     for line in std::io::stdin().lock().lines() {
         let Ok(line) = line else { break };
         let order: LaneOrder = serde_json::from_str(&line)
             .map_err(|error| CommandError::new(Code::Usage, format!("standard input has no order of a group: {error}")))?;
-        let report = runner.run(&mut lane, order)?;
-        runner.printer.json(&report);
-        runner.printer.flush();
-        if runner.printer.is_broken() {
+        let report = run_order(&mut runner, &mut lane, order, printer)?;
+        printer.json(&report);
+        printer.flush();
+        if printer.is_broken() {
             break;
         }
     }
     Ok(Code::Success)
 }
 
-impl Runner<'_> {
-    /// # Errors
-    /// If the end of the run could not be recorded: this process must end, so that the next command can do that.
-    fn run(&mut self, lane: &mut Lane<'_>, order: LaneOrder) -> Result<LaneReport, CommandError> {
-        let LaneOrder { run_id, spec } = order;
-        let mut asked = Asked::default();
-        asked.spec(&spec);
-        asked.own(&OwnFlags { run_id: Uuid::parse_str(&run_id).ok(), ..OwnFlags::default() });
-        let mut notices = Notices::new(&self.settings.hooks);
-        let report = match self.launch(lane, &asked, spec, &mut notices) {
-            Ok(result) => ended(run_id, &result),
-            Err(LaunchOrCommand::Launch(error)) => match *error {
-                LaunchError::Run(RunError::Running { .. } | RunError::Overlap(_)) => state(run_id, MemberState::Running),
-                LaunchError::Run(RunError::Interrupted { signal }) => {
-                    LaneReport { signal: Some(signal), ..state(run_id, MemberState::Pending) }
-                }
-                LaunchError::Run(error @ RunError::NotRecorded { .. }) => return Err(error.into()),
-                // The run has begun, and is open: only the end of this process lets recovery close it.
-                error if has_begun(lane, &run_id) => return Err(error.into()),
-                error => self.refused(lane, (run_id, &asked), &error.into(), &mut notices),
-            },
-            Err(LaunchOrCommand::Command(failure)) => self.refused(lane, (run_id, &asked), &failure, &mut notices),
-        };
-        notices.send(Some(&mut self.signals), self.printer);
-        Ok(report)
+/// # Errors
+/// If the end of the run could not be recorded: this process must end, so that the next command can do that.
+fn run_order(
+    runner: &mut SpecRunner<'_>,
+    lane: &mut Lane<'_>,
+    order: LaneOrder,
+    printer: &mut Printer,
+) -> Result<LaneReport, CommandError> {
+    let LaneOrder { run_id, spec } = order;
+    let mut asked = Asked::default();
+    asked.spec(&spec);
+    asked.own(&OwnFlags { run_id: Uuid::parse_str(&run_id).ok(), ..OwnFlags::default() });
+    let mut notices = Notices::new(&runner.settings.hooks);
+    let refused = |runner: &SpecRunner<'_>, failure: &CommandError, run_id: String, notices: &mut Notices<'_>| {
+        let refusal = asked.unchecked(failure);
+        runner.record_refusal(lane, refusal.as_ref(), notices);
+        let message = failure.hints.iter().take(1).fold(failure.message.clone(), |text, hint| format!("{text}; {hint}"));
+        LaneReport { cause: refusal.map(|refusal| refusal.cause), message: Some(message), ..state(run_id, MemberState::Refused) }
+    };
+    let report = match runner.launch(lane, asked.own.run_id, spec, &mut notices) {
+        Ok(result) => ended(run_id, &result),
+        Err(LaunchOrCommand::Launch(error)) => match *error {
+            LaunchError::Run(RunError::Running { .. } | RunError::Overlap(_)) => state(run_id, MemberState::Running),
+            LaunchError::Run(RunError::Interrupted { signal }) => {
+                LaneReport { signal: Some(signal), ..state(run_id, MemberState::Pending) }
+            }
+            LaunchError::Run(error @ RunError::NotRecorded { .. }) => return Err(error.into()),
+            // The run has begun, and is open: only the end of this process lets recovery close it.
+            error if has_begun(lane, &run_id) => return Err(error.into()),
+            error => refused(runner, &error.into(), run_id, &mut notices),
+        },
+        Err(LaunchOrCommand::Command(failure)) => refused(runner, &failure, run_id, &mut notices),
+    };
+    notices.send(Some(&mut runner.signals), printer);
+    Ok(report)
+}
+
+impl<'a> SpecRunner<'a> {
+    /// Handles signals from now on, and scans the plugin directories.
+    pub(super) fn new(settings: &'a Settings, locked: bool) -> Result<Self, CommandError> {
+        let signals = crate::commands::handle_signals()?;
+        let lock = if locked || settings.locked { Some(locked_to(settings)?) } else { None };
+        Ok(Self { settings, catalog: Catalog::scan(&settings.plugin_dirs), lock, signals })
     }
 
-    fn launch(
+    /// Runs a spec and waits for its end.
+    pub(super) fn launch(
         &mut self,
         lane: &mut Lane<'_>,
-        asked: &Asked,
+        run_id: Option<Uuid>,
         spec: RunSpec,
         notices: &mut Notices<'_>,
     ) -> Result<RunResult, LaunchOrCommand> {
-        let (package, _, job) = &find_job(&self.catalog, &spec.package, &spec.job)?;
+        let (package, _, job) = &find_job_of(&self.catalog, &spec)?;
         spec.check(job).map_err(LaunchError::Spec)?;
         let secrets = secrets::find(&spec, &Configured::default(), self.settings)?;
-        let what = Launch { spec, run_id: asked.own.run_id, library: &package.path, lock: self.lock.as_ref(), secrets: &secrets };
+        let what = Launch { spec, run_id, library: &package.path, lock: self.lock.as_ref(), secrets: &secrets };
         let mut diagnostics = DiagnosticObserver;
         let mut observers = Observers(vec![&mut diagnostics, notices]);
         Ok(lane.run(what, &mut self.signals, &mut observers)?)
     }
 
-    /// Records that the run could not start.
-    fn refused(
-        &self,
-        lane: &Lane<'_>,
-        (run_id, asked): (String, &Asked),
-        failure: &CommandError,
-        notices: &mut Notices<'_>,
-    ) -> LaneReport {
-        let refusal = asked.unchecked(failure);
-        if let Some(refusal) = &refusal
+    /// Records that a run could not start.
+    pub(super) fn record_refusal(&self, lane: &Lane<'_>, refusal: Option<&Refusal>, notices: &mut Notices<'_>) {
+        if let Some(refusal) = refusal
             && let Ok(mut store) = Store::open(lane.state())
             && let Ok(run_id) = record_refusal(&mut store, refusal, env!("CARGO_PKG_VERSION"))
         {
             notices.add_refused(&run_id, refusal);
         }
-        let message = failure.hints.iter().take(1).fold(failure.message.clone(), |text, hint| format!("{text}; {hint}"));
-        LaneReport { cause: refusal.map(|refusal| refusal.cause), message: Some(message), ..state(run_id, MemberState::Refused) }
     }
 }
 
 /// Whether the store has the run, or cannot be asked.
-fn has_begun(lane: &Lane<'_>, run_id: &str) -> bool {
+pub(super) fn has_begun(lane: &Lane<'_>, run_id: &str) -> bool {
     !matches!(Store::open(lane.state()).and_then(|store| store.run(run_id)), Ok(None))
 }
 
-enum LaunchOrCommand {
+/// Why a spec was not launched, or its end not recorded.
+pub(super) enum LaunchOrCommand {
     Launch(Box<LaunchError>),
     Command(CommandError),
 }

@@ -24,7 +24,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Cause, Outcome};
-use lorchestra_core::packages::catalog::Catalog;
+use lorchestra_core::packages::catalog::{Catalog, Package};
 use lorchestra_core::packages::lockfile::Lockfile;
 use lorchestra_core::plan::{self, Context, PlanRequest, RequestedBy, RunPolicy, RunSpec};
 use lorchestra_core::run::event::Observers;
@@ -34,7 +34,7 @@ use lorchestra_core::secrets::Secrets;
 use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::store::short_id;
 use lorchestra_core::text;
-use lorchestra_plugin_api::manifest::JobManifest;
+use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 use refused::Asked;
 use std::cell::RefCell;
 use std::ffi::OsString;
@@ -316,12 +316,7 @@ impl Invocation<'_, '_> {
             return Ok(Err(code));
         }
         let catalog = Catalog::scan(&settings.plugin_dirs);
-        let found = find_job(&catalog, &spec.package, &spec.job);
-        let (package, _, job) = &found.map_err(|failure| match spec.requested_by {
-            // A window was planned with this job: it is missing on this node, for every window alike.
-            RequestedBy::Engine(_) => CommandError { code: Code::Plugin, ..failure },
-            _ => failure,
-        })?;
+        let (package, _, job) = &find_job_of(&catalog, &spec)?;
         // Check the spec against the job first, so that no secret is read that the job does not have.
         spec.check(job).map_err(|error| CommandError::from(launch::LaunchError::Spec(error)))?;
         let secrets = secrets::find(&spec, &Configured::default(), settings)?;
@@ -346,6 +341,15 @@ impl Invocation<'_, '_> {
     fn lock(&self, own: &OwnFlags) -> Result<Option<Lockfile>, CommandError> {
         if own.locked || self.settings.locked { locked_to(self.settings).map(Some) } else { Ok(None) }
     }
+}
+
+/// Finds the job of a spec.
+pub(super) fn find_job_of<'a>(catalog: &'a Catalog, spec: &RunSpec) -> Result<(&'a Package, Manifest, JobManifest), CommandError> {
+    find_job(catalog, &spec.package, &spec.job).map_err(|failure| match spec.requested_by {
+        // A window was planned with this job: it is missing on this node, for every window alike.
+        RequestedBy::Engine(_) => CommandError { code: Code::Plugin, ..failure },
+        _ => failure,
+    })
 }
 
 fn flag_policy(own: &OwnFlags) -> RunPolicy {
@@ -416,11 +420,17 @@ fn dry_run(
 
 /// Returns the exit code. A failed required delivery counts only if the job succeeded.
 fn code(launched: &Launched) -> Code {
+    let code = code_of_result(&launched.result);
+    if code == Code::Success && launched.undelivered { Code::Undelivered } else { code }
+}
+
+/// Returns the exit code if delivery is left aside.
+pub(super) fn code_of_result(result: &RunResult) -> Code {
     let of_outcome = |outcome: &Outcome| match outcome {
         Outcome::Completed => Code::Success,
         Outcome::Failed(failure) => of_failure(failure.cause, failure.signal),
     };
-    let code = match &launched.result {
+    match result {
         RunResult::Ended(ended) => of_outcome(&ended.terminal.outcome()),
         RunResult::Skipped { .. } => Code::Success,
         // A refused run never has an id that a caller chose.
@@ -428,8 +438,7 @@ fn code(launched: &Launched) -> Code {
             let signal = terminal.as_ref().and_then(|terminal| terminal.failure.as_ref()?.signal);
             run.cause.map_or(Code::Success, |cause| of_failure(cause, signal))
         }
-    };
-    if code == Code::Success && launched.undelivered { Code::Undelivered } else { code }
+    }
 }
 
 fn of_failure(cause: Cause, signal: Option<i32>) -> Code {

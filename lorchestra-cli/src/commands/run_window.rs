@@ -3,8 +3,9 @@
 //! The id of the run is a function of the plan's group, the index and the engine's attempt, so an attempt that is repeated on the same node finds
 //! its run. With `--claims`, of several runs of one member exactly one counts (`lorchestra_core::run::claim`).
 //!
-//! With `--indexes`, one process runs several members, one after the other, and prints a [`WindowReport`] as each ends: an engine starts short
-//! windows together, because starting a process for each takes longer than they do.
+//! With `--indexes`, one process runs several members ([`batch`]).
+
+mod batch;
 
 use super::run_job;
 use crate::exit::Code;
@@ -16,7 +17,6 @@ use crate::settings::Settings;
 use crate::values;
 use clap::Args;
 use lorchestra_core::group::plan_file::{self, PlanFileError};
-use lorchestra_core::host::signals::Signals;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::{RequestedBy, RunSpec};
@@ -24,8 +24,9 @@ use lorchestra_core::store::Store;
 use lorchestra_core::store::group::member_run_id;
 use lorchestra_core::text::chain;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
+use uuid::Uuid;
 
 pub(super) const EXAMPLES: &str = "Examples:
   lorchestra backfill ingester/extract_gmail --from -52w --to today --every 1d --plan plan.jsonl
@@ -114,49 +115,34 @@ pub(super) fn run(
         })?;
     }
     let (group, members) = plan_file::read_members(&command.plan, &indices)?;
-    let mut runner = WindowRunner { command, verbose, settings, group, attempt, signals: None };
-    let begun = Instant::now();
-    for (done, (index, member)) in members.into_iter().enumerate() {
-        let left = |limit: Duration| begun.elapsed() < limit;
-        if done > 0 && !command.stop_after.is_none_or(left) {
-            break;
-        }
-        if let Some(signal) = runner.signals.as_mut().and_then(|signals| signals.endings().first().copied()) {
-            return Ok(Code::Interrupted(signal));
-        }
-        let end = runner.run(index, member.spec, notices, printer)?;
-        if command.indexes.is_empty() {
-            return Ok(end);
-        }
-        // A process that was stopped starts nothing more.
-        if let Code::Interrupted(_) = end {
-            return Ok(end);
-        }
+    let attempt = attempt.as_deref();
+    let windows = members.into_iter().map(|(index, member)| Window::of(command, &group, attempt, (index, member.spec)));
+    let mut windows = windows.collect::<Result<Vec<_>, _>>()?;
+    if !command.indexes.is_empty() {
+        return batch::run(command, windows, settings, (notices, printer));
     }
-    Ok(Code::Success)
+    match windows.pop() {
+        Some(window) => window.run(command, (verbose, settings), notices, printer),
+        // Not reached: the plan has the member.
+        None => Ok(Code::Success),
+    }
 }
 
-/// Runs members of one plan.
-struct WindowRunner<'a> {
-    command: &'a RunWindow,
-    verbose: u8,
-    settings: &'a Settings,
-    group: String,
-    attempt: Option<String>,
-    /// Handled since the first run.
-    signals: Option<Signals>,
+/// A window that is to run on this host.
+struct Window<'a> {
+    index: usize,
+    attempt: Option<&'a str>,
+    run_id: Uuid,
+    spec: RunSpec,
 }
 
-impl WindowRunner<'_> {
-    fn run(
-        &mut self,
-        index: usize,
-        mut spec: RunSpec,
-        notices: &mut Notices<'_>,
-        printer: &mut Printer,
-    ) -> Result<Code, CommandError> {
-        let Self { command, settings, .. } = *self;
-        let begun = Instant::now();
+impl<'a> Window<'a> {
+    fn of(
+        command: &RunWindow,
+        group: &str,
+        attempt: Option<&'a str>,
+        (index, mut spec): (usize, RunSpec),
+    ) -> Result<Self, CommandError> {
         let place = u32::try_from(index).map_err(|_| CommandError::new(Code::Usage, "the index is too large"))?;
         let engine: Result<RequestedBy, String> = format!("engine:{}", command.engine).parse();
         spec.requested_by =
@@ -165,47 +151,37 @@ impl WindowRunner<'_> {
         spec.directory = None;
         if let Some(claims) = &command.claims {
             let claims = std::path::absolute(claims).unwrap_or_else(|_| claims.clone());
-            let claim = claims.join(&self.group).join(place.to_string());
+            let claim = claims.join(group).join(place.to_string());
             let text = claim.into_os_string().into_string();
             spec.claim = Some(text.map_err(|_| CommandError::new(Code::Usage, "the path of --claims is not UTF-8"))?);
         }
-        let attempt = self.attempt.as_deref().unwrap_or("1");
-        let run_id = member_run_id(&self.group, place, attempt);
-        let is_one = command.indexes.is_empty();
+        Ok(Self { index, attempt, run_id: member_run_id(group, place, attempt.unwrap_or("1")), spec })
+    }
+
+    fn run(
+        self,
+        command: &RunWindow,
+        context: (u8, &Settings),
+        notices: &mut Notices<'_>,
+        printer: &mut Printer,
+    ) -> Result<Code, CommandError> {
+        let Self { index, attempt, run_id, spec } = self;
         let own = OwnFlags {
             run_id: Some(run_id),
             require_delivery: !command.no_require_delivery,
             delivery_timeout: command.delivery_timeout,
             locked: command.locked,
             json: command.json,
-            // Of several, the result on stdout has the reason.
-            quiet: command.quiet || !is_one,
+            quiet: command.quiet,
             ..OwnFlags::default()
         };
-        let end = run_job::run_spec(spec, &own, (self.verbose, settings), &mut self.signals, (notices, printer));
-        if is_one && (end.code == Code::Success || command.results.is_none()) {
-            return Ok(end.code);
-        }
-        let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let state = StateDir::existing(&settings.state_dir).ok().flatten();
-        let run = state.and_then(|state| Store::open(&state).ok()?.run(&run_id.to_string()).ok().flatten());
-        let state = run.as_ref().map(|run| run.state.as_str());
-        let result = WindowResult {
-            schema: WindowResult::SCHEMA.into(),
-            run_id: run_id.to_string(),
-            attempt: self.attempt.clone(),
-            exit_code: end.code.number(),
-            cause: run.as_ref().and_then(|run| run.cause).or(end.cause),
-            message: run.as_ref().and_then(|run| run.message.clone()).or(end.message),
-        };
-        if let Some(dir) = command.results.as_ref().filter(|_| end.code != Code::Success) {
-            write_result(dir, (index, attempt), &result);
-        }
-        if !is_one {
-            let WindowResult { run_id, exit_code, message, .. } = result;
-            let schema = "lorchestra.window-report/1";
-            printer.json(&WindowReport { schema, index, run_id, exit_code, state, message, duration_ms });
-            printer.flush();
+        let end = run_job::run_spec(spec, &own, context, &mut None, (notices, printer));
+        if end.code != Code::Success && command.results.is_some() {
+            let state = StateDir::existing(&context.1.state_dir).ok().flatten();
+            let run = state.and_then(|state| Store::open(&state).ok()?.run(&run_id.to_string()).ok().flatten());
+            let cause = run.as_ref().and_then(|run| run.cause).or(end.cause);
+            let message = run.and_then(|run| run.message).or(end.message);
+            WindowResult::new(run_id, attempt, end.code, cause, message).write(command, index);
         }
         Ok(end.code)
     }
@@ -233,33 +209,6 @@ fn attempt(command: &RunWindow, settings: &Settings) -> Result<Option<String>, C
     Ok(Some(values.collect::<Result<Vec<_>, _>>()?.join(".")))
 }
 
-/// Leaves the result of a window that is not complete for the command that watches the group. Without it, that command knows only that the
-/// window has ended.
-fn write_result(dir: &Path, (index, attempt): (usize, &str), result: &WindowResult) {
-    let name = format!("{index}.{}", attempt.replace('/', "_"));
-    let written = (|| {
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        serde_json::to_writer(&mut file, result)?;
-        file.persist(dir.join(name)).map_err(|error| error.error)
-    })();
-    if let Err(error) = written {
-        tracing::warn!("the result is not in {}: {error}", dir.display());
-    }
-}
-
-/// What became of a window of `--indexes` (schema `lorchestra.window-report/1`).
-#[derive(Debug, Serialize)]
-struct WindowReport {
-    schema: &'static str,
-    index: usize,
-    run_id: String,
-    exit_code: u8,
-    /// The state of the run; null if none was started.
-    state: Option<&'static str>,
-    message: Option<String>,
-    duration_ms: u64,
-}
-
 /// The result of a window that is not complete (schema `lorchestra.window-result/1`).
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct WindowResult {
@@ -274,6 +223,26 @@ pub(super) struct WindowResult {
 
 impl WindowResult {
     pub(super) const SCHEMA: &str = "lorchestra.window-result/1";
+
+    fn new(run_id: Uuid, attempt: Option<&str>, code: Code, cause: Option<Cause>, message: Option<String>) -> Self {
+        let attempt = attempt.map(str::to_owned);
+        Self { schema: Self::SCHEMA.into(), run_id: run_id.to_string(), attempt, exit_code: code.number(), cause, message }
+    }
+
+    /// Leaves it in `--results`, if that is given, for the command that watches the group. Without it, that command knows only that the window
+    /// has ended.
+    fn write(&self, command: &RunWindow, index: usize) {
+        let Some(dir) = &command.results else { return };
+        let name = format!("{index}.{}", self.attempt.as_deref().unwrap_or("1").replace('/', "_"));
+        let written = (|| {
+            let mut file = tempfile::NamedTempFile::new_in(dir)?;
+            serde_json::to_writer(&mut file, self)?;
+            file.persist(dir.join(name)).map_err(|error| error.error)
+        })();
+        if let Err(error) = written {
+            tracing::warn!("the result is not in {}: {error}", dir.display());
+        }
+    }
 }
 
 impl From<PlanFileError> for CommandError {

@@ -6,7 +6,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::collections::HashSet;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -16,6 +16,13 @@ use std::time::{Duration, Instant};
 const ROUNDS: u32 = 10;
 /// How long to wait, in each round, for killed processes to disappear.
 const GONE: Duration = Duration::from_millis(500);
+
+/// Reads a file of /proc. Their sizes are reported as 0, for which [`fs::read_to_string`] begins with reads of a few bytes.
+pub(crate) fn kernel_text(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut text = String::with_capacity(8 << 10);
+    fs::File::open(path)?.read_to_string(&mut text)?;
+    Ok(text)
+}
 
 /// Identifies a process even after its pid is reused: by the boot and its start time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +99,7 @@ pub struct Stat {
 impl Stat {
     /// Reads the fields of a process. Works for a zombie too.
     pub fn of(pid: u32) -> io::Result<Self> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let text = kernel_text(format!("/proc/{pid}/stat"))?;
         Self::parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat cannot be read")))
     }
 
@@ -122,7 +129,7 @@ pub fn ticks_to_ms(ticks: u64) -> u64 {
 pub fn children_of_main_thread() -> Vec<Pid> {
     // Not by pid: /proc may belong to another PID namespace.
     let Ok(main) = fs::read_link("/proc/self") else { return Vec::new() };
-    let text = fs::read_to_string(Path::new("/proc/self/task").join(main).join("children")).unwrap_or_default();
+    let text = kernel_text(Path::new("/proc/self/task").join(main).join("children")).unwrap_or_default();
     text.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
@@ -135,7 +142,7 @@ pub fn children_of(pid: u32) -> Vec<u32> {
 /// several times.
 pub fn tree_rss_kib(pid: u32) -> Option<u64> {
     let rss = |pid: u32| -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let status = kernel_text(format!("/proc/{pid}/status")).ok()?;
         // A process that has ended and was not waited for has no such line.
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         line.trim().strip_suffix(" kB")?.parse().ok()
@@ -154,7 +161,7 @@ pub fn tree_rss_kib(pid: u32) -> Option<u64> {
 fn children_in(process: &str) -> Vec<u32> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
     tasks
-        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok())
+        .filter_map(|task| kernel_text(task.ok()?.path().join("children")).ok())
         .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
         .collect()
 }
@@ -203,7 +210,7 @@ pub(crate) fn kill_trial_leftovers() -> usize {
 
 /// Returns a test for the signals that a process ignores now; always false if they cannot be read.
 pub fn ignored_by(pid: u32) -> impl Fn(i32) -> bool {
-    ignored(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default())
+    ignored(&kernel_text(format!("/proc/{pid}/status")).unwrap_or_default())
 }
 
 fn ignored(status: &str) -> impl Fn(i32) -> bool + use<> {
@@ -259,7 +266,7 @@ fn own_processes(remains: &dyn Fn(u32) -> bool) -> Vec<OwnedFd> {
 
 /// Peak memory of this process in KiB.
 pub fn max_rss_kib() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let status = kernel_text("/proc/self/status").ok()?;
     status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
 }
 
@@ -278,7 +285,7 @@ pub fn host() -> String {
 
 /// Returns the id of this boot of the host.
 pub fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    Ok(kernel_text("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -16,7 +16,6 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -48,15 +47,17 @@ impl Library {
         if len > catalog::MAX_FILE {
             return Err(catalog::too_large(len));
         }
-        // Do not copy what header or manifest already disqualify. Checked again in the copy, since the file may change.
-        catalog::inspect(&file)?;
-        // One byte more than allowed is enough for the check below to refuse it, however fast the file grows.
-        let mut file = file.take(catalog::MAX_FILE + 1);
+        // Do not copy much of what header or manifest already disqualify. Checked again in the copy, since the file may change.
+        if len > SMALL {
+            catalog::inspect(&file)?;
+        }
         let memory = rustix::fs::memfd_create("lorchestra-plugin", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map(File::from)
             .map_err(|e| no_memory_file(path, e.into()))?;
-        let sha256 = Checksum::copying(&mut file, &memory).map_err(unreadable)?;
+        // One byte more than allowed is enough for the check below to refuse it, however fast the file grows.
+        copy_bytes(&file, &memory, catalog::MAX_FILE + 1).map_err(unreadable)?;
         seal(&memory).map_err(unreadable)?;
+        let sha256 = Checksum::of(&memory).map_err(unreadable)?;
         let manifest = catalog::inspect(&memory)?;
         Ok(Self { path: path.to_owned(), memory, sha256, manifest })
     }
@@ -113,35 +114,17 @@ impl Library {
 #[derive(Debug)]
 struct Checksum {
     text: OnceLock<String>,
-    hashing: Mutex<Option<JoinHandle<String>>>,
+    hashing: Mutex<Option<JoinHandle<io::Result<String>>>>,
 }
 
-/// Maximum number of pieces that are copied but not hashed yet.
-const AHEAD: usize = 8;
-
 impl Checksum {
-    /// Copies `from` to `to` and computes the checksum of what was copied.
-    fn copying(from: &mut impl Read, mut to: &File) -> io::Result<Self> {
-        let (pieces, receiver) = mpsc::sync_channel::<Vec<u8>>(AHEAD);
-        let hash = move || {
-            let mut hasher = Sha256::new();
-            receiver.iter().for_each(|piece| hasher.update(&piece));
-            hex(&hasher.finalize())
-        };
-        match thread::Builder::new().name("checksum".into()).spawn(hash) {
-            Ok(hashing) => {
-                copy_pieces(from, to, &pieces)?;
-                drop(pieces);
-                Ok(Self { text: OnceLock::new(), hashing: Mutex::new(Some(hashing)) })
-            }
+    /// Computes the checksum of a sealed file. Not earlier: the kernel does not seal a file while another thread reads it.
+    fn of(memory: &File) -> io::Result<Self> {
+        let copy = memory.try_clone()?;
+        match thread::Builder::new().name("checksum".into()).spawn(move || digest_of(&copy)) {
+            Ok(hashing) => Ok(Self { text: OnceLock::new(), hashing: Mutex::new(Some(hashing)) }),
             // A limit on the number of threads: this one has the time.
-            Err(_) => {
-                let text = digest(|buffer| {
-                    let n = from.read(buffer)?;
-                    to.write_all(&buffer[..n]).map(|()| n)
-                })?;
-                Ok(Self { text: text.into(), hashing: Mutex::default() })
-            }
+            Err(_) => Ok(Self { text: digest_of(memory)?.into(), hashing: Mutex::default() }),
         }
     }
 
@@ -149,8 +132,9 @@ impl Checksum {
         self.text.get_or_init(|| {
             let hashing = self.hashing.lock().unwrap_or_else(PoisonError::into_inner).take();
             match hashing.map(JoinHandle::join) {
-                Some(Ok(text)) => text,
+                Some(Ok(Ok(text))) => text,
                 Some(Err(panic)) => std::panic::resume_unwind(panic),
+                Some(Ok(Err(error))) => panic!("a sealed copy in memory cannot be read: {error}"),
                 // Not reached: either there is a text, or a thread that has one.
                 None => String::new(),
             }
@@ -158,17 +142,20 @@ impl Checksum {
     }
 }
 
-/// Copies in pieces, each of which is sent to be hashed.
-fn copy_pieces(from: &mut impl Read, mut to: &File, pieces: &SyncSender<Vec<u8>>) -> io::Result<()> {
-    loop {
-        let mut piece = Vec::with_capacity(CHUNK);
-        if from.by_ref().take(CHUNK as u64).read_to_end(&mut piece)? == 0 {
-            return Ok(());
+/// Copies up to `max` bytes within the kernel, or with a buffer if the file system does not support that.
+fn copy_bytes(mut from: &File, to: &File, max: u64) -> io::Result<()> {
+    let mut left = max;
+    while left > 0 {
+        match rustix::fs::sendfile(to, from, None, usize::try_from(left).unwrap_or(usize::MAX)) {
+            Ok(0) => break,
+            Ok(n) => left -= n as u64,
+            Err(Errno::INTR) => {}
+            // Both files have moved on by what was copied.
+            Err(Errno::INVAL | Errno::NOSYS) => return io::copy(&mut from.take(left), &mut &*to).map(drop),
+            Err(error) => return Err(error.into()),
         }
-        to.write_all(&piece)?;
-        // Fails only if the thread has panicked, which `Checksum::get` reports.
-        let _ = pieces.send(piece);
     }
+    Ok(())
 }
 
 /// The library cannot be copied into memory, although it may be valid.
@@ -197,7 +184,9 @@ fn seal(memory: &File) -> io::Result<()> {
 }
 
 /// Number of bytes to read at once: few calls, and the data is still in the cache when it is hashed.
-const CHUNK: usize = 256 << 10;
+const CHUNK: usize = 64 << 10;
+/// A file that is copied in less time than it takes to check it first.
+const SMALL: u64 = 4 << 20;
 
 /// SHA-256, in hexadecimal, of everything that `read` writes into the buffer until it returns 0.
 fn digest(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<String> {
@@ -211,6 +200,16 @@ fn digest(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<St
             Err(e) => return Err(e),
         }
     }
+}
+
+/// SHA-256 of a file's bytes in hexadecimal, from its beginning, wherever its position is.
+fn digest_of(file: &File) -> io::Result<String> {
+    let mut at = 0;
+    digest(|buffer| {
+        let n = file.read_at(buffer, at)?;
+        at += n as u64;
+        Ok(n)
+    })
 }
 
 /// SHA-256 of a file's bytes in hexadecimal. Reads at most the maximum size of a library.

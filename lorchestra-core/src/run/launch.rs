@@ -22,7 +22,7 @@ use crate::secrets::Secrets;
 use crate::store::bookmark::Key;
 use crate::store::refusal::RefusedAt;
 use crate::store::retention::Retention;
-use crate::store::{Backlog, Refusal, RunState, Store};
+use crate::store::{Backlog, ClaimHolder, Refusal, RunState, Store};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -175,16 +175,31 @@ pub fn find_claimed(
     signals: &mut Signals,
     observer: &mut dyn Observer,
 ) -> Result<Option<bool>, LaunchError> {
-    let Some(path) = spec.claim.as_ref().map(PathBuf::from) else { return Ok(None) };
-    let found = claim::holder(&path).map_err(|source| LaunchError::Claim { path, source })?;
-    let Some(holder) = found.filter(|holder| holder.run_id != run_id.to_string()) else { return Ok(None) };
+    let Some(holder) = other_holder(spec, run_id)? else { return Ok(None) };
     let state = StateDir::open(host.state_dir)?;
     recover(&state, observer)?;
     let mut store = Store::open(&state).map_err(RunError::Store)?;
-    store.record_claimed(&holder, spec).map_err(RunError::Store)?;
-    observer.observe(&RunEvent::Claimed { spec, holder: &holder.run_id });
+    record_claimed(&mut store, spec, &holder, observer)?;
     let closing = Closing::begin(host, state)?;
-    Ok(Some(closing.finish_after(Some(&holder.run_id), &mut store, signals, observer)))
+    Ok(Some(closing.finish_run(Some(&holder.run_id), &mut store, signals, observer)))
+}
+
+/// Returns who has the claim of the window of a spec, unless it is this run.
+fn other_holder(spec: &RunSpec, run_id: Uuid) -> Result<Option<ClaimHolder>, LaunchError> {
+    let Some(path) = spec.claim.as_ref().map(PathBuf::from) else { return Ok(None) };
+    let found = claim::holder(&path).map_err(|source| LaunchError::Claim { path, source })?;
+    Ok(found.filter(|holder| holder.run_id != run_id.to_string()))
+}
+
+fn record_claimed(
+    store: &mut Store,
+    spec: &RunSpec,
+    holder: &ClaimHolder,
+    observer: &mut dyn Observer,
+) -> Result<(), LaunchError> {
+    store.record_claimed(holder, spec).map_err(RunError::Store)?;
+    observer.observe(&RunEvent::Claimed { spec, holder: &holder.run_id });
+    Ok(())
 }
 
 /// Launches a run and waits for its end.
@@ -203,7 +218,7 @@ pub fn launch(
     let state = StateDir::open(host.state_dir)?;
     recover(&state, observer)?;
     let closing = Closing::begin(host, state)?;
-    let deliver_first = host.delivery.required.then_some((&closing.deliveries, host.delivery.timeout));
+    let deliver_first = closing.before_claims();
     let env = RunEnv { state: &closing.state, worker: host.worker, secrets, deliver_first };
     let may_exist = run_id.is_some();
     let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
@@ -227,7 +242,7 @@ pub fn refuse(
     let run_id = record_refusal(&mut store, refusal, host.worker.version)?;
     observer.observe(&RunEvent::Refused { run_id: &run_id, refusal });
     let closing = Closing::begin(host, state)?;
-    closing.finish_after(Some(&run_id), &mut store, signals, observer);
+    closing.finish_run(Some(&run_id), &mut store, signals, observer);
     Ok(run_id)
 }
 
@@ -253,25 +268,37 @@ fn recover(state: &StateDir, observer: &mut dyn Observer) -> Result<(), LaunchEr
     Ok(())
 }
 
-/// Runs one spec after the other in this process, without delivery and retention, which the process that gives it the specs does once for
-/// all. Runs of dead supervisors are closed once, at the start; each run still closes those of its own key. A library is sealed once, so all
-/// runs of it use the same bytes.
+/// Runs one spec after the other in this process. Runs of dead supervisors are closed once, at the start; each run still closes those of its
+/// own key. A library is sealed once, so all runs of it use the same bytes. Delivery, if this process is to deliver, goes on all the time, and
+/// retention is applied once, at the end.
 #[derive(Debug)]
 pub struct Lane<'a> {
     host: &'a Host<'a>,
     state: StateDir,
     sealed: Vec<(PathBuf, Library)>,
+    /// `None` if the process that gives the specs delivers.
+    closing: Option<Closing<'a>>,
 }
 
 impl<'a> Lane<'a> {
-    /// Opens the state directory and closes the runs of dead supervisors.
+    /// Opens the state directory and closes the runs of dead supervisors. Delivers nothing.
     ///
     /// # Errors
     /// If the state directory cannot be used, or earlier runs cannot be checked.
     pub fn open(host: &'a Host<'a>, observer: &mut dyn Observer) -> Result<Self, LaunchError> {
         let state = StateDir::open(host.state_dir)?;
         recover(&state, observer)?;
-        Ok(Self { host, state, sealed: Vec::new() })
+        Ok(Self { host, state, sealed: Vec::new(), closing: None })
+    }
+
+    /// Opens the state directory, closes the runs of dead supervisors, and starts delivery. Call [`Self::finish`] after the last run.
+    ///
+    /// # Errors
+    /// As for [`Self::open`]; or if the delivery threads cannot be started.
+    pub fn delivering(host: &'a Host<'a>, observer: &mut dyn Observer) -> Result<Self, LaunchError> {
+        let lane = Self::open(host, observer)?;
+        let closing = Closing::begin(host, lane.state.clone())?;
+        Ok(Self { closing: Some(closing), ..lane })
     }
 
     /// Runs a spec and waits for its end.
@@ -291,11 +318,45 @@ impl<'a> Lane<'a> {
         let unsealed = || LaunchError::NoJob { job: spec.job.clone(), path: library.to_owned() };
         let (_, library) = self.sealed.iter().find(|(path, _)| path == library).ok_or_else(unsealed)?;
         fit(&spec, library)?;
-        let env = RunEnv { state: &self.state, worker: self.host.worker, secrets, deliver_first: None };
+        let deliver_first = self.closing.as_ref().and_then(Closing::before_claims);
+        let env = RunEnv { state: &self.state, worker: self.host.worker, secrets, deliver_first };
         let may_exist = run_id.is_some();
         let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
         let order = RunOrder { run_id, may_exist, spec, library };
         Ok(supervisor::run(&env, order, signals, observer)?.0)
+    }
+
+    /// Looks for another run that has the claim of the window of a spec, as [`find_claimed`] does, but does not wait for delivery. Returns its
+    /// id.
+    ///
+    /// # Errors
+    /// If the claim cannot be read, or the store cannot be used.
+    pub fn find_claimed(
+        &self,
+        spec: &RunSpec,
+        run_id: Uuid,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<String>, LaunchError> {
+        let Some(holder) = other_holder(spec, run_id)? else { return Ok(None) };
+        record_claimed(&mut Store::open(&self.state).map_err(RunError::Store)?, spec, &holder, observer)?;
+        Ok(Some(holder.run_id))
+    }
+
+    /// Waits until the events of these runs, the last of which ended last, are delivered, and applies retention. Returns for each whether a
+    /// required delivery failed.
+    ///
+    /// # Errors
+    /// If the store cannot be used.
+    pub fn finish(
+        self,
+        run_ids: &[String],
+        signals: &mut Signals,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<bool>, LaunchError> {
+        let Some(closing) = self.closing.filter(|_| !run_ids.is_empty()) else { return Ok(vec![false; run_ids.len()]) };
+        let mut store = Store::open(&self.state).map_err(RunError::Store)?;
+        let run_ids: Vec<Option<&str>> = run_ids.iter().map(|run_id| Some(run_id.as_str())).collect();
+        Ok(closing.finish_after(&run_ids, &mut store, signals, observer))
     }
 
     /// The state directory.
@@ -320,11 +381,12 @@ pub fn around<T>(
     let closing = Closing::begin(host, state.clone())?;
     let mut store = Store::open(&state).map_err(RunError::Store)?;
     let done = work(&state, &mut store, signals, observer)?;
-    let undelivered = closing.finish_after(None, &mut store, signals, observer);
+    let undelivered = closing.finish_run(None, &mut store, signals, observer);
     Ok((done, undelivered))
 }
 
 /// What happens during and after a run: delivery, then retention.
+#[derive(Debug)]
 struct Closing<'a> {
     host: &'a Host<'a>,
     state: StateDir,
@@ -341,14 +403,31 @@ impl<'a> Closing<'a> {
         if let RunResult::Found { run, terminal } = &result {
             observer.observe(&RunEvent::Found { run, terminal: terminal.as_deref() });
         }
-        let undelivered = self.finish_after(Some(result.run_id()), &mut store, signals, observer);
+        let undelivered = self.finish_run(Some(result.run_id()), &mut store, signals, observer);
         Launched { result, undelivered }
     }
 
+    /// What a run waits for before it takes its claim, if delivery is required.
+    fn before_claims(&self) -> Option<(&Deliveries<'a>, Duration)> {
+        let Delivery { required, timeout, .. } = self.host.delivery;
+        required.then_some((&self.deliveries, timeout))
+    }
+
     /// Waits for the delivery of one run's events, or of all. Returns whether a required delivery failed.
-    fn finish_after(self, run_id: Option<&str>, store: &mut Store, signals: &mut Signals, observer: &mut dyn Observer) -> bool {
+    fn finish_run(self, run_id: Option<&str>, store: &mut Store, signals: &mut Signals, observer: &mut dyn Observer) -> bool {
+        self.finish_after(&[run_id], store, signals, observer).contains(&true)
+    }
+
+    /// Waits for the delivery of the events of the last of these runs. Returns for each whether a required delivery failed.
+    fn finish_after(
+        self,
+        run_ids: &[Option<&str>],
+        store: &mut Store,
+        signals: &mut Signals,
+        observer: &mut dyn Observer,
+    ) -> Vec<bool> {
         let Self { host, state, deliveries } = self;
-        let undelivered = finish_delivery(deliveries, &host.delivery, (run_id, &*store), signals, observer);
+        let undelivered = finish_delivery(deliveries, &host.delivery, (run_ids, &*store), signals, observer);
         observer.observe(&RunEvent::Pruned(&store.prune(&state, host.retention, now_micros())));
         undelivered
     }
@@ -389,24 +468,26 @@ pub fn fit(spec: &RunSpec, library: &Library) -> Result<(), LaunchError> {
     }
 }
 
-/// Finishes delivery. Returns whether it was required and incomplete at any destination.
+/// Finishes delivery. Returns for each run whether it was required and is incomplete at any destination.
 fn finish_delivery(
     deliveries: Deliveries<'_>,
     delivery: &Delivery<'_>,
-    (run_id, store): (Option<&str>, &Store),
+    (run_ids, store): (&[Option<&str>], &Store),
     signals: &mut Signals,
     observer: &mut dyn Observer,
-) -> bool {
+) -> Vec<bool> {
     let Delivery { required, timeout, .. } = *delivery;
-    let request = FlushRequest { timeout, insist: required, run_id: run_id.map(str::to_owned), resend: Resend::default() };
-    let mut undelivered = false;
+    let awaited = run_ids.last().copied().flatten().map(str::to_owned);
+    let request = FlushRequest { timeout, insist: required, run_id: awaited, resend: Resend::default() };
+    let mut undelivered = vec![false; run_ids.len()];
     for (to, report) in deliveries.finish(&request, Some(signals)) {
         let pending = store.pending(to.name());
         observer.observe(&RunEvent::Delivered { to, report: &report, pending: pending.as_ref().copied(), required });
         let elsewhere = matches!(report.trouble, Some(Incomplete::IntoAnother(_)));
-        // If the backlog cannot be read, delivery is not confirmed.
-        let delivered = || store.backlog(to.name(), run_id).is_ok_and(|own| own == Backlog::default());
-        undelivered |= required && (elsewhere || !delivered());
+        for (run_id, undelivered) in run_ids.iter().zip(&mut undelivered).filter(|_| required) {
+            // If the backlog cannot be read, delivery is not confirmed.
+            *undelivered |= elsewhere || !store.backlog(to.name(), *run_id).is_ok_and(|own| own == Backlog::default());
+        }
     }
     undelivered
 }

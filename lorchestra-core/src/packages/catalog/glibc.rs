@@ -2,6 +2,7 @@
 
 use super::elf::{Elf, text_at};
 use super::problem::{FileFault, Reason};
+use crate::host::process::kernel_text;
 use object::LittleEndian as LE;
 use object::elf::{SectionHeader64, Verdaux, Verdef, Vernaux, Verneed};
 use object::pod;
@@ -58,7 +59,7 @@ pub(super) fn needed(elf: &Elf<'_>) -> Result<Option<GlibcVersion>, FileFault> {
 pub(super) fn host() -> Option<GlibcVersion> {
     static HOST: OnceLock<Option<GlibcVersion>> = OnceLock::new();
     *HOST.get_or_init(|| {
-        let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+        let maps = kernel_text("/proc/self/maps").ok()?;
         let path =
             maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..])).find(|path| path.ends_with("/libc.so.6"))?;
         let file = File::open(path).ok()?;

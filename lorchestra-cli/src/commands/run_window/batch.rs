@@ -1,0 +1,176 @@
+//! `run-window --indexes`: runs several windows in one process, one after the other, and prints a [`WindowReport`] as each ends. An engine
+//! starts short windows together, because starting a process for each takes longer than they do.
+//!
+//! What all windows need alike is done once: libraries are sealed, runs of dead supervisors are closed, destinations are connected, old data is
+//! removed. Each window still waits for the delivery of its own events before it takes its claim, and is reported when it is claimed. After
+//! the last one, the process waits for the terminal events. A window whose terminal event is not delivered in time gets a second report, with
+//! exit code 69, which replaces the first.
+
+use super::{RunWindow, Window, WindowResult};
+use crate::commands::delivery;
+use crate::commands::lane::{LaunchOrCommand, SpecRunner, has_begun};
+use crate::commands::run_job::code_of_result;
+use crate::commands::run_job::refused::Asked;
+use crate::exit::Code;
+use crate::failure::CommandError;
+use crate::flags::OwnFlags;
+use crate::notify::Notices;
+use crate::observe::DiagnosticObserver;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use lorchestra_core::outcome::{Cause, Outcome};
+use lorchestra_core::run::event::Observers;
+use lorchestra_core::run::launch::{Delivery, Lane, LaunchError};
+use lorchestra_core::run::supervisor::RunResult;
+use lorchestra_core::store::RunState;
+use serde::Serialize;
+use std::time::Instant;
+use uuid::Uuid;
+
+/// What became of a window (schema `lorchestra.window-report/1`).
+#[derive(Debug, Clone, Serialize)]
+struct WindowReport {
+    schema: &'static str,
+    index: usize,
+    run_id: Uuid,
+    exit_code: u8,
+    /// The state of the run; null if none was started.
+    state: Option<&'static str>,
+    message: Option<String>,
+    duration_ms: u64,
+}
+
+/// How a window ended in this process.
+struct WindowEnd {
+    code: Code,
+    state: Option<RunState>,
+    cause: Option<Cause>,
+    message: Option<String>,
+    /// The run whose events have to be delivered.
+    delivers: Option<String>,
+    /// Whether this process has to end, so that the next command can close the run.
+    is_last: bool,
+}
+
+pub(super) fn run(
+    command: &RunWindow,
+    windows: Vec<Window<'_>>,
+    settings: &Settings,
+    (notices, printer): (&mut Notices<'_>, &mut Printer),
+) -> Result<Code, CommandError> {
+    CommandError::unless_files_suffice()?;
+    let required = !command.no_require_delivery;
+    let timeout = command.delivery_timeout.unwrap_or(settings.delivery_timeout);
+    let mut runner = SpecRunner::new(settings, command.locked)?;
+    if required {
+        delivery::check(settings, timeout)?;
+    }
+    let host = settings.host(Delivery { to: &settings.destinations, required, timeout })?;
+    let mut lane = Lane::delivering(&host, &mut Observers(vec![&mut DiagnosticObserver, notices]))?;
+    let begun = Instant::now();
+    let mut reported: Vec<(String, WindowReport, Option<&str>)> = Vec::new();
+    let mut code = Code::Success;
+    for (done, window) in windows.into_iter().enumerate() {
+        if done > 0 && command.stop_after.is_some_and(|limit| begun.elapsed() >= limit) {
+            break;
+        }
+        if let Some(&signal) = runner.signals.endings().first() {
+            code = Code::Interrupted(signal);
+            break;
+        }
+        let started = Instant::now();
+        let (index, attempt, run_id) = (window.index, window.attempt, window.run_id);
+        let end = run_one(&mut runner, &mut lane, window, settings, (&mut *notices, &mut *printer));
+        if end.code != Code::Success {
+            WindowResult::new(run_id, attempt, end.code, end.cause, end.message.clone()).write(command, index);
+        }
+        let report = WindowReport {
+            schema: "lorchestra.window-report/1",
+            index,
+            run_id,
+            exit_code: end.code.number(),
+            state: end.state.map(RunState::as_str),
+            message: end.message,
+            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        printer.json(&report);
+        printer.flush();
+        if let Some(delivers) = end.delivers {
+            reported.push((delivers, report, attempt));
+        }
+        // A process that was stopped starts nothing more.
+        if end.is_last || matches!(end.code, Code::Interrupted(_)) {
+            code = end.code;
+            break;
+        }
+    }
+    let run_ids: Vec<String> = reported.iter().map(|(run_id, ..)| run_id.clone()).collect();
+    let undelivered = lane.finish(&run_ids, &mut runner.signals, &mut Observers(vec![&mut DiagnosticObserver, notices]))?;
+    let complete = |(report, undelivered): &(WindowReport, bool)| *undelivered && report.exit_code == Code::Success.number();
+    let late = reported.into_iter().zip(undelivered).map(|((_, report, attempt), undelivered)| ((report, undelivered), attempt));
+    for ((report, _), attempt) in late.filter(|(late, _)| complete(late)) {
+        let message = Some("its last event was not delivered in time".to_owned());
+        WindowResult::new(report.run_id, attempt, Code::Undelivered, None, message.clone()).write(command, report.index);
+        printer.json(&WindowReport { exit_code: Code::Undelivered.number(), message, ..report });
+        printer.flush();
+    }
+    notices.send(Some(&mut runner.signals), printer);
+    Ok(code)
+}
+
+/// Runs a window, unless another run has its claim.
+fn run_one(
+    runner: &mut SpecRunner<'_>,
+    lane: &mut Lane<'_>,
+    window: Window<'_>,
+    settings: &Settings,
+    (notices, printer): (&mut Notices<'_>, &mut Printer),
+) -> WindowEnd {
+    let Window { run_id, spec, .. } = window;
+    let mut asked = Asked::default();
+    asked.own(&OwnFlags { run_id: Some(run_id), ..OwnFlags::default() });
+    asked.spec(&spec);
+    let claimed = lane.find_claimed(&spec, run_id, &mut Observers(vec![&mut DiagnosticObserver, notices]));
+    let launched = match claimed {
+        Ok(Some(holder)) => {
+            let (cause, message) = (None, None);
+            return WindowEnd { code: Code::Success, state: None, cause, message, delivers: Some(holder), is_last: false };
+        }
+        Ok(None) => runner.launch(lane, Some(run_id), spec, notices),
+        Err(error) => Err(error.into()),
+    };
+    let (failure, is_last) = match launched {
+        Ok(result) => return WindowEnd::of(&result),
+        Err(LaunchOrCommand::Command(failure)) => (failure, false),
+        // The run has begun, and is open.
+        Err(LaunchOrCommand::Launch(error)) => {
+            let is_last = !matches!(*error, LaunchError::Run(lorchestra_core::run::error::RunError::Running { .. }))
+                && has_begun(lane, &run_id.to_string());
+            ((*error).into(), is_last)
+        }
+    };
+    printer.failure(&failure);
+    let refusal = asked.refusal(&failure, settings).filter(|_| !is_last);
+    runner.record_refusal(lane, refusal.as_ref(), notices);
+    let (code, cause) = (failure.code, failure.refusal());
+    WindowEnd { code, state: None, cause, message: Some(failure.message), delivers: None, is_last }
+}
+
+impl WindowEnd {
+    fn of(result: &RunResult) -> Self {
+        let (state, cause, message) = match result {
+            RunResult::Ended(ended) => match ended.terminal.outcome() {
+                Outcome::Completed => (RunState::Completed, None, None),
+                Outcome::Failed(failure) => {
+                    let is_superseded = failure.cause == Cause::Superseded;
+                    let state = if is_superseded { RunState::Superseded } else { RunState::Failed };
+                    (state, Some(failure.cause), Some(failure.message))
+                }
+            },
+            RunResult::Found { run, .. } => (run.state, run.cause, run.message.clone()),
+            RunResult::Skipped { .. } => (RunState::Skipped, None, None),
+        };
+        let delivers = Some(result.run_id().to_owned());
+        Self { code: code_of_result(result), state: Some(state), cause, message, delivers, is_last: false }
+    }
+}
