@@ -45,6 +45,7 @@ use crate::host::locks::FileLock;
 use crate::host::state::StateDir;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ const LONG_LOG: u32 = 4000;
 pub struct Store {
     db: Connection,
     path: PathBuf,
+    /// The file that was opened.
+    file: Option<(u64, u64)>,
     /// Whether the WAL may grow because of many events.
     long_log: bool,
     /// Number of events that this process has ingested.
@@ -266,7 +269,13 @@ impl Store {
 
     fn over(db: Connection, path: PathBuf) -> Self {
         let newest = newest::Newest::at(path.with_extension("newest"));
-        Self { db, path, long_log: false, taken_in: 0, newest, missing: 0, is_deferred: false }
+        let file = file_id(&path);
+        Self { db, path, file, long_log: false, taken_in: 0, newest, missing: 0, is_deferred: false }
+    }
+
+    /// Whether its path still names the file that was opened.
+    pub(crate) fn is_current(&self) -> bool {
+        self.file.is_some() && self.file == file_id(&self.path)
     }
 
     /// Returns the approximate number of newest events that had been committed but were missing when this store was opened: its write-ahead
@@ -366,6 +375,11 @@ impl Store {
     fn read<T>(&self, doing: &'static str, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         work(&self.db).map_err(|e| StoreError::sql(&self.path, doing, e))
     }
+}
+
+/// Returns the device and the inode of a file.
+fn file_id(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 #[cfg(test)]

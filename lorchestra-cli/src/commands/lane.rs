@@ -78,13 +78,15 @@ fn run_order(
     asked.spec(&spec);
     asked.own(&OwnFlags { run_id: Uuid::parse_str(&run_id).ok(), ..OwnFlags::default() });
     let mut notices = Notices::new(&runner.settings.hooks);
-    let refused = |runner: &SpecRunner<'_>, failure: &CommandError, run_id: String, notices: &mut Notices<'_>| {
+    let launched = runner.launch(lane, asked.own.run_id, spec, &mut notices);
+    let refused = |failure: &CommandError, notices: &mut Notices<'_>| {
         let refusal = asked.unchecked(failure);
         runner.record_refusal(lane, refusal.as_ref(), notices);
         let message = failure.hints.iter().take(1).fold(failure.message.clone(), |text, hint| format!("{text}; {hint}"));
-        LaneReport { cause: refusal.map(|refusal| refusal.cause), message: Some(message), ..state(run_id, MemberState::Refused) }
+        let cause = refusal.map(|refusal| refusal.cause);
+        LaneReport { cause, message: Some(message), ..state(run_id.clone(), MemberState::Refused) }
     };
-    let report = match runner.launch(lane, asked.own.run_id, spec, &mut notices) {
+    let report = match launched {
         Ok(result) => ended(run_id, &result),
         Err(LaunchOrCommand::Launch(error)) => match *error {
             LaunchError::Run(RunError::Running { .. } | RunError::Overlap(_)) => state(run_id, MemberState::Running),
@@ -94,9 +96,9 @@ fn run_order(
             LaunchError::Run(error @ RunError::NotRecorded { .. }) => return Err(error.into()),
             // The run has begun, and is open: only the end of this process lets recovery close it.
             error if has_begun(lane, &run_id) => return Err(error.into()),
-            error => refused(runner, &error.into(), run_id, &mut notices),
+            error => refused(&error.into(), &mut notices),
         },
-        Err(LaunchOrCommand::Command(failure)) => refused(runner, &failure, run_id, &mut notices),
+        Err(LaunchOrCommand::Command(failure)) => refused(&failure, &mut notices),
     };
     notices.send(Some(&mut runner.signals), printer);
     Ok(report)

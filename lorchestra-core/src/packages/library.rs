@@ -143,7 +143,7 @@ impl Checksum {
 }
 
 /// Copies up to `max` bytes within the kernel, or with a buffer if the file system does not support that.
-fn copy_bytes(mut from: &File, to: &File, max: u64) -> io::Result<()> {
+fn copy_bytes(from: &File, to: &File, max: u64) -> io::Result<()> {
     let mut left = max;
     while left > 0 {
         match rustix::fs::sendfile(to, from, None, usize::try_from(left).unwrap_or(usize::MAX)) {

@@ -52,6 +52,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::thread::{self, ScopedJoinHandle};
 
 #[cfg(test)]
 mod model;
@@ -149,11 +150,24 @@ pub(crate) fn mark(state: &StateDir, run_id: &str, attempt: u32) -> io::Result<(
             Err(error) => return Err(error),
         }
     }
-    private_file(&marker(state, run_id))?.sync_all()?;
+    let mut files = vec![private_file(&marker(state, run_id))?];
     for dir in [spool, state.run_spool(run_id), state.spools()] {
-        File::open(dir)?.sync_all()?;
+        files.push(File::open(dir)?);
     }
-    Ok(())
+    sync_together(&files)
+}
+
+/// Syncs files at the same time: a file system with a journal then writes it once, and not once for each.
+fn sync_together(files: &[File]) -> io::Result<()> {
+    thread::scope(|scope| {
+        let start = |file| (file, thread::Builder::new().spawn_scoped(scope, move || File::sync_all(file)));
+        let threads: Vec<_> = files.iter().map(start).collect();
+        threads.into_iter().try_for_each(|(file, thread)| match thread.map(ScopedJoinHandle::join) {
+            Ok(Ok(synced)) => synced,
+            // A limit on the number of threads.
+            _ => file.sync_all(),
+        })
+    })
 }
 
 /// Whether step 2 was done.

@@ -222,7 +222,7 @@ pub fn launch(
     let env = RunEnv { state: &closing.state, worker: host.worker, secrets, deliver_first };
     let may_exist = run_id.is_some();
     let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
-    let order = RunOrder { run_id, may_exist, spec, library: &library };
+    let order = RunOrder { run_id, may_exist, spec, library: &library, store: None };
     let (result, store) = supervisor::run(&env, order, signals, observer)?;
     Ok(closing.finish(result, store, signals, observer))
 }
@@ -276,6 +276,8 @@ pub struct Lane<'a> {
     host: &'a Host<'a>,
     state: StateDir,
     sealed: Vec<(PathBuf, Library)>,
+    /// Kept from run to run: the first process that opens a store reads its whole log.
+    store: Option<Store>,
     /// `None` if the process that gives the specs delivers.
     closing: Option<Closing<'a>>,
 }
@@ -288,7 +290,7 @@ impl<'a> Lane<'a> {
     pub fn open(host: &'a Host<'a>, observer: &mut dyn Observer) -> Result<Self, LaunchError> {
         let state = StateDir::open(host.state_dir)?;
         recover(&state, observer)?;
-        Ok(Self { host, state, sealed: Vec::new(), closing: None })
+        Ok(Self { host, state, sealed: Vec::new(), store: None, closing: None })
     }
 
     /// Opens the state directory, closes the runs of dead supervisors, and starts delivery. Call [`Self::finish`] after the last run.
@@ -322,8 +324,12 @@ impl<'a> Lane<'a> {
         let env = RunEnv { state: &self.state, worker: self.host.worker, secrets, deliver_first };
         let may_exist = run_id.is_some();
         let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
-        let order = RunOrder { run_id, may_exist, spec, library };
-        Ok(supervisor::run(&env, order, signals, observer)?.0)
+        // If its file was replaced, what is written to the old one would be lost.
+        let store = self.store.take().filter(Store::is_current);
+        let order = RunOrder { run_id, may_exist, spec, library, store };
+        let (result, store) = supervisor::run(&env, order, signals, observer)?;
+        self.store = Some(store);
+        Ok(result)
     }
 
     /// Looks for another run that has the claim of the window of a spec, as [`find_claimed`] does, but does not wait for delivery. Returns its

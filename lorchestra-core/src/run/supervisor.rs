@@ -149,6 +149,8 @@ pub struct RunOrder<'a> {
     pub spec: RunSpec,
     /// The sealed library.
     pub library: &'a Library,
+    /// The store, if the caller has it open.
+    pub store: Option<Store>,
 }
 
 /// One run, from the overlap lock to its recorded end.
@@ -158,6 +160,8 @@ struct Supervision<'a> {
     may_exist: bool,
     spec: RunSpec,
     library: &'a Library,
+    /// Open, until the run is recorded.
+    store: Option<Store>,
     signals: &'a mut Signals,
     observer: &'a mut dyn Observer,
 }
@@ -213,8 +217,8 @@ pub fn run(
     signals: &mut Signals,
     observer: &mut dyn Observer,
 ) -> Result<(RunResult, Store), RunError> {
-    let RunOrder { run_id, may_exist, spec, library } = order;
-    Supervision { env, run_id, may_exist, spec, library, signals, observer }.run()
+    let RunOrder { run_id, may_exist, spec, library, store } = order;
+    Supervision { env, run_id, may_exist, spec, library, store, signals, observer }.run()
 }
 
 impl Supervision<'_> {
@@ -231,7 +235,7 @@ impl Supervision<'_> {
     }
 
     fn skip(mut self, held_by: Option<String>) -> Result<(RunResult, Store), RunError> {
-        let mut store = Store::open(self.env.state)?;
+        let mut store = self.open_store()?;
         if let Some(found) = self.found(&store)? {
             return Ok((RunResult::found(found, &store)?, store));
         }
@@ -247,11 +251,12 @@ impl Supervision<'_> {
         let state = self.env.state;
         if self.may_exist {
             // Before touching any file of this run: the files may belong to a run that another supervisor left.
-            let mut store = Store::open(state)?;
+            let mut store = self.open_store()?;
             self.close_predecessors(&mut store)?;
             if let Some(found) = self.found(&store)? {
                 return Ok(Err((found, store)));
             }
+            self.store = Some(store);
         }
         let run_id = self.run_id.clone();
         let running = || RunError::Running { run_id: run_id.clone() };
@@ -260,7 +265,7 @@ impl Supervision<'_> {
         // returns before that, it is killed without having loaded plugin code.
         let worker = self.attempts().start_worker(1)?;
 
-        let mut store = Store::open(state)?;
+        let mut store = self.open_store()?;
         if self.may_exist {
             // If two processes were given the same id, the second one finds here what the first has recorded.
             match self.found(&store) {
@@ -293,6 +298,10 @@ impl Supervision<'_> {
         guard.keep();
         self.observer.observe(&RunEvent::Started { run_id: &run_id, spec: &self.spec });
         Ok(Ok(Recorded { store, prepared: Prepared { worker, files }, started, locks: [lives, lock] }))
+    }
+
+    fn open_store(&mut self) -> Result<Store, StoreError> {
+        self.store.take().map_or_else(|| Store::open(self.env.state), Ok)
     }
 
     fn close_predecessors(&mut self, store: &mut Store) -> Result<(), RunError> {

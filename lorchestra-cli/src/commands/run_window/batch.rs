@@ -19,20 +19,20 @@ use crate::observe::DiagnosticObserver;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use lorchestra_core::outcome::{Cause, Outcome};
+use lorchestra_core::run::error::RunError;
 use lorchestra_core::run::event::Observers;
 use lorchestra_core::run::launch::{Delivery, Lane, LaunchError};
 use lorchestra_core::run::supervisor::RunResult;
 use lorchestra_core::store::RunState;
 use serde::Serialize;
 use std::time::Instant;
-use uuid::Uuid;
 
 /// What became of a window (schema `lorchestra.window-report/1`).
 #[derive(Debug, Clone, Serialize)]
 struct WindowReport {
     schema: &'static str,
     index: usize,
-    run_id: Uuid,
+    run_id: String,
     exit_code: u8,
     /// The state of the run; null if none was started.
     state: Option<&'static str>,
@@ -68,7 +68,8 @@ pub(super) fn run(
     let host = settings.host(Delivery { to: &settings.destinations, required, timeout })?;
     let mut lane = Lane::delivering(&host, &mut Observers(vec![&mut DiagnosticObserver, notices]))?;
     let begun = Instant::now();
-    let mut reported: Vec<(String, WindowReport, Option<&str>)> = Vec::new();
+    // With the run that delivers.
+    let mut reported = Vec::new();
     let mut code = Code::Success;
     for (done, window) in windows.into_iter().enumerate() {
         if done > 0 && command.stop_after.is_some_and(|limit| begun.elapsed() >= limit) {
@@ -87,7 +88,7 @@ pub(super) fn run(
         let report = WindowReport {
             schema: "lorchestra.window-report/1",
             index,
-            run_id,
+            run_id: run_id.to_string(),
             exit_code: end.code.number(),
             state: end.state.map(RunState::as_str),
             message: end.message,
@@ -96,7 +97,7 @@ pub(super) fn run(
         printer.json(&report);
         printer.flush();
         if let Some(delivers) = end.delivers {
-            reported.push((delivers, report, attempt));
+            reported.push((delivers, report, (run_id, attempt)));
         }
         // A process that was stopped starts nothing more.
         if end.is_last || matches!(end.code, Code::Interrupted(_)) {
@@ -104,17 +105,16 @@ pub(super) fn run(
             break;
         }
     }
-    let run_ids: Vec<String> = reported.iter().map(|(run_id, ..)| run_id.clone()).collect();
+    let run_ids: Vec<String> = reported.iter().map(|(delivers, ..)| delivers.clone()).collect();
     let undelivered = lane.finish(&run_ids, &mut runner.signals, &mut Observers(vec![&mut DiagnosticObserver, notices]))?;
-    let complete = |(report, undelivered): &(WindowReport, bool)| *undelivered && report.exit_code == Code::Success.number();
-    let late = reported.into_iter().zip(undelivered).map(|((_, report, attempt), undelivered)| ((report, undelivered), attempt));
-    for ((report, _), attempt) in late.filter(|(late, _)| complete(late)) {
-        let message = Some("its last event was not delivered in time".to_owned());
-        WindowResult::new(report.run_id, attempt, Code::Undelivered, None, message.clone()).write(command, report.index);
-        printer.json(&WindowReport { exit_code: Code::Undelivered.number(), message, ..report });
-        printer.flush();
+    for ((_, report, (run_id, attempt)), undelivered) in reported.into_iter().zip(undelivered) {
+        if undelivered && report.exit_code == Code::Success.number() {
+            let message = Some("its last event was not delivered in time".to_owned());
+            WindowResult::new(run_id, attempt, Code::Undelivered, None, message.clone()).write(command, report.index);
+            printer.json(&WindowReport { exit_code: Code::Undelivered.number(), message, ..report });
+            printer.flush();
+        }
     }
-    notices.send(Some(&mut runner.signals), printer);
     Ok(code)
 }
 
@@ -144,7 +144,7 @@ fn run_one(
         Err(LaunchOrCommand::Command(failure)) => (failure, false),
         // The run has begun, and is open.
         Err(LaunchOrCommand::Launch(error)) => {
-            let is_last = !matches!(*error, LaunchError::Run(lorchestra_core::run::error::RunError::Running { .. }))
+            let is_last = !matches!(*error, LaunchError::Run(RunError::Running { .. }))
                 && has_begun(lane, &run_id.to_string());
             ((*error).into(), is_last)
         }
