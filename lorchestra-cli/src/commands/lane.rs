@@ -48,7 +48,7 @@ pub(super) struct SpecRunner<'a> {
 }
 
 pub(super) fn run(flags: &LaneFlags, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
-    let mut runner = SpecRunner::new(settings, flags.locked)?;
+    let mut runner = SpecRunner::new(settings, flags.locked, None)?;
     let host = settings.host(Delivery { to: &[], required: false, timeout: Duration::ZERO })?;
     let mut lane = Lane::open(&host, &mut Observers(vec![&mut DiagnosticObserver]))?;
     for line in std::io::stdin().lock().lines() {
@@ -106,8 +106,8 @@ fn run_order(
 
 impl<'a> SpecRunner<'a> {
     /// Handles signals from now on, and scans the plugin directories.
-    pub(super) fn new(settings: &'a Settings, locked: bool) -> Result<Self, CommandError> {
-        let signals = crate::commands::handle_signals()?;
+    pub(super) fn new(settings: &'a Settings, locked: bool, signals: Option<Signals>) -> Result<Self, CommandError> {
+        let signals = signals.map_or_else(crate::commands::handle_signals, Ok)?;
         let lock = if locked || settings.locked { Some(locked_to(settings)?) } else { None };
         Ok(Self { settings, catalog: Catalog::scan(&settings.plugin_dirs), lock, signals })
     }

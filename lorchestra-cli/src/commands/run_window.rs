@@ -6,6 +6,7 @@
 //! With `--indexes`, one process runs several members ([`batch`]).
 
 mod batch;
+mod remote;
 
 use super::run_job;
 use crate::exit::Code;
@@ -17,13 +18,16 @@ use crate::settings::Settings;
 use crate::values;
 use clap::Args;
 use lorchestra_core::group::plan_file::{self, PlanFileError};
+use lorchestra_core::host::signals::Signals;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::{RequestedBy, RunSpec};
 use lorchestra_core::store::Store;
 use lorchestra_core::store::group::member_run_id;
 use lorchestra_core::text::chain;
+use remote::PlanPlace;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
@@ -31,21 +35,23 @@ use uuid::Uuid;
 pub(super) const EXAMPLES: &str = "Examples:
   lorchestra backfill ingester/extract_gmail --from -52w --to today --every 1d --plan plan.jsonl
   lorchestra run-window --plan plan.jsonl --index 17
+  lorchestra run-window --plan https://example.org/plan.jsonl --index 17
   lorchestra run-window --plan plan.jsonl --index 17 \\
       --claims /shared/claims --attempt \"$SLURM_RESTART_COUNT\"";
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes (others as for run-job):
   0        the window is complete: this run or another one has its claim
-  69       its events are not delivered or it is not claimed: run it again as another attempt
+  69       its events are not delivered or it is not claimed, or the plan's URL was not reached:
+           run it again as another attempt
   74, 75   run it again later
   78, 126  fix this node or its configuration first
   143      cancelled (SIGTERM cancels the run)";
 
 #[derive(Debug, Args)]
 pub(crate) struct RunWindow {
-    /// Plan file, written by `backfill --plan`
-    #[arg(long, value_name = "FILE")]
+    /// Plan file, written by `backfill --plan`, or its https:// URL; with #sha256=HEX, the sum of the file, also http://
+    #[arg(long, value_name = "FILE|URL")]
     pub(crate) plan: PathBuf,
     /// Index of the window in the plan, from 0
     #[arg(long, value_name = "N", value_parser = values::number::<usize>(0..), required_unless_present_any = ["index_from", "indexes"])]
@@ -114,15 +120,28 @@ pub(super) fn run(
                 .hint("mount the shared file system on this node, or create the directory on it once")
         })?;
     }
-    let (group, members) = plan_file::read_members(&command.plan, &indices)?;
+    let (group, members, signals) = match &PlanPlace::of(&command.plan)? {
+        PlanPlace::File(path) => {
+            let (group, members) = plan_file::read_members(path, &indices)?;
+            (group, members, None)
+        }
+        PlanPlace::Web(url) => {
+            let (plan, signals) = remote::read(url)?;
+            let mut members = Vec::new();
+            for index in indices.into_iter().collect::<BTreeSet<usize>>() {
+                members.push((index, plan.member(index)?));
+            }
+            (plan.group, members, Some(signals))
+        }
+    };
     let attempt = attempt.as_deref();
     let windows = members.into_iter().map(|(index, member)| Window::of(command, &group, attempt, (index, member.spec)));
     let mut windows = windows.collect::<Result<Vec<_>, _>>()?;
     if !command.indexes.is_empty() {
-        return batch::run(command, windows, settings, (notices, printer));
+        return batch::run(command, windows, (settings, signals), (notices, printer));
     }
     match windows.pop() {
-        Some(window) => window.run(command, (verbose, settings), notices, printer),
+        Some(window) => window.run(command, (verbose, settings, signals), notices, printer),
         // Not reached: the plan has the member.
         None => Ok(Code::Success),
     }
@@ -161,7 +180,7 @@ impl<'a> Window<'a> {
     fn run(
         self,
         command: &RunWindow,
-        context: (u8, &Settings),
+        (verbose, settings, mut signals): (u8, &Settings, Option<Signals>),
         notices: &mut Notices<'_>,
         printer: &mut Printer,
     ) -> Result<Code, CommandError> {
@@ -175,9 +194,9 @@ impl<'a> Window<'a> {
             quiet: command.quiet,
             ..OwnFlags::default()
         };
-        let end = run_job::run_spec(spec, &own, context, &mut None, (notices, printer));
+        let end = run_job::run_spec(spec, &own, (verbose, settings), &mut signals, (notices, printer));
         if end.code != Code::Success && command.results.is_some() {
-            let state = StateDir::existing(&context.1.state_dir).ok().flatten();
+            let state = StateDir::existing(&settings.state_dir).ok().flatten();
             let run = state.and_then(|state| Store::open(&state).ok()?.run(&run_id.to_string()).ok().flatten());
             let cause = run.as_ref().and_then(|run| run.cause).or(end.cause);
             let message = run.and_then(|run| run.message).or(end.message);

@@ -18,6 +18,7 @@ use crate::notify::Notices;
 use crate::observe::DiagnosticObserver;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::run::error::RunError;
 use lorchestra_core::run::event::Observers;
@@ -55,13 +56,13 @@ struct WindowEnd {
 pub(super) fn run(
     command: &RunWindow,
     windows: Vec<Window<'_>>,
-    settings: &Settings,
+    (settings, signals): (&Settings, Option<Signals>),
     (notices, printer): (&mut Notices<'_>, &mut Printer),
 ) -> Result<Code, CommandError> {
     CommandError::unless_files_suffice()?;
     let required = !command.no_require_delivery;
     let timeout = command.delivery_timeout.unwrap_or(settings.delivery_timeout);
-    let mut runner = SpecRunner::new(settings, command.locked)?;
+    let mut runner = SpecRunner::new(settings, command.locked, signals)?;
     if required {
         delivery::check(settings, timeout)?;
     }
