@@ -10,6 +10,7 @@ mod args;
 mod argv;
 mod bar;
 mod bigquery;
+mod cells;
 mod commands;
 mod complete;
 mod config;
