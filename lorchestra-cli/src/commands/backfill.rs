@@ -1,6 +1,7 @@
 //! `backfill`: runs a job for every window of a time range, and for every account or other value. `plan` makes the members, `drive` runs a
-//! stored group with the terminal attached, `show` lists groups.
+//! stored group with the terminal attached, `show` lists groups, `bookmarks` moves the bookmarks of accounts that are complete.
 
+mod bookmarks;
 pub(super) mod drive;
 pub(super) mod engine;
 mod plan;
@@ -236,12 +237,15 @@ fn start(
         Ok(planned) => planned,
         Err(code) => return Ok(code),
     };
-    let plan::PlannedBackfill { name, flags, members, range, library } = planned;
+    let plan::PlannedBackfill { name, flags, members, covered, range, library } = planned;
     if flags.dry_run {
         plan::print(&members, flags.drive.json, printer);
         return Ok(Code::Success);
     }
     if members.is_empty() {
+        if flags.move_bookmark {
+            bookmarks::move_covered((command, &covered), (range, flags.drive.quiet), settings, printer)?;
+        }
         let plan = if flags.plan.is_some() { ", and no plan was written" } else { "" };
         printer.note(format_args!("Nothing to do: completed runs cover every window{plan}."));
         return Ok(Code::Success);
@@ -282,9 +286,13 @@ fn start(
             keep_going: true,
             moves_bookmark: flags.move_bookmark.then_some(range),
             engine,
+            file: None,
         },
         members: members.iter().map(plan::BackfillMember::stored).collect(),
     };
+    if flags.move_bookmark && !covered.is_empty() {
+        bookmarks::move_covered((command, &covered), (range, flags.drive.quiet), settings, printer)?;
+    }
     let state = StateDir::open(&settings.state_dir)?;
     let mut store = Store::open(&state)?;
     store.create_group(&group)?;

@@ -19,6 +19,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Printed for both platforms: the plan has the sha256 of its libraries.
+const IMAGE: &str = "The image needs the plan's libraries, the same files, in /plugins: docs/guides/install.md, Container image.";
 /// Where pods and tasks mount the shared directory.
 const SHARED: &str = "/shared";
 /// Maximum size of a plan in a ConfigMap: below Kubernetes' limit of 1 MiB with the text around it.
@@ -30,7 +32,9 @@ pub(super) const EXAMPLES: &str = "Examples:
   lorchestra export plan.jsonl --cloud-run --image europe-docker.pkg.dev/p/r/lorchestra:1 --nfs 10.0.0.2:/lorchestra";
 
 pub(super) const RULE: &str = "The files are checked against the schemas of the API, and were not run on a cluster by the tests of lorchestra. \
-The image contains lorchestra and the libraries (see Dockerfile). For a job on a schedule, see schedule print --k8s.";
+The image contains lorchestra and, in /plugins, the libraries with which the plan was made (xtask/dist/plugins.Dockerfile makes one). \
+The plan is in a ConfigMap (Kubernetes, up to 700 KiB) or a file of the shared directory, not a URL. \
+For a job on a schedule, see schedule print --k8s.";
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("platform").required(true))]
@@ -222,6 +226,7 @@ spec:
     printer.line(text.trim_end());
     printer.note("Not run on a cluster here. To start: kubectl apply -f FILE");
     printer.note(format_args!("The volume claim {} needs ReadWriteMany and link(2) (NFS, Filestore).", command.shared_claim));
+    printer.note(IMAGE);
     if !is_small {
         printer.note(format_args!("Copy the plan there: {}/plan.jsonl", windows.group));
     }
@@ -277,5 +282,6 @@ spec:
     printer.note(format_args!("Not run on Cloud Run here. To start: gcloud run jobs replace FILE --region REGION"));
     printer.note(format_args!("then: gcloud run jobs execute {name} --region REGION"));
     printer.note(format_args!("Copy the plan to the NFS export first: {}/plan.jsonl", windows.group));
+    printer.note(IMAGE);
     printer.note(schedule::EPHEMERAL);
 }

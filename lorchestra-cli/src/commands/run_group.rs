@@ -1,5 +1,8 @@
 //! `run-group FILE`: runs the jobs of a TOML file in stages, and prints one summary. The file lists jobs and their parameters; it has no
-//! conditions, loops or templates. A stage starts when all jobs of the one before have ended.
+//! conditions, loops or templates. A stage starts when all jobs of the one before have ended. `earlier` finds the group that a file was run
+//! as before.
+
+mod earlier;
 
 use super::backfill::drive::{DriveFlags, Resume, drive};
 use super::backfill::{find, known, processors};
@@ -24,7 +27,7 @@ use lorchestra_core::store::Store;
 use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::store::group::{GroupSettings, NewGroup, NewMember, Retry};
 use lorchestra_core::text::path_text;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -54,7 +57,7 @@ pub(super) const FILE_FORMAT: &str = "The file:
 pub(crate) struct RunGroup {
     /// Group file (see below)
     pub(crate) file: PathBuf,
-    /// Run only the jobs that failed or did not run the last time this file was run
+    /// Run only the jobs that failed or did not run the last time this file was run; refused if its jobs have changed since
     #[arg(long)]
     pub(crate) rerun_failed: bool,
     /// Maximum number of jobs that run at once [default: number of processors]
@@ -86,7 +89,7 @@ struct FileStage {
     jobs: Vec<FileJob>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileJob {
     job: String,
@@ -109,14 +112,16 @@ pub(super) fn run(
     let file = read(&command.file)?;
     let stem = || command.file.file_stem().map_or_else(|| "group".to_owned(), |stem| stem.to_string_lossy().into_owned());
     let name = file.name.clone().unwrap_or_else(stem);
+    let written = earlier::written(&file, &command.file);
     if command.rerun_failed {
         let (_, store) = known(settings, notices, printer)?;
-        let found = store.groups(KIND, 1000)?.into_iter().find(|group| group.name == name);
-        let Some(mut group) = found else {
-            return Err(CommandError::new(Code::Failed, format!("the group {name} has not run yet")).hint("omit --rerun-failed"));
-        };
+        let mut group = earlier::find(&store, &name, &written)?;
         drop(store);
         group.settings.parallel = command.jobs.unwrap_or(group.settings.parallel);
+        // A file that says otherwise than before decides; else as the group was started.
+        if group.settings.file.as_ref().is_some_and(|before| before.keep_going != written.keep_going) {
+            group.settings.keep_going = written.keep_going;
+        }
         group.settings.keep_going |= command.keep_going;
         let plan = Resume { retry: Retry::Failed, pending: true, is_new: false };
         return drive(&group, plan, &command.drive, settings, (notices, printer));
@@ -136,6 +141,7 @@ pub(super) fn run(
         keep_going: file.keep_going || command.keep_going,
         moves_bookmark: None,
         engine: None,
+        file: Some(written),
     };
     let group = NewGroup { group_id, kind: KIND.into(), name, created_at: now_micros(), settings: settings_of, members };
     let state = StateDir::open(&settings.state_dir)?;
@@ -179,7 +185,7 @@ fn members(
     let mut members: Vec<NewMember> = Vec::new();
     for (stage, number) in file.stage.iter().zip(0_u32..) {
         for entry in &stage.jobs {
-            let label = entry.name.clone().unwrap_or_else(|| default_label(entry));
+            let label = label(entry);
             if members.iter().any(|member| member.label == label) {
                 return Err(CommandError::new(Code::Usage, format!("two jobs of the group are called {label}"))
                     .hint("give one of them another name: name = \"…\""));
@@ -192,7 +198,10 @@ fn members(
     Ok(members)
 }
 
-fn default_label(entry: &FileJob) -> String {
+fn label(entry: &FileJob) -> String {
+    if let Some(name) = &entry.name {
+        return name.clone();
+    }
     match entry.params.get("account").and_then(toml::Value::as_str) {
         Some(account) => format!("{} {account}", entry.job),
         None => entry.job.clone(),

@@ -6,6 +6,8 @@
 //! With `--indexes`, one process runs several members, one after the other, and prints a [`WindowReport`] as each ends: an engine starts short
 //! windows together, because starting a process for each takes longer than they do.
 
+mod remote;
+
 use super::run_job;
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -23,28 +25,32 @@ use lorchestra_core::plan::{RequestedBy, RunSpec};
 use lorchestra_core::store::Store;
 use lorchestra_core::store::group::member_run_id;
 use lorchestra_core::text::chain;
+use remote::PlanPlace;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub(super) const EXAMPLES: &str = "Examples:
   lorchestra backfill ingester/extract_gmail --from -52w --to today --every 1d --plan plan.jsonl
   lorchestra run-window --plan plan.jsonl --index 17
+  lorchestra run-window --plan https://example.org/plan.jsonl --index 17
   lorchestra run-window --plan plan.jsonl --index 17 \\
       --claims /shared/claims --attempt \"$SLURM_RESTART_COUNT\"";
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes (others as for run-job):
   0        the window is complete: this run or another one has its claim
-  69       its events are not delivered or it is not claimed: run it again as another attempt
+  69       its events are not delivered or it is not claimed, or the plan's URL was not reached:
+           run it again as another attempt
   74, 75   run it again later
   78, 126  fix this node or its configuration first
   143      cancelled (SIGTERM cancels the run)";
 
 #[derive(Debug, Args)]
 pub(crate) struct RunWindow {
-    /// Plan file, written by `backfill --plan`
-    #[arg(long, value_name = "FILE")]
+    /// Plan file, written by `backfill --plan`, or its https:// URL; with #sha256=HEX, the sum of the file, also http://
+    #[arg(long, value_name = "FILE|URL")]
     pub(crate) plan: PathBuf,
     /// Index of the window in the plan, from 0
     #[arg(long, value_name = "N", value_parser = values::number::<usize>(0..), required_unless_present_any = ["index_from", "indexes"])]
@@ -113,8 +119,21 @@ pub(super) fn run(
                 .hint("mount the shared file system on this node, or create the directory on it once")
         })?;
     }
-    let (group, members) = plan_file::read_members(&command.plan, &indices)?;
-    let mut runner = WindowRunner { command, verbose, settings, group, attempt, signals: None };
+    let (group, members, signals) = match &PlanPlace::of(&command.plan)? {
+        PlanPlace::File(path) => {
+            let (group, members) = plan_file::read_members(path, &indices)?;
+            (group, members, None)
+        }
+        PlanPlace::Web(url) => {
+            let (plan, signals) = remote::read(url)?;
+            let mut members = Vec::new();
+            for index in indices.into_iter().collect::<BTreeSet<usize>>() {
+                members.push((index, plan.member(index)?));
+            }
+            (plan.group, members, Some(signals))
+        }
+    };
+    let mut runner = WindowRunner { command, verbose, settings, group, attempt, signals };
     let begun = Instant::now();
     for (done, (index, member)) in members.into_iter().enumerate() {
         let left = |limit: Duration| begun.elapsed() < limit;

@@ -100,6 +100,8 @@ pub(crate) struct WindowObject {
     pub(crate) attempt: u32,
     /// Its newest run; for a pending window, the id that its run will have.
     pub(crate) run_id: String,
+    /// The run outside the group that completed it after its own run had failed; null if its own run did.
+    pub(crate) completed_by: Option<String>,
     /// Why it failed or was refused.
     pub(crate) cause: Option<Cause>,
     /// The cause for people.

@@ -241,6 +241,11 @@ impl Driver<'_> {
                 return Ok(());
             }
             let Some(member) = progress.waiting.pop_front() else { return Ok(()) };
+            // A run outside the group may have completed it since it failed.
+            if let Some(now) = self.store.member(self.group.n, member.place)?.filter(|now| now.state == MemberState::Completed) {
+                self.count(&now, (None, None), progress);
+                continue;
+            }
             let wrong = |reason: String| GroupError::Spec { label: member.label.clone(), reason };
             let text = self.store.member_spec(self.group.n, member.place)?.ok_or_else(|| wrong("it is missing".into()))?;
             let spec = RunSpec::from_json(text.as_bytes()).map_err(|error| wrong(error.to_string()))?;

@@ -234,12 +234,25 @@ impl PlanFile {
     /// # Errors
     /// If it is not the whole plan that was written.
     pub fn read(path: &Path) -> Result<Self, PlanFileError> {
-        let wrong = |reason: String| PlanFileError::Format { path: path.to_owned(), reason };
         let text = std::fs::read(path).map_err(|source| PlanFileError::Io { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    /// Returns the SHA-256 of a whole file, as `sha256sum` prints it.
+    pub fn sum(text: &[u8]) -> String {
+        hex(&Sha256::digest(text))
+    }
+
+    /// Parses a plan and checks its sum. Errors name `path`, which may be a URL.
+    ///
+    /// # Errors
+    /// If it is not the whole plan that was written.
+    pub fn parse(path: &Path, text: &[u8]) -> Result<Self, PlanFileError> {
+        let wrong = |reason: String| PlanFileError::Format { path: path.to_owned(), reason };
         let end = text.iter().position(|byte| *byte == b'\n').ok_or_else(|| wrong("it has no lines".into()))?;
         let (first, lines) = (&text[..end], &text[end + 1..]);
         let header = header(path, first)?;
-        let found = hex(&Sha256::digest(lines));
+        let found = Self::sum(lines);
         if found != header.sha256 {
             return Err(PlanFileError::Checksum { path: path.to_owned(), found, written: header.sha256 });
         }

@@ -128,14 +128,14 @@ pub(super) fn advance(tx: &Transaction<'_>, run: i64, set: Option<i64>, now: i64
         .map(drop)
 }
 
-/// Moves a bookmark as a completed run over `[from, to)` would. Returns whether it moved.
-pub(super) fn advance_to(tx: &Transaction<'_>, key: Key<'_>, (from, to): (i64, i64), now: i64) -> rusqlite::Result<bool> {
+/// Moves a bookmark as a completed run over `[from, to)` would.
+pub(super) fn advance_to(tx: &Transaction<'_>, key: Key<'_>, (from, to): (i64, i64), now: i64) -> rusqlite::Result<Moved> {
     let before = find(tx, key)?.map(|bookmark| bookmark.at);
-    let moved = after(before, Some(from), to);
-    if let Some(at) = moved {
+    let after = after(before, Some(from), to);
+    if let Some(at) = after {
         put(tx, key, at, now, None)?;
     }
-    Ok(moved.is_some())
+    Ok(Moved { before, after })
 }
 
 fn find(db: &Connection, key: Key<'_>) -> rusqlite::Result<Option<Bookmark>> {

@@ -5,10 +5,14 @@
 //! one run. `store::run` changes a member's state in the transactions that begin and end its run, whether the supervisor or recovery
 //! ends it. So a member's state is never ahead of or behind that of its run, and stays when retention removes the run.
 //!
-//! A member that has completed never gets another run id.
+//! A member that has completed never gets another run id. A later run outside the group may complete a member that has failed
+//! (`completed_by`); see [`covered`].
 
+mod bookmarks;
+mod covered;
 mod member;
 
+pub use bookmarks::MovedAccounts;
 pub use member::{GroupCounts, Member, MemberState, member_run_id};
 
 use super::claimed::{ClaimHolder, insert_claimed};
@@ -46,6 +50,30 @@ pub struct GroupSettings {
     pub moves_bookmark: Option<(i64, i64)>,
     /// The engine that runs it; `None` for this host.
     pub engine: Option<GroupEngine>,
+    /// The group file that it was made from.
+    pub file: Option<GroupSource>,
+}
+
+/// What a group file said when a group was made from it, as it was written: resolved, times such as `last:` differ each day.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupSource {
+    /// The file.
+    pub path: String,
+    /// Whether it said that later stages start after a failure.
+    pub keep_going: bool,
+    /// Its jobs, in order.
+    pub jobs: Vec<WrittenJob>,
+}
+
+/// A job of a group file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenJob {
+    /// Its stage, from 0.
+    pub stage: u32,
+    /// Its name in the group.
+    pub label: String,
+    /// Its entry in the file.
+    pub entry: serde_json::Value,
 }
 
 /// The engine that runs a group, and what is needed to find its windows again.
@@ -227,16 +255,27 @@ impl Store {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.read("reading the members of a group", |db| {
             let mut statement = db.prepare_cached(
-                "SELECT place, stage, label, attempt, run_id, state FROM members WHERE run_group = ?1 AND state = ?2 ORDER BY place LIMIT ?3",
+                "SELECT place, stage, label, attempt, run_id, state, completed_by FROM members WHERE run_group = ?1 AND state = ?2 ORDER BY place LIMIT ?3",
             )?;
             statement.query_map(params![group, state.as_str(), limit], member)?.collect()
+        })
+    }
+
+    /// Returns a group's members that a run outside the group has completed, in order.
+    pub fn members_completed_elsewhere(&self, group: i64) -> Result<Vec<Member>, StoreError> {
+        self.read("reading the members of a group", |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT place, stage, label, attempt, run_id, state, completed_by FROM members WHERE run_group = ?1 AND completed_by IS NOT NULL ORDER BY place",
+            )?;
+            statement.query_map([group], member)?.collect()
         })
     }
 
     /// Returns one member.
     pub fn member(&self, group: i64, place: u32) -> Result<Option<Member>, StoreError> {
         self.read("reading a member of a group", |db| {
-            let sql = "SELECT place, stage, label, attempt, run_id, state FROM members WHERE run_group = ?1 AND place = ?2";
+            let sql =
+                "SELECT place, stage, label, attempt, run_id, state, completed_by FROM members WHERE run_group = ?1 AND place = ?2";
             db.prepare_cached(sql)?.query_row(params![group, place], member).optional()
         })
     }
@@ -330,36 +369,6 @@ impl Store {
         })
     }
 
-    /// Moves the bookmark of each account of a backfill whose members are all complete, by the rule for one run over the whole range. Returns
-    /// how many moved.
-    pub fn move_group_bookmarks(&mut self, group: &Group, now: i64) -> Result<u64, StoreError> {
-        let Some((from, to)) = group.settings.moves_bookmark else { return Ok(0) };
-        self.write("moving the bookmarks of a group", |tx| {
-            let mut keys: Vec<(String, String, Option<String>)> = Vec::new();
-            let mut open: Vec<Option<String>> = Vec::new();
-            let mut statement = tx.prepare(
-                "SELECT spec ->> '$.package', spec ->> '$.job', spec ->> '$.account', state FROM members WHERE run_group = ?1",
-            )?;
-            let mut rows = statement.query([group.n])?;
-            while let Some(row) = rows.next()? {
-                let key: (String, String, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                let state: String = row.get(3)?;
-                if state != "completed" {
-                    open.push(key.2.clone());
-                }
-                if !keys.contains(&key) {
-                    keys.push(key);
-                }
-            }
-            let mut moved = 0;
-            for (package, job, account) in keys.iter().filter(|(_, _, account)| !open.contains(account)) {
-                let key = super::bookmark::Key { package, job, account: account.as_deref() };
-                moved += u64::from(super::bookmark::advance_to(tx, key, (from, to), now)?);
-            }
-            Ok(moved)
-        })
-    }
-
     /// Removes some groups whose creation and last run are before a time. Keeps a group with members that are running or may still be run: a
     /// process may be driving it, or a person may resume it.
     pub(super) fn prune_groups(&mut self, before: i64) -> Result<(), StoreError> {
@@ -387,11 +396,13 @@ impl Store {
     }
 }
 
-/// Sets the state of the member to which a run belongs, if it belongs to one.
+/// Sets the state of the member to which a run belongs, if it belongs to one, and completes the members of other groups that it covers.
 pub(super) fn follow_run(tx: &Transaction<'_>, run_id: &str, state: super::RunState) -> rusqlite::Result<()> {
     // The window is complete, by another run.
-    let state = if state == super::RunState::Superseded { super::RunState::Completed } else { state };
-    tx.prepare_cached("UPDATE members SET state = ?2 WHERE run_id = ?1")?.execute(params![run_id, state.as_str()]).map(drop)
+    let of_member = if state == super::RunState::Superseded { super::RunState::Completed } else { state };
+    tx.prepare_cached("UPDATE members SET state = ?2 WHERE run_id = ?1 AND completed_by IS NULL")?
+        .execute(params![run_id, of_member.as_str()])?;
+    covered::settle(tx, run_id, state)
 }
 
 /// Gives each member in a state another attempt. Returns how many there are.
@@ -418,6 +429,7 @@ fn member(row: &Row<'_>) -> rusqlite::Result<Member> {
         attempt: row.get("attempt")?,
         run_id: row.get("run_id")?,
         state: MemberState::from_name(&state),
+        completed_by: row.get("completed_by")?,
     })
 }
 
@@ -451,6 +463,7 @@ mod tests {
             keep_going: true,
             moves_bookmark: None,
             engine: None,
+            file: None,
         };
         let member = |n: usize| NewMember { stage: 0, label: format!("window {n}"), spec: spec().to_json() };
         NewGroup {
@@ -463,7 +476,7 @@ mod tests {
         }
     }
 
-    fn run_to_end(store: &mut Store, run_id: &str, cause: Option<Cause>) {
+    pub(super) fn run_to_end(store: &mut Store, run_id: &str, cause: Option<Cause>) {
         store.begin_run(&NewRun { ..new_run(run_id) }, &started()).unwrap();
         let failure = cause.map(|cause| Failure {
             cause,
@@ -503,7 +516,7 @@ mod tests {
         assert_ne!(member(&store, 1).run_id, first[1].run_id);
         assert_eq!(member(&store, 0), Member { state: MemberState::Completed, ..first[0].clone() });
         // The end of an earlier attempt, recorded late, does not touch the new one.
-        run_to_end(&mut store, "another-run", None);
+        run_to_end(&mut store, "another-run", Some(Cause::Error));
         assert_eq!(member(&store, 1).state, MemberState::Pending);
     }
 
@@ -527,28 +540,6 @@ mod tests {
         assert!(kept(&mut store, end().ended_at), "its creation is old, its last end is not");
         assert!(!kept(&mut store, end().ended_at + 1));
         assert!(!store.is_cancelled(group.n).unwrap(), "a missing group is not cancelled");
-    }
-
-    #[test]
-    fn the_bookmark_of_each_complete_account_moves() {
-        let site = site();
-        let mut store = Store::open(&site.state).unwrap();
-        let new = new_group("0193a000-0000-7000-8000-00000000abcd", 4);
-        let settings = GroupSettings { moves_bookmark: Some((0, 9)), ..new.settings };
-        let of = |(at, member): (usize, NewMember)| {
-            let account = Some(if at % 2 == 0 { "anna" } else { "bert" }.to_owned());
-            NewMember { spec: crate::plan::RunSpec { account, ..spec() }.to_json(), ..member }
-        };
-        let members = new.members.into_iter().enumerate().map(of).collect();
-        store.create_group(&NewGroup { settings, members, ..new }).unwrap();
-        let group = store.find_group("backfill", "last").unwrap().unwrap();
-        for (place, cause) in [(0, None), (1, Some(Cause::Error)), (2, None), (3, None)] {
-            let run_id = store.member(group.n, place).unwrap().unwrap().run_id;
-            run_to_end(&mut store, &run_id, cause);
-        }
-        assert_eq!(store.move_group_bookmarks(&group, 1).unwrap(), 1);
-        let moved = store.bookmarks(None, None).unwrap();
-        assert_eq!(moved.iter().map(|bookmark| bookmark.account.as_deref()).collect::<Vec<_>>(), [Some("anna")]);
     }
 
     #[test]

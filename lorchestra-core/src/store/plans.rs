@@ -215,6 +215,7 @@ fn groups(store: &mut Store) {
         keep_going: true,
         moves_bookmark: Some((0, 9)),
         engine: None,
+        file: None,
     };
     let member = group::NewMember { stage: 0, label: "one".into(), spec: spec().to_json() };
     let new = group::NewGroup {
@@ -244,6 +245,24 @@ fn groups(store: &mut Store) {
     store.cancel_group(found.n, 1).unwrap();
     store.is_cancelled(found.n).unwrap();
     store.move_group_bookmarks(&found, 1).unwrap();
+    // Fails, and is completed by another run.
+    let member = store.member(found.n, 0).unwrap().unwrap();
+    store.begin_run(&NewRun { started_at: 2, ..new_run(&member.run_id) }, &started()).unwrap();
+    store.begin_run(&NewRun { started_at: 3, ..new_run("later") }, &started()).unwrap();
+    let failure = crate::outcome::Failure {
+        cause: Cause::Error,
+        message: "no".into(),
+        permanent: false,
+        job_result: None,
+        signal: None,
+        exit_code: None,
+    };
+    let over = end();
+    store
+        .end_run(&member.run_id, &RunEnd { terminal: Terminal { failure: Some(failure), ..over.terminal.clone() }, ..over })
+        .unwrap();
+    store.end_run("later", &end()).unwrap();
+    assert_eq!(store.members_completed_elsewhere(found.n).unwrap().len(), 1);
     // Retention keeps a group with a pending member.
     let member = store.member(found.n, 0).unwrap().unwrap();
     store.refuse_member(&member.run_id).unwrap();

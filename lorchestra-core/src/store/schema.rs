@@ -69,7 +69,8 @@ fn apply(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
 ///   not generated columns: SQLite would read the row even if the index has them. The index ends with number and end, so that durations
 ///   are read without the rows, which lie far from each other in a large store.
 ///   `group_name` is the group in the spec.
-/// - `run_groups`, `members`: see [`super::group`].
+/// - `run_groups`, `members`: see [`super::group`]. `members_failed` has only members that have failed, so it costs nothing in a group that
+///   succeeds.
 /// - `artifacts`: files that belong to runs, by size, inode and time of change, so that only these files are removed with the run.
 /// - `bookmarks`: the account '' means none. A run whose job has a `since` moves one; the run's row records the move.
 /// - `retention`: for each kind of data, the run and event at which the last call stopped.
@@ -199,17 +200,23 @@ CREATE INDEX groups_by_id_end ON run_groups (substr(group_id, -4));
 CREATE INDEX groups_by_time ON run_groups (created_at);
 
 CREATE TABLE members (
-    run_group INTEGER NOT NULL REFERENCES run_groups (n) ON DELETE CASCADE,
-    place     INTEGER NOT NULL,
-    stage     INTEGER NOT NULL,
-    label     TEXT NOT NULL,
-    spec      TEXT NOT NULL,
-    attempt   INTEGER NOT NULL,
-    run_id    TEXT NOT NULL UNIQUE,
-    state     TEXT NOT NULL,
+    run_group    INTEGER NOT NULL REFERENCES run_groups (n) ON DELETE CASCADE,
+    place        INTEGER NOT NULL,
+    stage        INTEGER NOT NULL,
+    label        TEXT NOT NULL,
+    spec         TEXT NOT NULL,
+    attempt      INTEGER NOT NULL,
+    run_id       TEXT NOT NULL UNIQUE,
+    state        TEXT NOT NULL,
+    completed_by TEXT,
     UNIQUE (run_group, place)
 ) STRICT;
 CREATE INDEX members_by_state ON members (run_group, state, place);
+CREATE INDEX members_completed_elsewhere ON members (run_group, place) WHERE completed_by IS NOT NULL;
+CREATE INDEX members_failed ON members (
+    spec ->> '$.package', spec ->> '$.job', coalesce(spec ->> '$.account', ''),
+    coalesce(substr(spec ->> '$.window.since', 1, 19), '')
+) WHERE state IN ('failed', 'skipped', 'refused') OR state = 'pending' AND attempt > 1;
 
 CREATE TABLE retention (
     what     TEXT PRIMARY KEY,

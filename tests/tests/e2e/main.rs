@@ -91,6 +91,7 @@ mod run {
     mod output;
     mod overlap;
     mod parameters;
+    mod plan_url;
     mod rerun;
     mod results;
     mod retries;

@@ -159,7 +159,10 @@ impl GroupWork<'_, '_> {
         let driven = driver.run(Pool::new(command, size), signals);
         let unprinted = progress.finish();
         let driven = driven?;
-        store.move_group_bookmarks(group, now_micros())?;
+        let moved = store.move_group_bookmarks(group, now_micros())?;
+        if let Some(range) = group.settings.moves_bookmark.filter(|_| !self.flags.quiet) {
+            super::bookmarks::report(&moved, range, &mut self.printer.borrow_mut());
+        }
         Driver::unlock(state, &group.group_id, lock);
         let mut failed = Vec::new();
         if group.kind != KIND {

@@ -33,6 +33,8 @@ pub(super) struct PlannedBackfill {
     pub(super) name: String,
     pub(super) flags: BackfillFlags,
     pub(super) members: Vec<BackfillMember>,
+    /// The accounts for which completed runs cover the whole range (with `--merge`).
+    pub(super) covered: Vec<Option<String>>,
     /// The whole range, in microseconds since 1970.
     pub(super) range: (i64, i64),
     /// The library that every member uses.
@@ -99,6 +101,7 @@ pub(super) fn plan(
         unless_twice(&firsts, &first)?;
         firsts.push(first);
     }
+    let covered = covered(&firsts, &by_combination);
     // All accounts of a window before the next window, so that every account advances.
     let most = by_combination.iter().map(Vec::len).max().unwrap_or(0);
     for place in 0..most {
@@ -118,7 +121,20 @@ pub(super) fn plan(
     }
     let range = (range.0.timestamp_micros(), range.1.timestamp_micros());
     let name = format!("{package_name}/{job_name}");
-    Ok(Ok(PlannedBackfill { name, flags: own, members, range, library }))
+    Ok(Ok(PlannedBackfill { name, flags: own, members, covered, range, library }))
+}
+
+/// Returns the accounts of which no combination has anything left to run.
+fn covered(firsts: &[BackfillMember], by_combination: &[Vec<TimeRange>]) -> Vec<Option<String>> {
+    let accounts = || firsts.iter().map(|first| &first.spec.account).zip(by_combination);
+    let mut covered: Vec<Option<String>> = Vec::new();
+    for (account, _) in accounts() {
+        let is_open = accounts().any(|(other, remaining)| other == account && !remaining.is_empty());
+        if !is_open && !covered.contains(account) {
+            covered.push(account.clone());
+        }
+    }
+    covered
 }
 
 /// Fails if a combination means the same as one of the others: values can be spelled differently.

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// Number of members that `show` lists in each state.
-const LISTED: u64 = 20;
+const LISTED: usize = 20;
 /// Number of refused runs of a group to search for the reasons of its members.
 const REFUSED: u64 = 1000;
 /// How long `cancel` waits for the runs to end.
@@ -131,6 +131,7 @@ pub(in crate::commands) fn show(
                     cause: run.as_ref().and_then(|run| run.cause).or(there.as_ref().and_then(|there| there.cause)),
                     message: run.as_ref().and_then(|run| run.message.clone()).or(there.map(|there| there.message)),
                     run_id: run.map_or(member.run_id, |run| run.run_id),
+                    completed_by: member.completed_by,
                 });
             }
         }
@@ -152,7 +153,7 @@ pub(in crate::commands) fn show(
         .collect();
     printer.line(format_args!("  windows: {} ({})", counts.all(), counted.join(", ")));
     for of in MemberState::ALL.into_iter().filter(|of| *of != MemberState::Completed) {
-        let members = store.members(group.n, of, LISTED)?;
+        let members = store.members(group.n, of, LISTED as u64)?;
         for member in &members {
             let run = reasons.run(group, member)?;
             let there = || reasons_there.get(&member.place).map(WindowReason::to_string);
@@ -166,6 +167,15 @@ pub(in crate::commands) fn show(
         if more > 0 {
             printer.line(format_args!("  {:<9}  and {more} more", of.as_str()));
         }
+    }
+    let elsewhere = store.members_completed_elsewhere(group.n)?;
+    for member in elsewhere.iter().take(LISTED) {
+        let by = short_id(member.completed_by.as_deref().unwrap_or_default());
+        printer.line(escaped(&format!("  completed  {}  by run {by}, after its own run had failed", member.label)));
+    }
+    let more = elsewhere.len().saturating_sub(LISTED);
+    if more > 0 {
+        printer.line(format_args!("  completed  and {more} more by other runs"));
     }
     Ok(Code::Success)
 }

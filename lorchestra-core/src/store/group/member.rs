@@ -59,6 +59,8 @@ pub struct Member {
     pub run_id: String,
     /// Its state.
     pub state: MemberState,
+    /// The run outside the group that completed it after its own run had failed.
+    pub completed_by: Option<String>,
 }
 
 /// Number of members in each state, in the order of [`MemberState::ALL`].

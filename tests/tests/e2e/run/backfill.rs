@@ -119,6 +119,61 @@ fn what_failed_or_is_missing_is_resumed() {
     assert_eq!(attempts, [2, 2, 2, 2, 1]);
 }
 
+/// Windows that fail, and then have been completed by other runs: `runs rerun --failed`, and a run over a longer time.
+#[test]
+fn what_a_later_run_has_completed_is_not_run_again() {
+    let sandbox = sandbox();
+    let go = sandbox.arg("go");
+    backfill(&sandbox, &["--go", &go, "--timeout", "1s", "-j", "5", "--account", "anna"]).exits(1);
+    assert_eq!(group(&sandbox)["failed"], 5);
+    std::fs::write(&go, "").unwrap();
+    let wide = ["--account", "anna", "--since", "2024-02-25", "--until", "2024-02-28", "--go", &go];
+    sandbox.lorchestra(&[&["run-job", "misbehave", "windowed"][..], &wide].concat()).exits(0);
+    let wide = sandbox.runs()[0].0["run_id"].as_str().unwrap().to_owned();
+    let partly = group(&sandbox);
+    assert_eq!((&partly["failed"], &partly["completed"], &partly["state"]), (&json!(3), &json!(2), &json!("failed")));
+    let by: Vec<&Value> = partly["windows"].as_array().unwrap().iter().map(|window| &window["completed_by"]).collect();
+    assert_eq!(by, [&json!(wide), &json!(wide), &Value::Null, &Value::Null, &Value::Null]);
+    let shown = sandbox.lorchestra(&["backfill", "show", "last"]).exits(0);
+    let line = format!("completed  2024-02-26..2024-02-27 anna  by run {}", &wide[28..]);
+    assert!(shown.out().contains(&line), "{line}: {}", shown.shown());
+    sandbox.lorchestra(&["runs", "rerun", "--failed"]).exits(0);
+    assert_eq!(sandbox.runs().len(), 5 + 1 + 3);
+    let listed = sandbox.lorchestra(&["backfill", "list", "--json"]).exits(0).json("lorchestra.group/1");
+    assert_eq!((&listed["state"], &listed["completed"], &listed["failed"]), (&json!("completed"), &json!(5), &json!(0)));
+    for flags in [&[][..], &["--only", "failed"], &["--only", "missing"]] {
+        let resumed = sandbox.lorchestra(&[&["backfill", "resume", "last"], flags].concat()).exits(0);
+        assert!(resumed.out().contains("5 windows completed"), "{}", resumed.shown());
+    }
+    assert_eq!(sandbox.runs().len(), 5 + 1 + 3, "nothing was run again");
+}
+
+/// Resumes a group, whose windows wait for a free lane while `runs rerun` completes one of them.
+#[test]
+fn a_window_that_is_completed_while_it_waits_for_its_turn_is_not_run() {
+    let sandbox = sandbox();
+    let go = sandbox.arg("go");
+    let first = sandbox.start(&[&JOB[..], &DAYS, &["--go", &go, "--grace", "100ms", "-j", "5"]].concat());
+    eventually("all five run", || sandbox.runs().iter().filter(|run| run.state() == "running").count() == 5);
+    sandbox.lorchestra(&["backfill", "cancel", "last"]).exits(0);
+    first.wait().exits(1);
+    let failed = sandbox.runs();
+    let last = failed.iter().find(|run| run.0["since"].as_str().unwrap().starts_with("2024-03-01")).unwrap();
+    let last = sandbox.lorchestra(&["runs", "show", last.0["run_id"].as_str().unwrap(), "--json"]).exits(0);
+    let file = sandbox.path("spec.json");
+    std::fs::write(&file, last.json("lorchestra.runs-show/1")["spec"].to_string()).unwrap();
+    let running = sandbox.start(&["backfill", "resume", "last", "-j", "1"]);
+    eventually("the first window runs again", || sandbox.runs().iter().any(|run| run.state() == "running"));
+    let other = sandbox.start(&["run-job", "--spec", file.to_str().unwrap()]);
+    eventually("both run", || sandbox.runs().iter().filter(|run| run.state() == "running").count() == 2);
+    std::fs::write(&go, "").unwrap();
+    other.wait().exits(0);
+    running.wait().exits(0);
+    let done = completed(&sandbox);
+    assert_eq!(done.len(), 5, "{done:?}");
+    assert!(done.values().all(|runs| *runs == 1), "{done:?}");
+}
+
 /// The failures after the third are counted; a member whose run could not start has its reason.
 #[test]
 fn failures_are_counted_and_refusals_explained() {
@@ -273,6 +328,40 @@ fn what_completed_runs_cover_is_left_out_and_the_rest_is_joined() {
     assert!(nothing.err().contains("Nothing to do"), "{}", nothing.shown());
     let nothing = backfill(&sandbox, &[&merge[..], &["--plan", &sandbox.arg("plan")]].concat()).exits(0);
     assert!(nothing.err().contains("no plan was written"), "{}", nothing.shown());
+}
+
+/// The bookmark of an account that has nothing left to run moves too, by the rule for one run over the range.
+#[test]
+fn merge_moves_the_bookmarks_of_accounts_that_are_covered() {
+    let sandbox = sandbox();
+    let at = |account: &str| {
+        let shown = sandbox.lorchestra(&["bookmarks", "show", "--json"]).exits(0).json_lines("lorchestra.bookmark/1");
+        shown
+            .iter()
+            .find(|bookmark| bookmark["account"] == account)
+            .map(|bookmark| bookmark["at"].as_str().unwrap()[..10].to_owned())
+    };
+    let (end, accounts) = (Some("2024-03-02".to_owned()), ["--account", "anna", "--account", "bert"]);
+    backfill(&sandbox, &accounts).exits(0);
+    let merge = |more: &[&str]| backfill(&sandbox, &[&["--merge"], more].concat()).exits(0);
+    merge(&[&accounts[..], &["--move-bookmark", "--dry-run"]].concat());
+    merge(&accounts);
+    assert_eq!((at("anna"), at("bert")), (None, None));
+    let moved = merge(&["--account", "anna", "--move-bookmark"]);
+    assert_eq!((at("anna"), at("bert")), (end.clone(), None));
+    assert!(moved.err().contains("bookmark of anna moved to 2024-03-02"), "{}", moved.shown());
+    // Next to an account that has windows to run.
+    let moved = merge(&[&accounts[..], &["--account", "carl", "--move-bookmark"]].concat());
+    assert_eq!((at("bert"), at("carl")), (end.clone(), end.clone()));
+    for line in ["bookmark of anna stays at 2024-03-02", "bookmark of bert moved to", "bookmark of carl moved to"] {
+        assert!(moved.err().contains(line), "{line}: {}", moved.shown());
+    }
+    assert_eq!(sandbox.runs().len(), 10 + 1);
+    // A gap between the bookmark and the range.
+    sandbox.lorchestra(&["bookmarks", "set", "misbehave/windowed", "2024-01-01", "--account", "anna"]).exits(0);
+    let stays = merge(&["--account", "anna", "--move-bookmark"]);
+    assert_eq!(at("anna").as_deref(), Some("2024-01-01"));
+    assert!(stays.err().contains("is not covered"), "{}", stays.shown());
 }
 
 #[test]

@@ -330,6 +330,53 @@ fn a_group_runs_its_stages_in_order_and_names_what_failed() {
     node.lorchestra(&["backfill", "cancel", "last"]).exits(1);
 }
 
+/// `--rerun-failed` runs the jobs of the store, so it refuses a file that has other jobs now, or another file of the same name.
+#[test]
+fn a_changed_file_does_not_rerun_the_jobs_that_it_had() {
+    let node = node();
+    let job = |job: &str, more: &str| format!("[[stage.jobs]]\njob = \"misbehave/{job}\"\n{more}\n");
+    let fails = job("windowed", "params = { since = \"-1d\", then = \"fail\" }");
+    let base = format!("[[stage]]\n{fails}{}", job("noop", ""));
+    let file = group_file(&node, &base);
+    let first = node.lorchestra(&["run-group", &file, "--json"]).exits(1).json("lorchestra.group/1");
+    let (id, short) = (first["group_id"].as_str().unwrap(), first["short_id"].as_str().unwrap());
+    let of_first = || node.lorchestra(&["runs", "list", "--group", id, "--json"]).exits(0).json_lines("lorchestra.run/1").len();
+    let changed = [
+        (base.replace("-1d", "-2d"), "misbehave/windowed has another params.since"),
+        (
+            base.replace("[[stage.jobs]]\njob = \"misbehave/noop", "[[stage]]\n[[stage.jobs]]\njob = \"misbehave/noop"),
+            "was in stage 1 and is in stage 2",
+        ),
+        (format!("{base}{}", job("numbered", "params = { count = 1 }")), "misbehave/numbered is new"),
+        (format!("[[stage]]\n{fails}"), "misbehave/noop is missing"),
+        (base.replace("params", "retries = 1\nparams"), "misbehave/windowed has another retries"),
+    ];
+    for (text, message) in &changed {
+        group_file(&node, text);
+        let refused = node.lorchestra(&["run-group", &file, "--rerun-failed"]).exits(2);
+        let resume = format!("lorchestra backfill resume {short}");
+        for expected in [*message, "omit --rerun-failed", &resume] {
+            assert!(refused.err().contains(expected), "{expected}: {}", refused.shown());
+        }
+    }
+    // Another file of this name, which has not run.
+    std::fs::create_dir(node.path("other")).unwrap();
+    let other = node.path("other").join("nightly.toml");
+    std::fs::write(&other, &changed[0].0).unwrap();
+    let refused = node.lorchestra(&["run-group", other.to_str().unwrap(), "--rerun-failed"]).exits(2);
+    assert!(refused.err().contains("that of another file") && refused.err().contains(&file), "{}", refused.shown());
+    assert_eq!(node.runs().len(), 2, "nothing was run again");
+    // It runs; the first file still finds its own group, although a relative time means something else now.
+    node.lorchestra(&["run-group", other.to_str().unwrap()]).exits(1);
+    group_file(&node, &format!("# Only layout has changed.\n{base}"));
+    node.lorchestra(&["run-group", &file, "--rerun-failed"]).exits(1);
+    assert_eq!((node.runs().len(), of_first()), (5, 3));
+    // As the hint says.
+    group_file(&node, &changed[0].0);
+    node.lorchestra(&["backfill", "resume", short]).exits(1);
+    assert_eq!((node.runs().len(), of_first()), (6, 4));
+}
+
 #[test]
 fn a_group_file_is_checked_before_anything_runs() {
     let node = node();

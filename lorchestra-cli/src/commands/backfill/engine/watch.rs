@@ -157,7 +157,10 @@ impl EngineWork<'_, '_> {
         let unprinted = view.finish();
         drop(watch);
         let stopped = stopped?;
-        store.move_group_bookmarks(group, now_micros())?;
+        let moved = store.move_group_bookmarks(group, now_micros())?;
+        if let Some(range) = group.settings.moves_bookmark.filter(|_| !flags.quiet) {
+            crate::commands::backfill::bookmarks::report(&moved, range, &mut printer.borrow_mut());
+        }
         Driver::unlock(state, &group.group_id, lock);
         Ok(Some((Driven { counts: store.group_counts(group.n)?, stopped }, unprinted)))
     }
