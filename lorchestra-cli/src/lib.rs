@@ -10,6 +10,10 @@ mod args;
 mod argv;
 mod bar;
 mod bigquery;
+// Of the build script, for its tests.
+#[cfg(test)]
+#[path = "../build/checkout.rs"]
+mod checkout;
 mod commands;
 mod complete;
 mod config;
