@@ -322,21 +322,12 @@ fn open_and_recover(
     Ok(Some((state, store)))
 }
 
-/// Opens the store and returns it with the runs closed on opening. `None` if there is no store.
-fn open_quietly(state: &StateDir, notices: &mut Notices<'_>) -> Result<Option<(Store, Closed)>, CommandError> {
-    if !state.store().exists() {
-        return Ok(None);
-    }
-    let mut store = Store::open(state)?;
-    let closed = close_all_abandoned(state, &mut store)?;
-    notices.add_recovered(&closed);
-    Ok(Some((store, closed)))
-}
-
 /// Like [`history`] for a command that looks again and again while there is no history: prints nothing.
 fn open_again(settings: &Settings, notices: &mut Notices<'_>) -> Result<Option<(StateDir, Store)>, CommandError> {
-    let Some(state) = StateDir::existing(&settings.state_dir)? else { return Ok(None) };
-    Ok(open_quietly(&state, notices)?.map(|(store, _)| (state, store)))
+    let Some(state) = StateDir::existing(&settings.state_dir)?.filter(|state| state.store().exists()) else { return Ok(None) };
+    let mut store = Store::open(&state)?;
+    notices.add_recovered(&close_all_abandoned(&state, &mut store)?);
+    Ok(Some((state, store)))
 }
 
 fn second_store(settings: &Settings, printer: &mut Printer) {

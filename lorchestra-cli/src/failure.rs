@@ -198,6 +198,11 @@ impl From<StateError> for CommandError {
                 let or = if failure.hints.is_empty() { "" } else { "or " };
                 failure.hint(format!("{or}{choose}"))
             }
+            StateError::NotWritable { path, source, .. } => {
+                let failure = Self::refused(Code::NotWritable, &message, path, source).prunable(source);
+                let or = if failure.hints.is_empty() { "" } else { "or " };
+                failure.hint(format!("{or}{choose}"))
+            }
             StateError::OtherUser { path, owner, user } => {
                 let target = Target { path, owner: *owner, kind: Kind::Directory };
                 let give = rights::command(target, Change::OwnerOfAll(*user), *user);

@@ -11,6 +11,10 @@ mod argv;
 mod bar;
 mod bigquery;
 mod cells;
+// Of the build script, for its tests.
+#[cfg(test)]
+#[path = "../build/checkout.rs"]
+mod checkout;
 mod commands;
 mod complete;
 mod config;

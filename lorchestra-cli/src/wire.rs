@@ -232,7 +232,7 @@ pub(crate) struct Version {
     #[schemars(extend("const" = "lorchestra.version/1"))]
     pub(crate) schema: &'static str,
     pub(crate) version: &'static str,
-    /// The revision of the source, if the build set it.
+    /// The commit of the source, or what `LORCHESTRA_REVISION` was during the build; null if it was built without either.
     pub(crate) revision: Option<&'static str>,
     pub(crate) abi_revision: u32,
     /// Processor and system.

@@ -2,6 +2,7 @@
 //!
 //! The lowest layer. Nothing here knows about packages, jobs or runs, except for the names of their files.
 
+pub mod atomic_file;
 pub mod backoff;
 pub mod clock;
 pub mod files;

@@ -2,6 +2,7 @@
 //!
 //! - [`corrupt`]: damaged libraries, made from a good one.
 //! - [`bigquery`]: servers to deliver events to: a strict fake with faults on demand, and a real emulator.
+//! - [`browser`]: a headless browser, on screens of any size.
 //! - [`built`]: the binary and the fixture libraries, as `cargo xtask test` built them. Tests never run cargo.
 //! - [`dovecot`]: a real mail server; [`flaky_proxy`]: a proxy that fails halfway.
 //! - [`sandbox`]: a home directory, a plugin directory, a clean environment; starts `lorchestra` in it.
@@ -19,6 +20,7 @@
 //! nothing looks like a crash of lorchestra itself.
 
 pub mod bigquery;
+pub mod browser;
 pub mod built;
 pub mod corrupt;
 pub mod dovecot;

@@ -2,6 +2,8 @@
 
 use rustix::process::Signal;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -14,6 +16,15 @@ fn stat(pid: u32) -> Option<char> {
 /// Whether the process exists and is not a zombie.
 pub fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|state| state != 'Z' && state != 'X')
+}
+
+/// The id of a state directory in the environment of its runs' processes: device and inode.
+///
+/// # Panics
+/// If it does not exist.
+pub fn state_id(state: &Path) -> String {
+    let meta = fs::metadata(state).expect("the state directory");
+    format!("{:x}.{:x}", meta.dev(), meta.ino())
 }
 
 /// Whether the process does not handle a signal: it ignores it, or dies of it.

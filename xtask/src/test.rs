@@ -149,11 +149,8 @@ pub(crate) fn soak(rounds: u32) -> Result {
     if let Err(why) = lorchestra_test_setup::venv::ensure_second_emulator(&cargo::target()?) {
         println!("without the second BigQuery emulator: {why}");
     }
-    if let Err(why) = lorchestra_test_setup::chromium::ensure(&cargo::target()?) {
-        println!("without Chromium: {why}");
-    }
     let mut test = test(&["--test", "e2e", "--", "--nocapture"])?;
-    test.env("LORCHESTRA_TEST_BACKLOG", "1000000");
+    test.env("LORCHESTRA_TEST_BACKLOG", "1000000").env("LORCHESTRA_TEST_REPORTED", "100000");
     cargo::run(test.args(SOAKED).env("LORCHESTRA_TEST_ROUNDS", rounds.to_string()))
 }
 

@@ -1,9 +1,10 @@
 //! `doctor`: reports everything that keeps runs from starting, being recorded or being delivered, with one line for the cause and one for the fix.
 //!
-//! Each check examines one thing and changes nothing, except that runs whose supervisors died are closed, as every command does that reads the
-//! history. A check that cannot be carried out is a finding itself, so that no check hides another.
+//! Each check examines one thing and changes nothing, except that runs whose supervisors died are closed, and what they left is removed, as every
+//! command does that reads the history. A check that cannot be carried out is a finding itself, so that no check hides another.
 
 mod jobs;
+mod leftovers;
 mod repair;
 mod state;
 
@@ -22,7 +23,8 @@ pub(crate) struct Doctor {
     /// Also ask each destination whether it accepts events, and whether its table lacks columns
     #[arg(long)]
     network: bool,
-    /// First create missing directories, and remove access by other users from this user's own files where it is a risk
+    /// Create missing directories, remove access by other users from this user's own files where it is a risk, and kill processes and remove
+    /// spools that ended runs have left
     #[arg(long)]
     fix: bool,
     /// Print one JSON object (schema lorchestra.doctor/1)
@@ -72,6 +74,10 @@ impl Finding {
         Self { check, level: Level::Error, cause: cause.into(), fix: Some(fix.into()) }
     }
 
+    pub(crate) fn fixed(check: &'static str, what: impl Into<String>) -> Self {
+        Self { level: Level::Fixed, ..Self::ok(check, what) }
+    }
+
     pub(crate) fn warning(check: &'static str, cause: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { level: Level::Warning, ..Self::error(check, cause, fix) }
     }
@@ -94,7 +100,7 @@ pub(super) fn run(
     jobs::plugins(settings, &mut findings);
     jobs::secrets(settings, &mut findings);
     state::host(settings, &mut findings);
-    state::store(settings, notices, &mut findings);
+    state::store(settings, command.fix, notices, &mut findings);
     state::destinations(settings, command.network, &mut findings);
     Ok(report(&findings, command.json, printer))
 }
@@ -105,7 +111,7 @@ pub(crate) fn without_settings(command: &Doctor, global: &GlobalFlags, error: &C
     if let Some(settings) = Settings::without_config(global) {
         let mut notices = Notices::new(&settings.hooks);
         state::host(&settings, &mut findings);
-        state::store(&settings, &mut notices, &mut findings);
+        state::store(&settings, command.fix, &mut notices, &mut findings);
         let code = report(&findings, command.json, printer);
         printer.note("Plugins, secrets and destinations were not checked: fix the configuration first.");
         notices.send(None, printer);

@@ -10,12 +10,14 @@ use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use clap::Args;
+use lorchestra_core::host::atomic_file::OutputFile;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::store::{Run, Store};
 use lorchestra_core::text::path_text;
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 pub(super) const RULE: &str = "\
 To feed Prometheus, run this every few minutes from a timer with -o and a file DIRECTORY/NAME.prom, where DIRECTORY is that of the node \
@@ -23,7 +25,7 @@ exporter's textfile collector.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Metrics {
-    /// Write to this file instead of stdout; other users may read it, and it appears only once it is complete
+    /// Write to this file instead of stdout; other users may read it, and a regular file appears only once it is complete
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -44,7 +46,12 @@ pub(super) fn run(
     space(settings, &mut text);
     match &command.output {
         None => printer.line(text.0.trim_end()),
-        Some(path) => write(path, &text.0)?,
+        Some(path) => {
+            // The node exporter is another user, and must never see a part of the file.
+            let written = OutputFile::write_whole(path, Permissions::from_mode(0o644), text.0.as_bytes());
+            let message = || format!("cannot write {}", path_text(path));
+            written.map_err(|e| CommandError::refused(Code::NotWritable, &message(), path, &e))?;
+        }
     }
     Ok(Code::Success)
 }
@@ -142,21 +149,4 @@ impl Exposition {
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         let _ = writeln!(self.0, "{name}{labels} {value}");
     }
-}
-
-/// Replaces the file: the collector never sees a part of one.
-fn write(path: &Path, text: &str) -> Result<(), CommandError> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let written =
-        tempfile::Builder::new().prefix(".lorchestra-").permissions(readable()).tempfile_in(dir).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.persist(path).map_err(|e| e.error)?;
-            Ok(())
-        });
-    written.map_err(|e| CommandError::refused(Code::NotWritable, &format!("cannot write {}", path_text(path)), path, &e))
-}
-
-/// The node exporter is another user.
-fn readable() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o644)
 }

@@ -12,12 +12,14 @@ use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use clap::Args;
+use lorchestra_core::host::atomic_file::OutputFile;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::store::{RunPoint, RunQuery, RunState, Store, short_id};
 use lorchestra_core::text::path_text;
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 /// Number of intervals into which the reported days are divided.
 pub(super) const STRIPS: usize = 120;
@@ -32,7 +34,7 @@ pub(crate) struct ReportCommand {
     days: u16,
     #[command(flatten)]
     from: From,
-    /// Write to this file instead of stdout; it appears only once it is complete
+    /// Write to this file instead of stdout; a regular file appears only once it is complete
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -92,8 +94,11 @@ pub(super) fn run(
     match &command.output {
         None => printer.line(html.trim_end()),
         Some(path) => {
-            write(path, &html)?;
-            printer.good(format_args!("report written to {}", path_text(path)));
+            let written = OutputFile::write_whole(path, Permissions::from_mode(0o600), html.as_bytes());
+            // The path may be that of standard output.
+            if written.map_err(|e| CommandError::refused(Code::NotWritable, &path_text(path), path, &e))? {
+                printer.good(format_args!("report written to {}", path_text(path)));
+            }
         }
     }
     Ok(Code::Success)
@@ -146,14 +151,4 @@ fn keep(list: &mut Vec<TopRun>, value: i64, run: impl Fn(i64) -> TopRun) {
     let at = list.partition_point(|other| other.value >= value);
     list.insert(at, run(value));
     list.truncate(TOP);
-}
-
-fn write(path: &Path, text: &str) -> Result<(), CommandError> {
-    let failed = |error: &std::io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(|e| failed(&e))?;
-    file.write_all(text.as_bytes()).map_err(|e| failed(&e))?;
-    file.as_file().sync_all().map_err(|e| failed(&e))?;
-    file.persist(path).map_err(|e| failed(&e.error))?;
-    Ok(())
 }

@@ -22,13 +22,16 @@ use crate::settings::{PLUGIN_FLAG, Settings};
 use chrono::Utc;
 use clap::{ArgGroup, Args, Subcommand};
 use environment::Environment;
+use lorchestra_core::host::files::open_regular;
 use lorchestra_core::plan::source::Source;
 use lorchestra_core::plan::{self, Context, PlanRequest, RunPolicy};
 use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::text::{path_text, shell};
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, is_name};
+use rustix::fs::OFlags;
 use std::ffi::OsString;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -302,18 +305,32 @@ fn binary() -> Result<PathBuf, CommandError> {
 }
 
 fn write(files: &[File], dir: &Path, printer: &mut Printer) -> Result<(), CommandError> {
-    let failed = |path: &Path, e: &std::io::Error| {
+    let failed = |path: &Path, e: &io::Error| {
         CommandError::refused(Code::NotWritable, &format!("cannot write {}", path_text(path)), path, e)
     };
     std::fs::create_dir_all(dir).map_err(|e| failed(dir, &e))?;
     for file in files {
         let path = dir.join(&file.name);
-        if std::fs::read_to_string(&path).is_ok_and(|text| text != file.text) {
-            return Err(CommandError::new(Code::Failed, format!("{} exists and differs", path_text(&path)))
-                .hint(format!("remove it, or choose another name with --name: rm {}", shell(&path))));
+        match contents(&path) {
+            Ok(there) if there == file.text.as_bytes() => {}
+            Ok(_) => {
+                return Err(CommandError::new(Code::Failed, format!("{} exists and differs", path_text(&path)))
+                    .hint(format!("remove it, or choose another name with --name: rm {}", shell(&path))));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                std::fs::write(&path, &file.text).map_err(|e| failed(&path, &e))?;
+            }
+            // It may be anything, so it is not overwritten.
+            Err(e) => return Err(failed(&path, &e)),
         }
-        std::fs::write(&path, &file.text).map_err(|e| failed(&path, &e))?;
         printer.good(format_args!("written: {}", path_text(&path)));
     }
     Ok(())
+}
+
+/// The bytes of a regular file, which need not be text.
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(path, OFlags::RDONLY)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

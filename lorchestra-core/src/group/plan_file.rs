@@ -10,6 +10,7 @@
 //! [`PlanFile::read`]. A node reads its members only ([`read_members`]) and must not pay for the other 18,249: `check` is the sum of group,
 //! index, label and spec. The specs name the sha256 of their library, so that every node runs the same bytes.
 
+use crate::host::atomic_file::OutputFile;
 use crate::host::locks::hex;
 use crate::plan::{RunSpec, SpecError};
 use schemars::{JsonSchema, Schema, schema_for};
@@ -17,8 +18,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The value of `schema`.
@@ -173,12 +175,10 @@ pub fn write(path: &Path, group: &str, name: &str, members: &[PlannedMember]) ->
         libraries: libraries.into_iter().collect(),
         sha256: hex(&Sha256::digest(&lines)),
     };
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(io)?;
-    serde_json::to_writer(&mut file, &header).map_err(|error| io(error.into()))?;
-    file.write_all(b"\n").and_then(|()| file.write_all(&lines)).and_then(|()| file.as_file().sync_all()).map_err(io)?;
-    file.persist(path).map_err(|error| io(error.error))?;
-    Ok(())
+    let mut text = serde_json::to_vec(&header).map_err(|error| io(error.into()))?;
+    text.push(b'\n');
+    let mut file = OutputFile::create(path, Permissions::from_mode(0o600)).map_err(io)?;
+    file.write_all(&text).and_then(|()| file.write_all(&lines)).and_then(|()| file.finish()).map(drop).map_err(io)
 }
 
 /// Reads some members of a plan in one pass, with the id of the group. Returns them with their indices, in ascending order. The cost hardly

@@ -1,6 +1,8 @@
-//! Files at paths where a job may have created anything: opens them without blocking, and removes any kind of file.
+//! Files at paths where a job may have created anything: opens them without blocking, and removes any kind of file. Checks whether a path can
+//! be written.
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
 use std::fs::{File, FileType};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -41,6 +43,29 @@ pub(crate) fn absent_if_not_regular(error: io::Error) -> io::Error {
     }
 }
 
+/// Checks that this process may write to a file, or create files in a directory. Creates nothing that has a name.
+///
+/// # Errors
+/// The system's error, for the effective user: no permission, a read-only file system or mount, an immutable file, no space for a file.
+pub fn check_writable(path: &Path) -> io::Result<()> {
+    let is_dir = std::fs::metadata(path)?.is_dir();
+    let wanted = if is_dir { Access::WRITE_OK | Access::EXEC_OK } else { Access::WRITE_OK };
+    match rustix::fs::accessat(CWD, path, wanted, AtFlags::EACCESS) {
+        // Before Linux 5.8, if effective and real user differ.
+        Err(Errno::NOSYS) => rustix::fs::access(path, wanted)?,
+        other => other?,
+    }
+    if !is_dir {
+        return Ok(());
+    }
+    // What no mode shows: quotas, inodes, security modules. The file never has a name, and is gone when it is closed.
+    match rustix::fs::open(path, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
+        // The file system has no such files.
+        Ok(_) | Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Gives the owner all rights to a directory and everything below it, because a job may have taken them away.
 fn make_writable(dir: &Path) -> io::Result<()> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
@@ -67,4 +92,21 @@ pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
         Err(e) => Err(e),
     };
     removed.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_for_writing_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        for path in [dir.path(), &file] {
+            check_writable(path).unwrap();
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(check_writable(&dir.path().join("missing")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 }

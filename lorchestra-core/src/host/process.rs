@@ -180,6 +180,18 @@ fn variable_of(pid: u32, name: &str) -> Option<String> {
     Some(std::str::from_utf8(value).ok()?.to_owned())
 }
 
+/// Returns the processes of this user that a run of this state directory has started, directly or not, except this one: pid, name and run id.
+pub(crate) fn of_state(state_id: &str) -> Vec<(u32, String, String)> {
+    let found = own_pids(&|pid| carries(pid, STATE, state_id));
+    found.into_iter().filter_map(|pid| Some((pid, name_of(pid)?, variable_of(pid, RUN)?))).collect()
+}
+
+/// The name of a process, as the kernel has it: at most 15 bytes, and any.
+fn name_of(pid: u32) -> Option<String> {
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned())
+}
+
 /// The value of [`TRIAL`] for processes that this process starts: its pid and its start time.
 pub(crate) fn trial_mark() -> io::Result<String> {
     let pid = std::process::id();
@@ -241,20 +253,26 @@ fn kill_all(remains: &dyn Fn(u32) -> bool) -> usize {
 
 /// Returns descriptors of this user's processes, except this one, that match the predicate.
 fn own_processes(remains: &dyn Fn(u32) -> bool) -> Vec<OwnedFd> {
+    let found = own_pids(remains).into_iter().filter_map(|pid| {
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+        let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).ok()?;
+        // Checked again with the descriptor open: the pid may have been reused.
+        (is_users(pid) && remains(pid)).then_some(pidfd)
+    });
+    found.collect()
+}
+
+/// Returns the pids of this user's processes, except this one, that match the predicate.
+fn own_pids(matches: &dyn Fn(u32) -> bool) -> Vec<u32> {
     let own = std::process::id();
-    let user = rustix::process::geteuid().as_raw();
-    // Root can read the environments of other users' processes, but must not touch those.
-    let belongs = |pid: u32| fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == user) && remains(pid);
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| *pid != own && belongs(*pid))
-        .filter_map(|pid| {
-            let raw = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
-            let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).ok()?;
-            // Checked again with the descriptor open: the pid may have been reused.
-            belongs(pid).then_some(pidfd)
-        })
-        .collect()
+    pids.filter(|pid| *pid != own && is_users(*pid) && matches(*pid)).collect()
+}
+
+/// Whether a process belongs to this user. Root can read the environments of other users' processes, but must not touch those.
+fn is_users(pid: u32) -> bool {
+    fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == rustix::process::geteuid().as_raw())
 }
 
 /// Peak memory of this process in KiB.

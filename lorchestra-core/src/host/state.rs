@@ -18,6 +18,7 @@
 //!
 //! Directories have mode 0700, files 0600. This module knows paths and modes, not the contents of the files.
 
+use crate::host::files::check_writable;
 use crate::host::rights;
 use rustix::io::Errno;
 use std::fs::{self, DirBuilder, Metadata};
@@ -60,6 +61,16 @@ pub enum StateError {
         /// The path.
         path: PathBuf,
     },
+    /// Runs cannot be recorded in it, although it may be readable.
+    #[error("{root} cannot be written", root = root.display())]
+    NotWritable {
+        /// The directory.
+        root: PathBuf,
+        /// The directory or file in it that this process may not write to, or a parent in which it cannot be created.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
     /// It cannot be created or read.
     #[error("{path} cannot be used", path = path.display())]
     Io {
@@ -88,6 +99,34 @@ impl StateDir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             _ => Self::open(root).map(Some),
         }
+    }
+
+    /// Checks that runs can be recorded: that this process may write to everything of the state that exists.
+    ///
+    /// # Errors
+    /// [`StateError::NotWritable`] with the first directory or file that it may not write to.
+    pub fn check_writable(&self) -> Result<(), StateError> {
+        let store = self.store();
+        let journals = ["db-wal", "db-shm", "newest"].map(|end| store.with_extension(end));
+        let dirs = [self.root.clone(), self.spools(), self.root.join("logs"), self.root.join("locks")];
+        for path in dirs.into_iter().chain([store]).chain(journals) {
+            match check_writable(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(StateError::NotWritable { root: self.root.clone(), path, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that a missing directory can be created with its parents.
+    ///
+    /// # Errors
+    /// [`StateError::NotWritable`] if this process may not write to the nearest parent that exists.
+    pub fn check_creatable(root: &Path) -> Result<(), StateError> {
+        let parent = root.ancestors().skip(1).find(|at| at.exists()).unwrap_or(Path::new("/"));
+        check_writable(parent).map_err(|source| StateError::NotWritable { root: root.to_owned(), path: root.to_owned(), source })
     }
 
     /// Identifies this directory on this host. It survives a rename; a copy has another id.

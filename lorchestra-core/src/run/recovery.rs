@@ -21,6 +21,7 @@
 //! A run that cannot be closed stays open, and blocks only other runs of the same job and account.
 
 mod dead;
+pub mod leftovers;
 mod unrecorded;
 
 pub use unrecorded::remove_all_unrecorded;
@@ -97,6 +98,8 @@ pub struct Closed {
     pub recovered: Vec<Recovered>,
     /// Runs that stay open for now, and why.
     pub stuck: Vec<(String, RecoveryError)>,
+    /// Number of processes that these runs had left and that were killed.
+    pub killed: usize,
     /// Number of newest events that the store has lost: see [`Store::take_missing`].
     pub missing: u64,
 }
@@ -260,6 +263,7 @@ fn close(state: &StateDir, store: &mut Store, dead: Vec<HeldRun>, closed: &mut C
     let remains = process::kill_leftovers(state.id(), &ids);
     if remains > 0 {
         tracing::warn!(remains, "killed processes left by dead runs");
+        closed.killed += remains;
     }
     let mut ends: Vec<(HeldRun, Outcome, RunEnd)> = Vec::new();
     for held in quiet {

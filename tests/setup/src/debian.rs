@@ -35,12 +35,7 @@ impl Server {
         let home = target.join(self.name);
         let root = home.join("root");
         let failed = |what: &Path, error: std::io::Error| format!("{}: {error}", what.display());
-        fs::create_dir_all(target).map_err(|error| failed(target, error))?;
-        // One lock for all servers, because they share the lists.
-        let lock = target.join("debian.lock");
-        // Held until the end of this function.
-        let held = File::create(&lock).map_err(|error| failed(&lock, error))?;
-        held.lock().map_err(|error| failed(&lock, error))?;
+        let held = exclusive(target)?;
 
         let stamp_file = home.join("lorchestra-stamp");
         let stamp = format!("layout {}\n{}\n", self.layout, home.display());
@@ -129,6 +124,14 @@ impl Server {
         missing.dedup();
         Ok(missing)
     }
+}
+
+/// Waits until no other process unpacks packages below this target directory: one lock for all, because they share the lists. Held until the
+/// file is dropped.
+pub(crate) fn exclusive(target: &Path) -> Result<File, String> {
+    let lock = target.join("debian.lock");
+    let held = fs::create_dir_all(target).and_then(|()| File::create(&lock)).and_then(|file| file.lock().map(|()| file));
+    held.map_err(|error| format!("{}: {error}", lock.display()))
 }
 
 /// apt, as the current user and with separate directories.

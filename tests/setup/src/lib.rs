@@ -6,6 +6,7 @@ pub mod corpora;
 mod debian;
 pub mod dovecot;
 pub mod slurm;
+pub mod systemd;
 pub mod venv;
 
 use std::path::{Path, PathBuf};

@@ -14,11 +14,9 @@ const RUNS: [u32; 3] = [1000, 100_000, 1_000_000];
 /// Each round removes 50 runs of the smallest store.
 const ROUNDS: usize = 15;
 const TARGET: f64 = 1.5;
-/// Rounds of a report of all runs, which takes seconds.
-const REPORTS: usize = 3;
-/// More days than the stores have.
-const ALL_DAYS: &str = "3650";
-/// The highest accepted ratio of the times for a run in a report of many runs and in one of fewer.
+/// Rounds of the commands that read many runs, which take seconds.
+const LONG_ROUNDS: usize = 3;
+/// The highest accepted ratio of the times for a run in the largest store and in the one before it.
 const LINEAR: f64 = 1.5;
 /// Number of runs in the store that is emptied.
 const DRAINED: u32 = 100_000;
@@ -31,7 +29,7 @@ struct Size {
     took: [Vec<f64>; NAMES.len()],
 }
 
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "`run-job` of a no-op",
     "`status`",
     "`runs list`",
@@ -39,8 +37,18 @@ const NAMES: [&str; 9] = [
     "`events list --type`, 24 events",
     "`events list --run`, 3 events",
     "`bookmarks show`",
+    "`metrics`",
     "retention: 50 runs with 150 events removed",
     "open, with 10 000 undelivered events",
+];
+
+/// Commands that read every run, or those of a part of the time: of twenty days, the stores have the same number of runs on each.
+const READING_ALL: [(&str, &[&str]); 4] = [
+    // More days than the stores have.
+    ("`report`, all runs", &["report", "--days", "3650"]),
+    ("`doctor`, which checks the whole store", &["doctor"]),
+    ("`events export` of one day", &["events", "export", "--format", "jsonl", "--since", "-1d"]),
+    ("`runs prune --dry-run` of ten days", &["runs", "prune", "--dry-run", "--older-than", "10d"]),
 ];
 
 pub(super) fn run(site: &Site) -> Result<String> {
@@ -65,7 +73,7 @@ pub(super) fn run(site: &Site) -> Result<String> {
         table.push_str(&format!(" {} |", judged(ratio, ratio <= TARGET)));
     }
     table.push_str("\n\n");
-    table.push_str(&reports(site, &sizes)?);
+    table.push_str(&linear(site, &sizes)?);
     sizes.iter().try_for_each(|size| std::fs::remove_dir_all(&size.state))?;
     table.push_str("\n\n");
     table.push_str(&drained(site)?);
@@ -103,31 +111,36 @@ impl Size {
             command(&["events", "list", "--type", "bench.rare"])?,
             command(&["events", "list", "--run", &self.run])?,
             command(&["bookmarks", "show"])?,
+            command(&["metrics"])?,
             part("prune")?,
             part("open")?,
         ])
     }
 }
 
-/// The report of all runs of each store.
-fn reports(site: &Site, sizes: &[Size]) -> Result<String> {
-    let file = site.sandbox.path().join("report.html").display().to_string();
-    let mut table = String::from("| runs in the report | s | µs per run | page, kB |\n| ---: | ---: | ---: | ---: |");
-    let mut each = Vec::new();
-    for size in sizes {
-        let report = || whole(&mut at(site, &size.state, &["report", "--days", ALL_DAYS, "-o", &file]));
-        let took = Median::of(&(0..REPORTS).map(|_| report()).collect::<Result<Vec<_>>>()?).middle;
-        each.push(took / f64::from(size.runs));
-        let kilobytes = std::fs::metadata(&file)?.len() / 1000;
-        table.push_str(&format!("\n| {} | {:.2} | {:.1} | {kilobytes} |", size.runs, took / 1e6, took / f64::from(size.runs)));
-    }
-    // A report of few runs is mostly the start of a process.
-    let ratio = each[each.len() - 1] / each[each.len() - 2];
+/// The commands whose time grows with the number of runs.
+fn linear(site: &Site, sizes: &[Size]) -> Result<String> {
+    let mut table = String::from("| s, and µs per run of the store |");
+    sizes.iter().for_each(|size| table.push_str(&format!(" {} runs |", size.runs)));
     let [.., many, most] = RUNS;
-    Ok(format!(
-        "{table}\n\nTime for a run in it, of {most} to {many} (linear: at most {LINEAR}): {}",
-        judged(ratio, ratio <= LINEAR)
-    ))
+    table.push_str(&format!(" for a run, of {most} to {many} (linear: at most {LINEAR}) |"));
+    table.push_str(&format!("\n| --- |{}", " ---: |".repeat(RUNS.len() + 1)));
+    for (name, args) in READING_ALL {
+        table.push_str(&format!("\n| {name} |"));
+        let mut each = Vec::new();
+        for size in sizes {
+            // 1 if `doctor` finds an error on this machine.
+            let once = || whole_ending(&mut at(site, &size.state, args), &[0, 1]);
+            let took = Median::of(&(0..LONG_ROUNDS).map(|_| once()).collect::<Result<Vec<_>>>()?).middle;
+            let per_run = took / f64::from(size.runs);
+            table.push_str(&format!(" {:.2} ({per_run:.1}) |", took / 1e6));
+            each.push(per_run);
+        }
+        // A command over few runs is mostly the start of a process.
+        let ratio = each[each.len() - 1] / each[each.len() - 2];
+        table.push_str(&format!(" {} |", judged(ratio, ratio <= LINEAR)));
+    }
+    Ok(table)
 }
 
 fn drained(site: &Site) -> Result<String> {

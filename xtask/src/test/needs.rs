@@ -4,7 +4,7 @@
 //! maintain, and if a marker is missed, the test itself sets the need up or names the command that builds it.
 
 use crate::{Result, cargo};
-use lorchestra_test_setup::{corpora, dovecot, slurm, venv};
+use lorchestra_test_setup::{chromium, corpora, dovecot, slurm, systemd, venv};
 use std::path::Path;
 
 /// Something that tests need, and how to get it.
@@ -34,7 +34,7 @@ impl Need {
 }
 
 /// From PyPI or Debian's archive. Setting them up mostly waits for the network.
-const DOWNLOADS: [Need; 9] = [
+const DOWNLOADS: [Need; 11] = [
     Need {
         name: "BigQuery emulator",
         download: "bqemulator and Google's client from PyPI, 660 MB",
@@ -107,6 +107,22 @@ const DOWNLOADS: [Need; 9] = [
         made: &["slurm/lorchestra-stamp"],
         set_up: |target| slurm::ensure(target).map(drop),
     },
+    Need {
+        name: "systemd-analyze",
+        download: "Debian's packages, unpacked only, 17 MB",
+        seconds: 5,
+        markers: &["systemd::"],
+        made: &["systemd/lorchestra-stamp"],
+        set_up: |target| systemd::ensure(target).map(drop),
+    },
+    Need {
+        name: "Chromium",
+        download: "Debian's packages, unpacked only, 370 MB",
+        seconds: 40,
+        markers: &["chromium::"],
+        made: &["chromium/lorchestra-stamp"],
+        set_up: |target| chromium::ensure(target).map(drop),
+    },
 ];
 
 /// Plugins that are not part of the workspace's dev build.
@@ -172,6 +188,8 @@ mod tests {
         assert_eq!(names(&["killed"]), <[&str; 0]>::default());
         assert_eq!(names(&["imap"]), ["Dovecot"]);
         assert_eq!(names(&["slurm"]), ["Slurm"]);
+        assert_eq!(names(&["trust"]), ["systemd-analyze"]);
+        assert_eq!(names(&["browser"]), ["Chromium"]);
         assert_eq!(names(&["web"]), ["plugin with an async runtime"]);
         assert_eq!(names(&["compatibility"]), ["plugins as authors ship them"]);
     }

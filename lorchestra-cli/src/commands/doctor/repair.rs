@@ -1,10 +1,10 @@
 //! `doctor --fix`: repairs what can be repaired without a decision, before the checks: missing directories, and modes of this user's own
-//! files.
+//! files. What runs have left is removed by [`super::leftovers`].
 //!
-//! Removes nothing and overwrites nothing. A library that other users could change is not repaired: they may have changed it already. Runs
-//! without a supervisor, their spools and their processes need no flag: `doctor` closes them like every command that reads the history.
+//! Removes no file of a user and overwrites nothing. A library that other users could change is not repaired: they may have changed it
+//! already.
 
-use super::{Finding, Level};
+use super::Finding;
 use crate::settings::Settings;
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::plan::source::Source;
@@ -61,7 +61,7 @@ fn created(path: &Path, mode: u32, check: &'static str) -> Option<Finding> {
 
 fn finding(check: &'static str, result: io::Result<()>, what: String) -> Finding {
     match result {
-        Ok(()) => Finding { check, level: Level::Fixed, cause: what, fix: None },
+        Ok(()) => Finding::fixed(check, what),
         Err(error) => Finding::warning(check, format!("not done: {what}: {error}"), "check the owner of the directory"),
     }
 }

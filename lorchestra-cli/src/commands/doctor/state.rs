@@ -1,14 +1,19 @@
 //! The checks of `doctor` for this machine and its records: configuration, host, store, destinations.
 
 use super::Finding;
-use crate::commands::{delivery, open_quietly};
+use super::leftovers::{self, Recovery};
+use crate::commands::delivery;
+use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::{Hook, Notices};
 use crate::settings::Settings;
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::clock::now_micros;
+use lorchestra_core::host::files::check_writable;
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::host::state::StateDir;
+use lorchestra_core::run::recovery::leftovers::Leftovers;
+use lorchestra_core::run::recovery::{Closed, close_all_abandoned, remove_all_unrecorded};
 use lorchestra_core::store::{COUNTED, RunFilter, RunQuery, Store, short_id};
 use lorchestra_core::text::{chain, path_text, shell};
 use std::os::unix::fs::MetadataExt;
@@ -84,6 +89,13 @@ pub(super) fn host(settings: &Settings, findings: &mut Vec<Finding>) {
         let cause = format!("cron and systemd do not search {}", path_text(exe.parent().unwrap_or(Path::new("/"))));
         findings.push(Finding::warning("host", cause, format!("write {} in crontabs and units", shell(&exe))));
     }
+    let data = settings.data_root.ancestors().find(|at| at.exists()).unwrap_or(Path::new("/"));
+    if let Err(refused) = check_writable(data) {
+        let message = format!("jobs cannot keep data in {}", path_text(&settings.data_root));
+        let found = Finding::of("host", &CommandError::refused(Code::NotWritable, &message, &settings.data_root, &refused));
+        let fix = found.fix.unwrap_or_else(|| "set data_dir in config.toml to a directory of this user".into());
+        findings.push(Finding::warning("host", found.cause, fix));
+    }
     for path in [&settings.state_dir, &settings.data_root] {
         let Some(at) = path.ancestors().find(|at| at.exists()) else { continue };
         let Ok(stat) = rustix::fs::statvfs(at) else { continue };
@@ -102,57 +114,85 @@ pub(super) fn host(settings: &Settings, findings: &mut Vec<Finding>) {
     }
 }
 
-pub(super) fn store(settings: &Settings, notices: &mut Notices<'_>, findings: &mut Vec<Finding>) {
-    let (state, mut store) = match StateDir::existing(&settings.state_dir).map_err(CommandError::from) {
-        Err(error) => return findings.push(Finding::of("state", &error)),
-        Ok(None) => return findings.push(Finding::ok("state", format!("{} does not exist yet", path_text(&settings.state_dir)))),
-        Ok(Some(state)) => match open_quietly(&state, notices) {
-            Err(error) => return findings.push(Finding::of("state", &error)),
-            Ok(None) => return findings.push(Finding::ok("state", format!("no run in {} yet", path_text(&settings.state_dir)))),
-            Ok(Some((store, closed))) => {
-                for (run_id, error) in &closed.stuck {
-                    let cause = format!("run {} cannot be closed: {}", short_id(run_id), crate::failure::stuck(error));
-                    findings.push(Finding::error("state", cause, "fix the cause, then run lorchestra runs list"));
-                }
-                if !closed.recovered.is_empty() {
-                    let n = closed.recovered.len();
-                    let cause = format!(
-                        "{} no longer had a supervisor and {} closed now",
-                        crate::show::counted(n, "run"),
-                        if n == 1 { "was" } else { "were" }
-                    );
-                    findings.push(Finding::warning("state", cause, "see lorchestra runs list --cause abandoned"));
-                }
-                (state, store)
-            }
-        },
-    };
-    match store.quick_check() {
-        Err(error) => return findings.push(Finding::of("store", &error.into())),
-        Ok(wrong) if !wrong.is_empty() => {
-            let path = shell(&state.store());
-            let fix = format!("back up {path} with -wal and -shm while no lorchestra runs, then sqlite3 {path} .recover");
-            findings.push(Finding::error(
-                "store",
-                format!("{} is damaged: {}", path_text(&state.store()), wrong.join("; ")),
-                fix,
-            ));
-            return;
-        }
-        Ok(_) => {}
+/// Examines the state directory and the store. With `fix`, also removes what ended runs have left.
+pub(super) fn store(settings: &Settings, fix: bool, notices: &mut Notices<'_>, findings: &mut Vec<Finding>) {
+    if let Err(error) = directory_and_store(settings, fix, notices, findings) {
+        findings.push(Finding::of("state", &error));
     }
-    if store.take_missing() > 0 {
+}
+
+fn directory_and_store(
+    settings: &Settings,
+    fix: bool,
+    notices: &mut Notices<'_>,
+    findings: &mut Vec<Finding>,
+) -> Result<(), CommandError> {
+    let shown = path_text(&settings.state_dir);
+    let Some(state) = StateDir::existing(&settings.state_dir)? else {
+        StateDir::check_creatable(&settings.state_dir)?;
+        findings.push(Finding::ok("state", format!("{shown} does not exist yet")));
+        return Ok(());
+    };
+    // The history may be readable all the same.
+    if let Err(error) = state.check_writable() {
+        findings.push(Finding::of("state", &error.into()));
+    }
+    if !state.store().exists() {
+        let before = Leftovers::find(&state, None)?;
+        let closed = remove_all_unrecorded(&state)?;
+        leftovers::report(&Recovery { state: &state, before, closed: &closed, fix }, None, findings)?;
+        findings.push(Finding::ok("state", format!("no run in {shown} yet")));
+        return Ok(());
+    }
+    let mut store = Store::open(&state)?;
+    let before = Leftovers::find(&state, Some(&store))?;
+    let closed = close_all_abandoned(&state, &mut store)?;
+    notices.add_recovered(&closed);
+    recovered(&closed, findings);
+    leftovers::report(&Recovery { state: &state, before, closed: &closed, fix }, Some(&mut store), findings)?;
+    if let Err(error) = contents(&state, &store, closed.missing, findings) {
+        findings.push(Finding::of("store", &error));
+    }
+    Ok(())
+}
+
+/// Reports the runs that were closed.
+fn recovered(closed: &Closed, findings: &mut Vec<Finding>) {
+    for (run_id, error) in &closed.stuck {
+        let cause = format!("run {} cannot be closed: {}", short_id(run_id), crate::failure::stuck(error));
+        findings.push(Finding::error("state", cause, "fix the cause, then run lorchestra runs list"));
+    }
+    if !closed.recovered.is_empty() {
+        let n = closed.recovered.len();
+        let cause = format!(
+            "{} no longer had a supervisor and {} closed now",
+            crate::show::counted(n, "run"),
+            if n == 1 { "was" } else { "were" }
+        );
+        findings.push(Finding::warning("state", cause, "see lorchestra runs list --cause abandoned"));
+    }
+}
+
+/// Examines what is in the store.
+fn contents(state: &StateDir, store: &Store, missing: u64, findings: &mut Vec<Finding>) -> Result<(), CommandError> {
+    let wrong = store.quick_check()?;
+    if !wrong.is_empty() {
+        let path = shell(&state.store());
+        let fix = format!("back up {path} with -wal and -shm while no lorchestra runs, then sqlite3 {path} .recover");
+        let cause = format!("{} is damaged: {}", path_text(&state.store()), wrong.join("; "));
+        findings.push(Finding::error("store", cause, fix));
+        return Ok(());
+    }
+    if missing > 0 {
         findings.push(Finding::error(
             "store",
-            "the newest events are missing: an older copy was restored, or its log was damaged",
+            format!("about {missing} of the newest events are missing: an older copy was restored, or its log was damaged"),
             "repeat the runs of that period",
         ));
     }
     let size = std::fs::metadata(state.store()).map_or(0, |meta| meta.len());
     findings.push(Finding::ok("store", format!("{} ({} MiB)", path_text(&state.store()), size.div_ceil(1 << 20))));
-    if let Err(error) = health(&store, findings) {
-        findings.push(Finding::of("store", &error));
-    }
+    health(store, findings)
 }
 
 fn health(store: &Store, findings: &mut Vec<Finding>) -> Result<(), CommandError> {
@@ -231,12 +271,10 @@ fn directory(dir: &Path) -> Option<Finding> {
     if !dir.is_dir() {
         return Some(Finding::error("delivery", format!("the directory {shown} does not exist"), "run lorchestra events setup"));
     }
-    let refused = rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).err()?;
-    Some(Finding::error(
-        "delivery",
-        format!("this user may not write to {shown}: {refused}"),
-        format!("change its owner or mode (see: ls -ld {})", shell(dir)),
-    ))
+    let refused = check_writable(dir).err()?;
+    let error = CommandError::refused(Code::NotWritable, &format!("cannot write to {shown}"), dir, &refused);
+    let found = Finding::of("delivery", &error);
+    Some(Finding { fix: found.fix.or_else(|| Some(format!("change its owner or mode (see: ls -ld {})", shell(dir)))), ..found })
 }
 
 fn backlog(to: &DestinationConfig, [pending, refused, uncertain]: [u64; 3], findings: &mut Vec<Finding>) {

@@ -10,12 +10,14 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::values;
 use clap::{Args, ValueEnum};
+use lorchestra_core::host::atomic_file::OutputFile;
 use lorchestra_core::store::Event;
 use lorchestra_core::text::path_text;
-use std::io::{BufWriter, Write};
+use std::fs::Permissions;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use table::EventTable;
-use tempfile::NamedTempFile;
 
 /// Columns of a CSV or Parquet file, in order.
 const COLUMNS: [&str; 12] = [
@@ -49,7 +51,7 @@ pub(crate) struct EventExport {
     /// Export only events emitted at or after this time
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Write to this file instead of stdout; it appears only once it is complete
+    /// Write to this file instead of stdout; a regular file appears only once it is complete
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -76,12 +78,12 @@ pub(super) fn export(
             let message = "--format parquet needs a file: its end refers to its beginning";
             return Err(CommandError::new(Code::Usage, message).hint("add --output FILE"));
         };
-        let exported = into_table(path, &mut |push| {
+        let (exported, is_file) = into_table(path, &mut |push| {
             let Some(store) = store else { return Ok(()) };
             let _ = store.events(&filter, push)?;
             Ok(())
         })?;
-        printer.good(format_args!("{exported} events exported to {}", path_text(path)));
+        exported_to(is_file.then_some(path), exported, printer);
         return Ok(Code::Success);
     }
     let mut lines = 0_u64;
@@ -103,11 +105,18 @@ pub(super) fn export(
             if printer.is_broken() { Err(()) } else { Ok(()) }
         })?,
         Some(path) => {
-            into_file(path, &mut each)?;
-            printer.good(format_args!("{lines} events exported to {}", path_text(path)));
+            let is_file = into_file(path, &mut each)?;
+            exported_to(is_file.then_some(path), lines, printer);
         }
     }
     Ok(Code::Success)
+}
+
+/// Reports an export into a file. Into anything else, it is not reported: that may be standard output.
+fn exported_to(file: Option<&PathBuf>, events: u64, printer: &mut Printer) {
+    if let Some(path) = file {
+        printer.good(format_args!("{events} events exported to {}", path_text(path)));
+    }
 }
 
 /// Receives one line. Returns an error if no more lines are read.
@@ -116,40 +125,39 @@ type LineSink<'a> = dyn FnMut(&str) -> Result<(), ()> + 'a;
 /// Receives one event. Returns an error if no more are read.
 type EventSink<'a> = dyn FnMut(Event) -> Result<(), ()> + 'a;
 
-/// Creates a file that other users cannot read, with a temporary name in the directory of `path`.
-fn temporary(path: &Path) -> std::io::Result<BufWriter<NamedTempFile>> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    NamedTempFile::new_in(dir).map(BufWriter::new)
+/// Begins a file that other users cannot read.
+fn begun(path: &Path) -> io::Result<BufWriter<OutputFile>> {
+    OutputFile::create(path, Permissions::from_mode(0o600)).map(BufWriter::new)
 }
 
-/// Gives a complete file its name.
-fn persist(out: BufWriter<NamedTempFile>, path: &Path) -> std::io::Result<()> {
-    let file = out.into_inner().map_err(|e| e.into_error())?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|e| e.error)?;
-    Ok(())
+/// Gives a complete file its name. Returns whether there is such a file.
+fn finished(out: BufWriter<OutputFile>) -> io::Result<bool> {
+    out.into_inner().map_err(|e| e.into_error())?.finish()
 }
 
-/// Writes all events into a Parquet file, which appears under its name only when it is complete. Returns their number.
-fn into_table(path: &Path, each: &mut dyn FnMut(&mut EventSink<'_>) -> Result<(), CommandError>) -> Result<u64, CommandError> {
-    let failed = |error: &std::io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
-    let mut table = temporary(path).and_then(EventTable::new).map_err(|e| failed(&e))?;
+/// Writes all events into a Parquet file, and returns their number and what [`finished`] returns.
+fn into_table(
+    path: &Path,
+    each: &mut dyn FnMut(&mut EventSink<'_>) -> Result<(), CommandError>,
+) -> Result<(u64, bool), CommandError> {
+    let failed = |error: &io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
+    let mut table = begun(path).and_then(EventTable::new).map_err(|e| failed(&e))?;
     let (mut count, mut error) = (0_u64, None);
     each(&mut |event| {
         count += 1;
         table.push(event).map_err(|e| error = Some(e))
     })?;
-    let result = error.map_or(Ok(()), Err).and_then(|()| persist(table.finish()?, path));
-    result.map(|()| count).map_err(|e| failed(&e))
+    let result = error.map_or(Ok(()), Err).and_then(|()| finished(table.finish()?));
+    result.map(|is_file| (count, is_file)).map_err(|e| failed(&e))
 }
 
-/// Writes all lines into a file that other users cannot read. The file appears under its name only when it is complete.
-fn into_file(path: &Path, each: &mut dyn FnMut(&mut LineSink<'_>) -> Result<(), CommandError>) -> Result<(), CommandError> {
-    let failed = |error: &std::io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
-    let mut out = temporary(path).map_err(|e| failed(&e))?;
+/// Writes all lines into a file that other users cannot read. Returns what [`finished`] returns.
+fn into_file(path: &Path, each: &mut dyn FnMut(&mut LineSink<'_>) -> Result<(), CommandError>) -> Result<bool, CommandError> {
+    let failed = |error: &io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
+    let mut out = begun(path).map_err(|e| failed(&e))?;
     let mut error = None;
     each(&mut |text| writeln!(out, "{text}").map_err(|e| error = Some(e)))?;
-    error.map_or(Ok(()), Err).and_then(|()| persist(out, path)).map_err(|e| failed(&e))
+    error.map_or(Ok(()), Err).and_then(|()| finished(out)).map_err(|e| failed(&e))
 }
 
 fn csv_line(event: &Event) -> String {

@@ -63,6 +63,15 @@ pub(super) fn hold(state: &StateDir, store: Option<&Store>, run_id: &str, room: 
     }
 }
 
+/// Whether [`hold`] and [`remove`] would remove the directory of a run that is not in the store.
+pub(super) fn is_removable(state: &StateDir, run_id: &str) -> bool {
+    let free = match FileLock::try_take_existing(&state.run_lock(run_id)) {
+        Ok(lock) => lock.is_some(),
+        Err(e) => locks::means_unlocked(&e) && is_old(&state.run_spool(run_id)),
+    };
+    free && matches!(has_records(&state.run_spool(run_id)), Ok(false))
+}
+
 fn is_old(spool: &Path) -> bool {
     let made = fs::metadata(spool).and_then(|meta| meta.modified());
     made.is_ok_and(|made| SystemTime::now().duration_since(made).is_ok_and(|age| age > UNRECORDED))
@@ -76,6 +85,7 @@ pub(super) fn remove(state: &StateDir, unrecorded: Vec<(&str, FileLock)>, closed
     let remains = process::kill_leftovers(state.id(), &unrecorded.iter().map(|(run_id, _)| *run_id).collect());
     if remains > 0 {
         tracing::warn!(remains, "killed processes left by runs that were never recorded");
+        closed.killed += remains;
     }
     for (run_id, _lock) in unrecorded {
         if let Err(error) = remove_files(state, run_id) {

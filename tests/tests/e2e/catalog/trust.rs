@@ -1,6 +1,7 @@
 //! Which libraries are trusted: no other user may be able to change or replace the file. A refused library is listed as a problem, makes
 //! run-job exit with 126, and is fixed by the command in the hint; but no hint changes a directory that others use.
 
+use lorchestra_test_setup::systemd;
 use lorchestra_tests::sandbox::NOBODY;
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox, processes};
 use std::fs;
@@ -278,12 +279,9 @@ fn untrusted_files_do_not_conflict_with_trusted_ones() {
     sandbox.lorchestra(&RUN).exits(0);
 }
 
-/// The units of docs/guides/sandbox.md, as parsed by systemd, if it is installed.
+/// The units of docs/guides/sandbox.md, as parsed by systemd.
 #[test]
 fn the_units_in_the_docs_are_valid() {
-    if Command::new("systemd-analyze").arg("--version").output().is_err() {
-        return;
-    }
     let page = fs::read_to_string(lorchestra_tests::built::workspace().join("docs/guides/sandbox.md")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let mut units = 0;
@@ -294,11 +292,7 @@ fn the_units_in_the_docs_are_valid() {
         units += 1;
     }
     assert_eq!(units, 2);
-    let verified = Command::new("systemd-analyze")
-        .arg("verify")
-        .args(fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()))
-        .output()
-        .unwrap();
+    let verified = systemd::verify(&lorchestra_tests::built::target(), dir.path(), false).unwrap();
     let errors = String::from_utf8_lossy(&verified.stderr);
     let ours: Vec<&str> = errors.lines().filter(|line| line.contains("lorchestra-extract")).collect();
     assert!(ours.is_empty() && verified.status.success(), "{errors}");

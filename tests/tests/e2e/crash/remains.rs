@@ -1,7 +1,8 @@
 //! Nothing survives a run: processes of its job are gone when it has ended or, if its supervisor was killed, after the next command.
 
+use lorchestra_tests::processes::{self, state_id};
 use lorchestra_tests::sandbox::copy_all;
-use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
+use lorchestra_tests::{Fixture, Running, Sandbox, eventually};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use std::fs::File;
@@ -199,13 +200,6 @@ fn stop_worker_of(running: &Running) -> u32 {
     processes::signal(worker, Signal::STOP);
     eventually("the worker is stopped", || processes::is_stopped(worker));
     worker
-}
-
-/// The id that lorchestra uses: device and inode.
-fn state_id(state: &std::path::Path) -> String {
-    use std::os::unix::fs::MetadataExt;
-    let meta = std::fs::metadata(state).expect("the state directory");
-    format!("{:x}.{:x}", meta.dev(), meta.ino())
 }
 
 /// A state directory is copied during a run, and the copy is used: in the copy the run has lost its supervisor, and in the original it

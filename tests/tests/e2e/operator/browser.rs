@@ -1,17 +1,33 @@
-//! `report` in a real browser, headless Chromium: no error on the console, something on the screen with 0 runs, 1 and many, light and dark,
-//! on a wide screen and on a phone. The pictures stay in the target directory, to be looked at. Only where `cargo xtask soak` has set
-//! Chromium up.
+//! `report` in a real browser, headless Chromium: nothing on the console, something on the screen with 0 runs, 1 and many, light and dark, on a
+//! wide screen and on a phone. The pictures stay in the target directory, to be looked at. `cargo xtask soak` has more runs
+//! (LORCHESTRA_TEST_REPORTED).
 
 use lorchestra_test_setup::chromium;
+use lorchestra_tests::browser::{Browser, Screen, Shown};
 use lorchestra_tests::{Fixture, Sandbox, built};
 use std::fs;
+use std::path::Path;
+
+const WIDE: Screen = Screen { width: 1280, height: 1600, is_phone: false, is_dark: false };
+const DARK: Screen = Screen { is_dark: true, ..WIDE };
+/// The most common width of phones.
+const PHONE: Screen = Screen { width: 390, height: 844, is_phone: true, is_dark: false };
+
+/// Width of the screen, width of the contents, smallest text in px, and the background.
+const MEASURE: &str = "(() => {
+    const texts = [...document.body.querySelectorAll('p, td, th, h1, h2, b, a')].filter(e => e.innerText.trim());
+    const sizes = texts.map(e => parseFloat(getComputedStyle(e).fontSize));
+    return [innerWidth, document.documentElement.scrollWidth, Math.min(...sizes), getComputedStyle(document.body).backgroundColor];
+})()";
+
+#[expect(clippy::disallowed_methods, reason = "the environment sets the size of a soak")]
+fn reported() -> u32 {
+    std::env::var("LORCHESTRA_TEST_REPORTED").map_or(2000, |runs| runs.parse().unwrap())
+}
 
 #[test]
 fn a_report_looks_right_in_chromium() {
-    let Some(root) = chromium::found(&built::target()) else {
-        eprintln!("NOT SHOWN: Chromium is not set up; cargo xtask soak does that");
-        return;
-    };
+    let root = chromium::ensure(&built::target()).unwrap();
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
     let pictures = built::target().join("tmp/report");
     fs::create_dir_all(&pictures).unwrap();
@@ -24,6 +40,8 @@ fn a_report_looks_right_in_chromium() {
     sandbox.lorchestra(&["run-job", "-q", "misbehave", "noop"]).exits(0);
     let one = report("one");
     // The same run again and again, over twenty days and two hundred jobs, every twentieth of them failed.
+    let count = reported();
+    let apart = 20 * 86_400_000_000_i64 / i64::from(count);
     let db = rusqlite::Connection::open(sandbox.state().join("lorchestra.db")).unwrap();
     let columns: Vec<String> = db
         .prepare("SELECT name FROM pragma_table_info('runs')")
@@ -38,13 +56,13 @@ fn a_report_looks_right_in_chromium() {
         "job" => "'job_' || (i % 200)".to_owned(),
         "state" => "CASE WHEN i % 20 = 0 THEN 'failed' ELSE t.state END".to_owned(),
         "cause" | "cause_key" => "CASE WHEN i % 20 = 0 THEN 'timeout' ELSE '' END".to_owned(),
-        "started_at" => "t.started_at - i * 17280000".to_owned(),
-        "ended_at" => "t.ended_at - i * 17280000 + i % 1000 * 1000000".to_owned(),
+        "started_at" => format!("t.started_at - i * {apart}"),
+        "ended_at" => format!("t.ended_at - i * {apart} + i % 1000 * 1000000"),
         _ => format!("t.{name}"),
     };
     let values: Vec<String> = columns.iter().map(value).collect();
     db.execute_batch(&format!(
-        "INSERT INTO runs ({}) WITH RECURSIVE series (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM series WHERE i < 100000)
+        "INSERT INTO runs ({}) WITH RECURSIVE series (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM series WHERE i < {count})
          SELECT {} FROM series CROSS JOIN (SELECT * FROM runs WHERE n = 1) t",
         columns.join(", "),
         values.join(", ")
@@ -52,22 +70,25 @@ fn a_report_looks_right_in_chromium() {
     .unwrap();
     drop(db);
     let many = report("many");
+    let mut browser = Browser::start(&chromium::headless(&root, &sandbox.path("profile")));
     let mut sizes = Vec::new();
     for (name, file) in [("none", &none), ("one", &one), ("many", &many)] {
-        for (screen, size, dark) in [("light", "1280,1600", false), ("dark", "1280,1600", true), ("phone", "500,1000", false)] {
-            let picture = pictures.join(format!("{name}-{screen}.png"));
-            let mut browser = chromium::screenshot(&root, &sandbox.path("profile"));
-            browser.arg(format!("--window-size={size}")).arg(format!("--screenshot={}", picture.display()));
-            browser.args(dark.then_some("--force-dark-mode")).arg(format!("file://{file}"));
-            let output = browser.output().unwrap();
-            let log = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(output.status.success() && !log.contains(":CONSOLE"), "{name} {screen}: {log}");
-            sizes.push((name, screen, fs::read(&picture).unwrap()));
-        }
+        let mut show = |screen_name: &str, screen: Screen| {
+            let shown = browser.show(Path::new(file), screen, MEASURE);
+            fs::write(pictures.join(format!("{name}-{screen_name}.png")), &shown.picture).unwrap();
+            assert!(shown.problems.is_empty(), "{name} {screen_name}: {:#?}", shown.problems);
+            shown
+        };
+        let [wide, dark, phone] = [("wide", WIDE), ("dark", DARK), ("phone", PHONE)].map(|(name, screen)| show(name, screen));
+        let background = |shown: &Shown| shown.value[3].as_str().unwrap().to_owned();
+        assert_ne!(background(&wide), background(&dark), "{name}");
+        assert_eq!(background(&wide), background(&phone), "{name}");
+        // Tables scroll, and the page does not: it is as wide as the screen, and its text is not scaled down.
+        let width = u64::from(PHONE.width);
+        let [screen, contents, text] = [0, 1, 2].map(|at| phone.value[at].as_f64().unwrap());
+        assert!(screen == width as f64 && contents <= screen && text >= 12.0, "{name}: {}", phone.value);
+        sizes.push(wide.picture.len());
     }
-    for pair in sizes.chunks(3) {
-        assert!(pair[0].2 != pair[1].2, "{}: dark is like light", pair[0].0);
-    }
-    assert!(sizes[0].2.len() < sizes[6].2.len(), "many runs show more than none");
+    assert!(sizes[0] < sizes[2], "many runs show more than none: {sizes:?}");
     eprintln!("pictures: {}", pictures.display());
 }

@@ -1,11 +1,14 @@
 //! `doctor` finds each seeded fault, with a cause and a fix, and finds nothing on a healthy machine.
 
+use lorchestra_tests::processes::{self, state_id};
+use lorchestra_tests::small_disk::SmallDisks;
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox, eventually};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::with(&[Fixture::Misbehave, Fixture::Kit]);
@@ -248,6 +251,37 @@ const FAULTS: &[Fault] = &[
         fix: "--cause abandoned",
     },
     Fault {
+        name: "an older copy of the store",
+        seed: |s| {
+            let [store, copy] = ["lorchestra.db", "copy.db"].map(|name| s.state().join(name));
+            sql(s, "PRAGMA wal_checkpoint(TRUNCATE)");
+            fs::copy(&store, &copy).unwrap();
+            s.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+            ["db-wal", "db-shm"].iter().for_each(|end| fs::remove_file(store.with_extension(end)).unwrap());
+            fs::rename(&copy, &store).unwrap();
+        },
+        finds: "error store: about 2 of the newest events are missing",
+        fix: "repeat the runs",
+    },
+    Fault {
+        name: "a spool of a run that has ended",
+        seed: |s| fs::create_dir_all(s.state().join("spool").join(s.runs()[0].id()).join("1")).unwrap(),
+        finds: "warning leftovers: left by runs that are over: 1 spool was removed",
+        fix: "what kills lorchestra",
+    },
+    Fault {
+        name: "more spools of runs that were never recorded than one command removes",
+        seed: |s| {
+            for n in 0..203 {
+                let spool = s.state().join(format!("spool/0193a000-0000-7000-8000-{n:012}"));
+                fs::create_dir_all(spool.join("1")).unwrap();
+                fs::write(spool.join("lock"), "").unwrap();
+            }
+        },
+        finds: "warning leftovers: 3 spools of runs that were never recorded in ",
+        fix: "doctor --fix, which removes them",
+    },
+    Fault {
         name: "a destination without its directory",
         seed: |s| s.configure(&format!("[destinations.jsonl]\ndir = \"{}\"", s.arg("nowhere"))),
         finds: "error delivery: the directory ",
@@ -313,4 +347,122 @@ fn a_low_file_limit_and_an_invalid_home_are_found() {
     );
     let relative = sandbox.lorchestra_with(&[("HOME", "here")], &["doctor", "--json"]).exits(1);
     assert!(findings(&relative)[0].0.contains("not an absolute path"), "{}", relative.shown());
+}
+
+/// Finds this with its fix, and `run-job` ends with 74 for the same reason.
+#[track_caller]
+fn cannot_record(doctor: &Ended, run_job: Ended, finds: &str, fix: &str) {
+    let found = findings(doctor);
+    let is_it = |(finding, its_fix): &(String, String)| {
+        finding.starts_with("error state: the state directory ") && finding.contains(finds) && its_fix.contains(fix)
+    };
+    assert!(found.iter().any(is_it), "{finds}: {found:#?}");
+    assert_eq!(doctor.code(), Some(1), "{}", doctor.shown());
+    run_job.exits(74);
+}
+
+#[test]
+fn a_state_directory_that_this_user_may_not_write_to_is_found() {
+    let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);
+    let run_job = || sandbox.lorchestra(&["run-job", "misbehave", "noop"]);
+    run_job().exits(0);
+    assert!(findings(&sandbox.lorchestra(&["doctor", "--json"]).exits(0)).iter().all(|(found, _)| found.starts_with(EVERYWHERE)));
+    for (name, closed, open) in [("spool", 0o500, 0o700), ("logs", 0o500, 0o700), ("lorchestra.db", 0o400, 0o600)] {
+        let path = sandbox.state().join(name);
+        mode(&path, closed);
+        let doctor = sandbox.lorchestra(&["doctor", "--json"]);
+        let shown = path.display().to_string();
+        let right = if closed == 0o500 { "rwx" } else { "rw" };
+        cannot_record(&doctor, run_job(), &format!("this user may not write to {shown}"), &format!("chmod u+{right} {shown}"));
+        mode(&path, open);
+    }
+    // It does not exist, and cannot be created.
+    let closed = sandbox.path("closed");
+    fs::create_dir(&closed).unwrap();
+    mode(&closed, 0o555);
+    sandbox.configure(&format!("state_dir = \"{}/state\"", closed.display()));
+    let doctor = sandbox.lorchestra(&["doctor", "--json"]);
+    let found = findings(&doctor);
+    let is_it = |(finding, _): &(String, String)| finding.starts_with("error state: ") && finding.contains("cannot be written");
+    assert!(found.iter().any(is_it) && doctor.code() == Some(1), "{found:#?}");
+    // Nor is there a place for the data of packages.
+    sandbox.configure(&format!("data_dir = \"{}/data\"", closed.display()));
+    let found = findings(&sandbox.lorchestra(&["doctor", "--json"]).exits(0));
+    assert!(found.iter().any(|(finding, _)| finding.starts_with("warning host: jobs cannot keep data in ")), "{found:#?}");
+    mode(&closed, 0o755);
+}
+
+#[test]
+fn a_read_only_state_directory_is_found() {
+    let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);
+    // Not so small that doctor warns of it.
+    let Some(disks) = SmallDisks::mount(&sandbox, &[(sandbox.state(), 400_000)]) else { return };
+    let run = |args: &[&str]| disks.start(&sandbox, args).wait();
+    run(&["run-job", "misbehave", "noop"]).exits(0);
+    run(&["doctor"]).exits(0);
+    disks.remount(&sandbox.state(), "ro");
+    cannot_record(&run(&["doctor", "--json"]), run(&["run-job", "misbehave", "noop"]), "is mounted read-only", "findmnt -T");
+    // The history is readable, and is examined.
+    assert!(run(&["doctor"]).out().contains("✓ store: "));
+    // One that does not exist there yet.
+    sandbox.configure(&format!("state_dir = \"{}/new\"", sandbox.state().display()));
+    cannot_record(&run(&["doctor", "--json"]), run(&["run-job", "misbehave", "noop"]), "is mounted read-only", "findmnt -T");
+}
+
+/// As after a run that was closed in a container, where its processes on the host could not be seen.
+#[test]
+fn processes_of_ended_runs_are_found_and_killed_only_with_fix() {
+    let sandbox = sandbox();
+    let run = sandbox.runs().remove(0);
+    let alive = sandbox.start(&["run-job", "misbehave", "leave_daemon", "--stay", "--marker", &sandbox.arg("alive")]);
+    eventually("the process is started", || sandbox.read("alive").ends_with('\n'));
+    let of_alive: u32 = sandbox.read("alive").trim().parse().unwrap();
+    let mut left = Command::new("sleep")
+        .arg("300")
+        .env("LORCHESTRA_RUN_ID", run.id())
+        .env("LORCHESTRA_STATE_ID", state_id(&sandbox.state()))
+        .spawn()
+        .unwrap();
+    let named = format!("{} (sleep) of run {}", left.id(), run.short());
+    for _ in 0..2 {
+        let found = findings(&sandbox.lorchestra(&["doctor", "--json"]).exits(0));
+        let expected = format!("warning leftovers: 1 process of runs that are over still runs: {named}");
+        assert!(found.contains(&(expected, "run lorchestra doctor --fix, which kills them".into())), "{found:#?}");
+        assert!(processes::is_alive(left.id()));
+    }
+    let fixed = findings(&sandbox.lorchestra(&["doctor", "--fix", "--json"]).exits(0));
+    assert!(fixed.contains(&(format!("fixed leftovers: killed 1 process: {named}"), String::new())), "{fixed:#?}");
+    assert!(!processes::is_alive(left.id()) && processes::is_alive(of_alive), "only that of the run that has ended");
+    left.wait().unwrap();
+    // A run whose supervisor is killed: recovery kills what is left of it, which is reported.
+    alive.signal(Signal::KILL);
+    drop(alive);
+    let found = findings(&sandbox.lorchestra(&["doctor", "--json"]).exits(0));
+    let was_killed = |(finding, _): &(String, String)| finding.starts_with("warning leftovers: left by runs that are over: ");
+    assert!(found.iter().any(was_killed) && !processes::is_alive(of_alive), "{found:#?}");
+    let found = findings(&sandbox.lorchestra(&["doctor", "--json"]).exits(0));
+    assert!(!found.iter().any(|(finding, _)| finding.contains("leftovers")), "{found:#?}");
+}
+
+#[test]
+fn spools_that_recovery_leaves_are_removed_with_fix() {
+    let sandbox = sandbox();
+    let many = FAULTS.iter().find(|fault| fault.name.starts_with("more spools")).unwrap();
+    (many.seed)(&sandbox);
+    let fixed = findings(&sandbox.lorchestra(&["doctor", "--fix", "--json"]).exits(0));
+    assert!(fixed.contains(&("fixed leftovers: removed 3 spools of runs that are over".into(), String::new())), "{fixed:#?}");
+    assert_eq!(fs::read_dir(sandbox.state().join("spool")).unwrap().count(), 0);
+    // One that cannot be removed: its disk is read-only.
+    let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);
+    let Some(disks) = SmallDisks::mount(&sandbox, &[(sandbox.state(), 4000)]) else { return };
+    let run = |args: &[&str]| disks.start(&sandbox, args).wait();
+    run(&["run-job", "misbehave", "noop"]).exits(0);
+    let listed = run(&["runs", "list", "--json"]).exits(0).json_lines("lorchestra.run/1");
+    fs::create_dir_all(disks.path(&sandbox.state()).join("spool").join(listed[0]["run_id"].as_str().unwrap()).join("1")).unwrap();
+    disks.remount(&sandbox.state(), "ro");
+    let found = findings(&run(&["doctor", "--fix", "--json"]));
+    let is_it = |(finding, fix): &(String, String)| {
+        finding.starts_with("warning leftovers: cannot remove the spool of run ") && fix.contains("findmnt -T")
+    };
+    assert!(found.iter().any(is_it), "{found:#?}");
 }

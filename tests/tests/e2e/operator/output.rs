@@ -4,7 +4,8 @@ use lorchestra_tests::terminal::Terminal;
 use lorchestra_tests::{Fixture, Sandbox, eventually, parquet};
 use serde_json::Value;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+use std::process::Command;
 
 fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave, Fixture::Kit])
@@ -85,6 +86,62 @@ fn a_report_is_one_page_that_loads_nothing() {
     for outside in ["http://", "https://", "<script", "private-name", "the answer"] {
         assert!(!page.contains(outside), "{outside}: {page}");
     }
+}
+
+/// `-o` replaces a regular file only: links stay, and devices, FIFOs and standard output are written to.
+#[test]
+fn an_output_file_may_be_a_link_a_fifo_a_device_or_standard_output() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "3"]).exits(0);
+    let commands: [(&[&str], &str); 5] = [
+        (&["report"], "</html>"),
+        (&["metrics"], "lorchestra_build_info"),
+        (&["events", "export", "--format", "csv"], "job.completed"),
+        (&["events", "export", "--format", "jsonl"], "job.completed"),
+        (&["events", "export", "--format", "parquet"], "PAR1"),
+    ];
+    for (n, (args, part)) in commands.into_iter().enumerate() {
+        let path = |name: &str| sandbox.path(&format!("{n}-{name}"));
+        let write = |name: &str| {
+            let to = path(name).display().to_string();
+            sandbox.lorchestra(&[args, &["-o", &to]].concat()).exits(0)
+        };
+        let has = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(part);
+        let is_link = |name: &str| fs::symlink_metadata(path(name)).unwrap().is_symlink();
+        // Links, never the machine's own /dev: a mistake would replace what they lead to.
+        for (name, to) in [("link", "target"), ("null", "/dev/null"), ("stdout", "/proc/self/fd/1")] {
+            let to = if to == "target" { path(to) } else { to.into() };
+            symlink(to, path(name)).unwrap();
+        }
+        for text in [None, Some("old")] {
+            text.iter().for_each(|text| fs::write(path("target"), text).unwrap());
+            write("link");
+            assert!(is_link("link") && has(&fs::read(path("target")).unwrap()), "{args:?}, over {text:?}");
+        }
+        let nothing = write("null");
+        assert!(is_link("null") && nothing.out().is_empty(), "{args:?}: {}", nothing.shown());
+        if part != "PAR1" {
+            let shown = write("stdout");
+            assert!(is_link("stdout") && has(shown.out().as_bytes()), "{args:?}: {}", shown.shown());
+            assert!(!shown.out().contains('✓'), "only the data: {}", shown.shown());
+        }
+        let fifo = path("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let reader = std::thread::spawn({
+            let fifo = fifo.clone();
+            move || fs::read(fifo).unwrap()
+        });
+        write("fifo");
+        assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo(), "{args:?}");
+        assert!(has(&reader.join().unwrap()), "{args:?}");
+        let directory = sandbox.lorchestra(&[args, &["-o", &sandbox.arg("home")]].concat()).exits(74);
+        assert!(directory.err().contains("directory"), "{}", directory.shown());
+    }
+    let left = fs::read_dir(sandbox.root()).unwrap().filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with('.')
+    });
+    assert_eq!(left.count(), 0, "no temporary file");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `schedule print` and `schedule list`: what is printed is accepted by systemd and by Kubernetes' schemas, is in the docs, and is found
 //! again when it is installed.
 
+use lorchestra_test_setup::systemd;
 use lorchestra_tests::{Fixture, Sandbox};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,26 +20,18 @@ fn print(sandbox: &Sandbox, target: &[&str]) -> String {
     sandbox.lorchestra(&args).exits(0).out().to_owned()
 }
 
-/// Checks units as systemd does, of the system manager or of a user's.
-fn verify(dir: &Path, scope: &[&str]) {
-    let mut command = Command::new("systemd-analyze");
-    command.arg("verify").args(scope).env("XDG_RUNTIME_DIR", dir).env("HOME", dir);
-    let units = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    command.args(units.filter(|path| path.is_file() && !path.to_string_lossy().contains('@')));
-    match command.output() {
-        Ok(verified) => {
-            let stderr = String::from_utf8_lossy(&verified.stderr);
-            let ours: Vec<&str> = stderr.lines().filter(|line| line.contains("lorchestra")).collect();
-            assert!(ours.is_empty() && verified.status.success(), "{stderr}");
-        }
-        Err(error) => eprintln!("skipped: systemd-analyze: {error}"),
-    }
+/// Checks the units of a directory as systemd does.
+fn verify(dir: &Path, of_user: bool) -> Result<(), String> {
+    let verified = systemd::verify(&lorchestra_tests::built::target(), dir, of_user).unwrap();
+    let stderr = String::from_utf8_lossy(&verified.stderr).into_owned();
+    let mut ours = stderr.lines().filter(|line| line.contains("lorchestra-") && !line.starts_with("Suspicious symlink"));
+    if ours.next().is_none() && verified.status.success() { Ok(()) } else { Err(stderr) }
 }
 
 #[test]
 fn systemd_accepts_the_units() {
     let sandbox = sandbox();
-    for (dir, flags, scope) in [("user", &["--systemd"][..], &["--user"][..]), ("system", &["--systemd", "--system"], &[])] {
+    for (dir, flags, of_user) in [("user", &["--systemd"][..], true), ("system", &["--systemd", "--system"], false)] {
         let dir = sandbox.arg(dir);
         let args = [&PRINT, flags, &["--dir", &dir], &FLAGS].concat();
         let written = sandbox.lorchestra(&args).exits(0);
@@ -50,11 +43,21 @@ fn systemd_accepts_the_units() {
         }
         let timer = fs::read_to_string(format!("{dir}/lorchestra-ingester-extract_gmail.timer")).unwrap();
         assert!(timer.contains("\nPersistent=yes\n") && timer.contains("\nOnCalendar=*-*-* 03:15:00\n"), "{timer}");
-        verify(Path::new(&dir), scope);
+        verify(Path::new(&dir), of_user).unwrap();
         // The same again changes nothing; other files are not overwritten.
         sandbox.lorchestra(&args).exits(0);
         let other = sandbox.lorchestra(&[&PRINT, flags, &["--dir", &dir, "--at", "hourly"], &FLAGS[..]].concat()).exits(1);
         assert!(other.err().contains("exists and differs"), "{}", other.shown());
+        // Nor one that is not text, or not a file.
+        let timer = Path::new(&dir).join("lorchestra-ingester-extract_gmail.timer");
+        fs::write(&timer, b"\xff\xfe not UTF-8").unwrap();
+        verify(Path::new(&dir), of_user).unwrap_err();
+        let binary = sandbox.lorchestra(&args).exits(1);
+        assert!(binary.err().contains("exists and differs"), "{}", binary.shown());
+        assert_eq!(fs::read(&timer).unwrap(), b"\xff\xfe not UTF-8");
+        fs::remove_file(&timer).unwrap();
+        fs::create_dir(&timer).unwrap();
+        sandbox.lorchestra(&args).exits(74);
     }
 }
 

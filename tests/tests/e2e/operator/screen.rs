@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use unicode_width::UnicodeWidthStr;
 
 /// Commands that only read, and whether their tables fit the terminal.
-const READING: [(&[&str], bool); 16] = [
+const READING: [(&[&str], bool); 18] = [
     (&["status"], true),
     (&["runs", "list"], true),
     (&["runs", "show", "last"], false),
@@ -29,6 +29,8 @@ const READING: [(&[&str], bool); 16] = [
     (&["config", "show"], false),
     (&["doctor"], false),
     (&["metrics"], false),
+    (&["report"], false),
+    (&["schedule", "print", "misbehave/noop", "--cron"], false),
 ];
 
 /// Those whose tables also fit 40 columns, with whole names.
@@ -133,8 +135,9 @@ fn screens_fit_and_respect_the_terminal() {
         }
         if !["metrics", "doctor"].contains(&args[0]) {
             let [c, utf8] = ["C", "C.UTF-8"].map(|locale| shown(&sandbox, 80, &[("LC_ALL", locale), ("NO_COLOR", "1")], args));
-            let age = Regex::new(r"\b\d+(\.\d+)?s\b").unwrap();
-            assert_eq!(age.replace_all(&c, "N"), age.replace_all(&utf8, "N"), "{args:?}");
+            // Ages, and the time of a report.
+            let time = Regex::new(r"\b\d+(\.\d+)?s\b|\b\d{4}-\d\d-\d\dT[\d:]+Z").unwrap();
+            assert_eq!(time.replace_all(&c, "N"), time.replace_all(&utf8, "N"), "{args:?}");
         }
     }
     assert!(coloured >= 4, "{coloured} screens have colour");

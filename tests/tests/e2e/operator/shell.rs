@@ -1,6 +1,8 @@
 //! Completions of the installed packages and jobs, man pages, and the version as JSON.
 
 use lorchestra_tests::{Fixture, Running, Sandbox};
+use std::path::Path;
+use std::process::Command;
 
 fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave, Fixture::Kit])
@@ -49,5 +51,15 @@ fn scripts_man_pages_and_the_version_are_printed() {
     assert!(sandbox.read("man1/lorchestra-runs-list.1").contains("\\-\\-state"));
     let version = sandbox.lorchestra(&["--version", "--json"]).exits(0).json("lorchestra.version/1");
     assert_eq!((&version["version"], &version["abi_revision"]), (&"0.1.0".into(), &1.into()));
+    // The commit of the sources, or none if they are not in a repository. It may have advanced since the build.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    match version["revision"].as_str() {
+        None => assert!(!root.join(".git").exists() && version["revision"].is_null(), "{version}"),
+        Some(revision) => {
+            let known =
+                Command::new("git").arg("-C").arg(root).args(["cat-file", "-e", &format!("{revision}^{{commit}}")]).status();
+            assert!(revision.len() >= 40 && known.is_ok_and(|known| known.success()), "{version}");
+        }
+    }
     assert_eq!(sandbox.lorchestra(&["--version"]).exits(0).out(), "lorchestra 0.1.0\n");
 }
