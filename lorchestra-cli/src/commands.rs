@@ -10,6 +10,7 @@ mod events;
 mod export;
 mod fleet;
 mod jobs;
+mod known;
 mod lane;
 mod metrics;
 pub(crate) mod new;

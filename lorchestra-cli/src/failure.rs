@@ -156,10 +156,13 @@ impl CommandError {
                     failure = failure.hint(format!("for a job: lorchestra jobs show {package}"));
                 }
                 if job.is_some() {
-                    if let Ok(package) = catalog.find(package) {
-                        failure = failure.hint(format!("looked in {}", path_text(&package.path)));
-                    }
-                    return failure.hint(format!("lorchestra jobs list {package}"));
+                    return match catalog.find(package) {
+                        Ok(found) => failure
+                            .hint(format!("looked in {}", path_text(&found.path)))
+                            .hint(format!("lorchestra jobs list {package}")),
+                        // Known only from its runs.
+                        Err(_) => failure.hint(format!("lorchestra status {package}")),
+                    };
                 }
                 match catalog.problems.as_slice() {
                     [] => {}

@@ -10,6 +10,7 @@ mod args;
 mod argv;
 mod bar;
 mod bigquery;
+mod cells;
 // Of the build script, for its tests.
 #[cfg(test)]
 #[path = "../build/checkout.rs"]

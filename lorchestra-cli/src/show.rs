@@ -41,15 +41,6 @@ pub(crate) fn age(now: i64, then: i64) -> String {
     }
 }
 
-/// Shortens a text to this many columns, counting each character as one.
-pub(crate) fn fitted(text: &str, columns: usize) -> String {
-    if text.chars().count() <= columns {
-        return text.to_owned();
-    }
-    let start: String = text.chars().take(columns.saturating_sub(1)).collect();
-    format!("{}…", start.trim_end())
-}
-
 /// Formats a parameter as a flag: `--since <TIME>`, `--[no-]dry`.
 pub(crate) fn flag(param: &ParamManifest) -> String {
     match param.kind {
@@ -146,34 +137,6 @@ pub(crate) fn flowing(text: &str) -> String {
     out
 }
 
-/// Wraps each line of a text at spaces to this many columns, and indents what follows in it by `indent`. `None`: no limit. A word that is
-/// longer than a line stays whole.
-pub(crate) fn wrapped(text: &str, width: Option<usize>, indent: usize) -> String {
-    let Some(width) = width else { return text.to_owned() };
-    let width = width.max(indent + 20);
-    let mut out = Vec::new();
-    for mut rest in text.split('\n') {
-        let blanks = rest.chars().take_while(|c| *c == ' ').count();
-        let mut line = String::new();
-        while line.chars().count() + rest.chars().count() > width {
-            let room = width - line.chars().count();
-            let end = rest.char_indices().nth(room).map_or(rest.len(), |(at, _)| at);
-            let start = if line.is_empty() { blanks } else { 0 };
-            // A line may end right before a space.
-            let fits = &rest[..if rest[end..].starts_with(' ') { end + 1 } else { end }];
-            let last = fits.rfind(' ').filter(|at| *at > start);
-            let Some(cut) = last.or_else(|| rest[end..].find(' ').map(|at| at + end)) else { break };
-            line.push_str(&rest[..cut]);
-            out.push(std::mem::take(&mut line));
-            line = " ".repeat(indent.max(if indent == 0 { blanks } else { 0 }));
-            rest = rest[cut..].trim_start();
-        }
-        line.push_str(rest);
-        out.push(line);
-    }
-    out.join("\n")
-}
-
 /// `1 job`, `2 jobs`.
 pub(crate) fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
@@ -201,17 +164,6 @@ pub(crate) fn job_names(package: &Package) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn long_lines_are_wrapped_at_spaces() {
-        let text = "  --flag  one two three four five six seven\nshort\n\na-word-that-is-longer-than-any-line-of-this-terminal b";
-        let expected = "  --flag  one two three four\n          five six seven\nshort\n\na-word-that-is-longer-than-any-line-of-this-terminal\n          b";
-        assert_eq!(wrapped(text, Some(30), 10), expected);
-        assert_eq!(wrapped(text, None, 10), text);
-        let umlauts = "ü".repeat(28) + " ü ü";
-        assert_eq!(wrapped(&umlauts, Some(30), 0), format!("{} ü\nü", "ü".repeat(28)));
-        assert_eq!(wrapped(&umlauts, Some(29), 0), format!("{}\nü ü", "ü".repeat(28)));
-    }
 
     #[test]
     fn paragraphs_are_wrapped_and_the_rest_is_unchanged() {

@@ -195,6 +195,7 @@ pub(crate) struct JobStatus {
     pub(crate) last_success: Option<RunSummary>,
     pub(crate) last_success_age_s: Option<i64>,
     pub(crate) last: Option<RunSummary>,
+    /// The oldest run that is running.
     pub(crate) running: Option<RunSummary>,
     /// The newest failed or refused run after the last success.
     pub(crate) failure: Option<RunSummary>,
@@ -204,13 +205,24 @@ pub(crate) struct JobStatus {
     pub(crate) usual_ms: Option<u64>,
     /// Where the next `--since last` starts.
     pub(crate) next_since: Option<String>,
+    /// For each destination, the job's events that it has not received; empty with `--from bigquery`.
+    pub(crate) pending: Vec<JobPending>,
+}
+
+/// Events of a job that a destination has not received.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct JobPending {
+    pub(crate) destination: String,
+    pub(crate) pending: u64,
+    /// Whether there may be more: counting stopped at 10000 events of all jobs.
+    pub(crate) is_minimum: bool,
 }
 
 /// Events that a destination has not received.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct PendingEvents {
     pub(crate) destination: String,
-    /// Counted up to a limit.
+    /// 10001 if there are more than 10000.
     pub(crate) pending: u64,
 }
 

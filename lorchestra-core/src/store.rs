@@ -34,7 +34,9 @@ pub use claimed::{ClaimHolder, Claimed};
 pub use event::{Event, EventFilter, Portion, Undelivered};
 pub use health::{JobHealth, MAX_FAILURES};
 pub use history::{RunKey, RunQuery, short_id};
-pub use outbox::{Backlog, Batch, COUNTED, Circuit, NewBatch, OutRow, Outbox, Row, RowDisposition, Stream, Suspect, Was};
+pub use outbox::{
+    Backlog, Batch, COUNTED, Circuit, NewBatch, OutRow, Outbox, PendingJobs, Row, RowDisposition, Stream, Suspect, Was,
+};
 pub use own::{EarlierAttempt, JobProgress, ListedArtifact, OwnType, Started, Terminal};
 pub use points::RunPoint;
 pub use refusal::{Refusal, Refused};

@@ -266,6 +266,7 @@ fn normalized(text: &str) -> String {
     for (pattern, by) in [
         (r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "ID"),
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
+        (r"\b\d\d-\d\d \d\d:\d\d\b", "TIME"),
         (r"(?m)^[0-9a-f]{8}( +)\S+( +(completed|failed|running))", "ID AGE$2"),
         (r"\b(run|show|logs|stop|group|resume) [0-9a-f]{8}\b", "$1 ID"),
         (r"\b\d+(\.\d+)? ?(s|ms|min|m\d\ds|MB|MiB|kB|KiB)\b", "SIZE"),

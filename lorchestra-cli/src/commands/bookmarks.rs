@@ -1,6 +1,8 @@
 //! `bookmarks show`, `set`, `reset`; and the bookmark that a run uses.
 
+use super::known::require_known;
 use super::{find_job, history, open_and_recover, second_store};
+use crate::cells;
 use crate::complete;
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -13,7 +15,7 @@ use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use clap_complete::engine::ArgValueCompleter;
 use lorchestra_core::host::state::StateDir;
-use lorchestra_core::packages::catalog::{Catalog, Lookup};
+use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::plan::{self, last};
 pub(super) use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::store::{Bookmark, Store};
@@ -152,8 +154,8 @@ fn list(
         Some(store) => store.bookmarks(package, job)?,
         None => Vec::new(),
     };
-    if bookmarks.is_empty() {
-        is_known(store, wanted, settings)?;
+    if let Some(package) = package.filter(|_| bookmarks.is_empty()) {
+        require_known(package, job, settings, store)?;
     }
     bookmarks.retain(|bookmark| account.is_none_or(|account| bookmark.account.as_deref().unwrap_or_default() == account));
     if as_json {
@@ -187,41 +189,21 @@ fn list(
         .iter()
         .map(|b| (format!("{}/{}", b.package, b.job), b.account.as_deref().map_or_else(|| "-".to_owned(), show::account)))
         .collect();
-    let width = |of: fn(&(String, String)) -> &String| columns.iter().map(|row| of(row).chars().count()).max().unwrap_or(0);
-    let (names, accounts) = (width(|row| &row.0), width(|row| &row.1));
+    let names = cells::widest(columns.iter().map(|(name, _)| name.as_str()));
+    let accounts = cells::widest(columns.iter().map(|(_, account)| account.as_str()));
     for (bookmark, (name, account)) in bookmarks.iter().zip(&columns) {
         let by = match &bookmark.run_id {
             Some(run) => format!("by run {}", lorchestra_core::store::short_id(run)),
             None => "manually".to_owned(),
         };
         let (at, moved_at) = (exactly(bookmark.at), show::time(bookmark.moved_at));
-        let line = format!("{name:names$}  {account:accounts$}  {at}  set {moved_at} {by}");
+        let whose = format!("{}  {}", cells::padded(name, names), cells::padded(account, accounts));
+        let line = format!("{whose}  {at}  set {moved_at} {by}");
         // `runs show` has the time.
-        let is_wide = printer.width().is_some_and(|width| line.chars().count() > width);
-        printer.line(if is_wide { format!("{name:names$}  {account:accounts$}  {at}  {by}") } else { line });
+        let is_wide = printer.width().is_some_and(|width| cells::width(&line) > width);
+        printer.line(if is_wide { format!("{whose}  {at}  {by}") } else { line });
     }
     Ok(Code::Success)
-}
-
-/// Fails for an unknown package or job without bookmarks, since a misspelt name must not look like a job without one. A package that has
-/// been removed is known from its runs.
-fn is_known(store: Option<&Store>, wanted: BookmarkFilter<'_>, settings: &Settings) -> Result<(), CommandError> {
-    let Some(package) = wanted.package else { return Ok(()) };
-    let catalog = Catalog::scan(&settings.plugin_dirs);
-    let (job, unknown) = match (catalog.find(package), wanted.job) {
-        (Err(unknown @ Lookup::Unknown { .. }), _) => (None, unknown),
-        (Ok(_), Some(job)) => match catalog.find_job(package, job) {
-            Err(unknown @ Lookup::Unknown { .. }) => (Some(job), unknown),
-            _ => return Ok(()),
-        },
-        _ => return Ok(()),
-    };
-    // For a removed package, the other names cannot be checked.
-    let remembered = match store {
-        Some(store) => store.has_run_of(package, job)? || !store.bookmarks(Some(package), job)?.is_empty(),
-        None => false,
-    };
-    if remembered { Ok(()) } else { Err(CommandError::lookup(&catalog, package, job, &unknown)) }
 }
 
 fn set(

@@ -1,5 +1,6 @@
 //! `jobs list` and `jobs show`: the contents of the libraries, without running any of their code.
 
+use crate::cells;
 use crate::complete;
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -103,13 +104,13 @@ fn list(catalog: &Catalog, names: bool, printer: &mut Printer) -> Code {
 fn job_lines(package: &Package, width: Option<usize>, printer: &mut Printer) {
     let jobs = show::jobs(package);
     let manifest = width.and_then(|_| package.manifest().ok());
-    let longest = jobs.iter().map(|job| job.chars().count()).max().unwrap_or(0);
+    let longest = cells::widest(jobs.iter().map(String::as_str));
     for job in jobs {
         let name = job.split(' ').next().unwrap_or_default();
         let summary = manifest.as_ref().and_then(|manifest| Some(one_line(manifest.job(name)?.summary())));
         match (summary.filter(|summary| !summary.is_empty()), width) {
             (Some(summary), Some(width)) => {
-                printer.line(show::fitted(&format!("  {job:longest$}  {summary}"), width.max(longest + 4)));
+                printer.line(cells::fitted(&format!("  {}  {summary}", cells::padded(&job, longest)), width.max(longest + 4)));
             }
             _ => printer.line(format_args!("  {job}")),
         }
@@ -187,14 +188,14 @@ fn show(
     printer.line(format_args!("{package_name}/{job_name}"));
     printer.line(format_args!("Location: {} ({}:{})", printable(&path), one_line(&job.file), job.line));
     let width = printer.width();
-    printer.line(show::wrapped(&format!("Signature: {}", text::signature(&job.signature)), width, 11));
+    printer.line(cells::wrapped(&format!("Signature: {}", text::signature(&job.signature)), width, 11));
     for note in show::source_notes(&job) {
         printer.line(note);
     }
     if !job.docs.is_empty() {
         printer.line("");
         let docs = printable(&job.docs);
-        printer.line(if width.is_some() { show::wrapped(&show::flowing(&docs), width, 0) } else { docs });
+        printer.line(if width.is_some() { cells::wrapped(&show::flowing(&docs), width, 0) } else { docs });
     }
     if !job.params.is_empty() {
         printer.line("");
@@ -203,7 +204,7 @@ fn show(
         for param in &job.params {
             let help = show::param_help(param).replace('\n', &format!("\n{:indent$}", "", indent = longest + 4));
             let text = format!("  {:longest$}  {help}", show::flag(param));
-            printer.line(show::wrapped(text.trim_end(), width, longest + 4));
+            printer.line(cells::wrapped(text.trim_end(), width, longest + 4));
         }
     }
     Ok(Code::Success)

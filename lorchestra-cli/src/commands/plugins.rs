@@ -5,6 +5,7 @@ mod check;
 mod install;
 mod lock;
 
+use crate::cells;
 use crate::commands::jobs;
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -120,10 +121,10 @@ fn list(settings: &Settings, as_json: bool, printer: &mut Printer) -> Result<Cod
         }
         let here: Vec<_> = entries.iter().filter(|(path, _)| path.parent() == Some(&dir.path)).collect();
         let name = |path: &Path| path.file_name().map(|name| path_text(Path::new(name))).unwrap_or_default();
-        let width = here.iter().map(|(path, _)| name(path).chars().count()).max().unwrap_or(0);
+        let width = here.iter().map(|(path, _)| cells::width(&name(path))).max().unwrap_or(0);
         for (path, entry) in here {
             let mut text = entry_text(entry, lock.as_ref()).into_iter();
-            printer.line(format_args!("  {:width$}  {}", name(path), text.next().unwrap_or_default()));
+            printer.line(format_args!("  {}  {}", cells::padded(&name(path), width), text.next().unwrap_or_default()));
             for line in text {
                 printer.line(format_args!("  {:width$}  {line}", ""));
             }

@@ -1,9 +1,12 @@
 //! `status`: shows each job and account with its last success, later failures and usual duration. Exits with 1 if a job is
 //! failing or stale. Which jobs are expected, and at which interval, is in `config.toml` (`expect_every`).
 
+mod table;
+
 use super::fleet::{Fleet, From, RunSource};
 use super::history;
-use super::runs::why;
+use super::known::require_known;
+use crate::cells;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::Notices;
@@ -16,21 +19,22 @@ use anstyle::Style;
 use clap::Args;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::store::bookmark::Key;
-use lorchestra_core::store::{COUNTED, JobHealth, Run, RunQuery, Store, short_id};
-use lorchestra_core::text::{self, escaped, path_text};
+use lorchestra_core::store::{COUNTED, JobHealth, PendingJobs, Run, RunQuery, Store, short_id};
+use lorchestra_core::text::{escaped, path_text};
 use std::time::Duration;
 
-/// Indentation of the second line of a job, in columns.
-const INDENT: usize = 10;
-/// Width of the name and account together if the line is not limited, in columns.
-const WIDE: usize = 120;
+/// Maximum number of jobs to name in the last line.
+const NAMED: usize = 3;
 
 pub(super) const RULE: &str = "\
 A job is failing if a run failed or was refused after its last success. It is stale if its last success is older than expect_every in \
-config.toml plus a tenth, or than --stale.
+config.toml plus a tenth, or than --stale. A job that such a limit applies to and that never succeeded is stale if no run of it is running, \
+or one has been running for longer than the limit.
 
-SUCCESS is the age of the last success, FAILS the number of failures since then, TOOK the duration of the last run, and USUAL the median \
-duration of successful runs.";
+SUCCESS is the age of the last success, TOOK the duration of the last run, and USUAL the median duration of successful runs. PENDING is the \
+number of the job's events that a destination has not received yet (10+ means 10 or more: counting stops after 10000 events of all jobs). \
+NEXT FROM is where the next --since last starts, in UTC: a time, or a date if it is more than 300 days away. Columns without any value are \
+left out.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Status {
@@ -86,8 +90,21 @@ pub(super) struct Judged {
     pub(super) health: JobHealth,
     pub(super) word: Word,
     pub(super) expected_every: Option<Duration>,
+    /// The longest time without a success, of either kind, with its tolerance.
+    limit: Option<Duration>,
     /// Where the next window starts.
     pub(super) bookmark: Option<i64>,
+    /// Its events that a destination has not received; empty unless they were counted.
+    pending: Vec<PendingCount>,
+}
+
+/// The events of a job that one destination has not received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct PendingCount {
+    destination: String,
+    events: u64,
+    /// Whether there may be more.
+    is_minimum: bool,
 }
 
 pub(super) fn run(
@@ -99,33 +116,43 @@ pub(super) fn run(
     let fleet = if command.from.from == RunSource::Bigquery { Some(Fleet::read(None, settings)?) } else { None };
     let own = if fleet.is_none() { history(settings, notices, printer)? } else { None };
     let store = fleet.as_ref().map(|fleet| &fleet.history).or(own.as_ref()).map(|(_, store)| store);
-    let jobs = judged(command.job.as_deref(), command.stale, settings, store)?;
-    let pending: Vec<([&str; 2], u64)> = match store.filter(|_| fleet.is_none()) {
-        Some(store) => settings
-            .destinations
-            .iter()
-            .map(|to| Ok(([to.name(), to.label()], store.pending(to.name())?)))
-            .collect::<Result<_, CommandError>>()?,
+    let mut jobs = judged(command.job.as_deref(), command.stale, settings, store)?;
+    if let Some(name) = command.job.as_deref().filter(|_| jobs.is_empty()) {
+        let (package, job) = split(name);
+        require_known(package, job, settings, store).map_err(|failure| match fleet {
+            Some(_) => failure.hint("--from bigquery reads the runs of the last 30 days"),
+            None => failure,
+        })?;
+    }
+    let pending = match store.filter(|_| fleet.is_none()) {
+        Some(store) => count_pending(&mut jobs, settings, store)?,
         None => Vec::new(),
     };
-    let bad = jobs.iter().filter(|job| matches!(job.word, Word::Failing | Word::Stale)).count();
+    let bad: Vec<&Judged> = jobs.iter().filter(|job| matches!(job.word, Word::Failing | Word::Stale)).collect();
     if command.json {
         let pending = pending.iter().map(|([name, _], n)| wire::PendingEvents { destination: (*name).to_owned(), pending: *n });
         printer.json(&wire::StatusObject {
             schema: "lorchestra.status/1",
-            healthy: bad == 0,
+            healthy: bad.is_empty(),
             jobs: jobs.iter().map(object).collect(),
             delivery: pending.collect(),
         });
     } else {
-        table(&jobs, printer);
+        table::print(&jobs, printer);
+        let of = if command.job.is_some() { " (of all jobs)" } else { "" };
         for ([_, to], n) in pending.iter().filter(|(_, n)| *n > 0) {
             let more = if *n > COUNTED { "more than " } else { "" };
-            printer.line(format_args!("Delivery: {more}{} events pending to {to}", (*n).min(COUNTED)));
+            let text = format!("Delivery: {more}{} events pending to {to}{of}", (*n).min(COUNTED));
+            cells::folded(&text, printer.width().unwrap_or(usize::MAX)).iter().for_each(|line| printer.line(line));
         }
         if jobs.is_empty() {
+            let what = command.job.as_ref().map_or_else(|| "No job".to_owned(), |name| escaped(name));
+            let has = if command.job.is_some() { "has not run" } else { "has run" };
             let state = path_text(&settings.state_dir);
-            printer.note(format_args!("No job has run yet (state directory {state}, {}).", settings.user()));
+            printer.note(match fleet {
+                Some(_) => format!("{what} {has} in the last 30 days, as far as the events table shows."),
+                None => format!("{what} {has} yet (state directory {state}, {}).", settings.user()),
+            });
         }
     }
     if command.notify {
@@ -134,11 +161,60 @@ pub(super) fn run(
             notices.add_stale([&health.package, &health.job], health.account.as_deref(), last.as_deref());
         }
     }
-    if bad > 0 {
+    if !bad.is_empty() {
         let need = if jobs.len() == 1 { "needs" } else { "need" };
-        printer.note(format_args!("{bad} of {} {need} attention.", show::counted(jobs.len(), "job")));
+        let jobs = show::counted(jobs.len(), "job");
+        // The table may have scrolled away, so it names as many as fit.
+        let text = |named: usize| {
+            let mut names: Vec<String> = bad.iter().take(named).map(|job| table::name(job)).collect();
+            if bad.len() > named {
+                names.push(format!("{} more", bad.len() - named));
+            }
+            let names = if named == 0 { String::new() } else { format!(": {}", names.join(", ")) };
+            format!("{} of {jobs} {need} attention{names}.", bad.len())
+        };
+        let fits = |text: &String| printer.width().is_none_or(|width| cells::width(text) <= width);
+        printer.note((1..=NAMED).rev().map(text).find(fits).unwrap_or_else(|| text(0)));
     }
-    Ok(if bad == 0 { Code::Success } else { Code::Failed })
+    Ok(if bad.is_empty() { Code::Success } else { Code::Failed })
+}
+
+/// Adds the pending events of each job, and returns those of each destination: its name, its label, their number.
+fn count_pending<'a>(
+    jobs: &mut [Judged],
+    settings: &'a Settings,
+    store: &Store,
+) -> Result<Vec<([&'a str; 2], u64)>, CommandError> {
+    let mut totals = Vec::new();
+    for to in &settings.destinations {
+        let counted = store.pending_jobs(to.name())?;
+        for job in jobs.iter_mut() {
+            let events = pending_of(&job.health, to.name(), &counted, store)?;
+            job.pending.push(PendingCount {
+                destination: to.name().to_owned(),
+                events: events.min(COUNTED),
+                is_minimum: counted.is_cut,
+            });
+        }
+        totals.push(([to.name(), to.label()], counted.total));
+    }
+    Ok(totals)
+}
+
+/// Returns the number of events of a job that are known to be pending. If counting stopped before its first event, its latest run shows
+/// whether there are any: one more search for each job, however many events are pending.
+fn pending_of(health: &JobHealth, to: &str, counted: &PendingJobs, store: &Store) -> Result<u64, CommandError> {
+    let events = counted.of(&health.package, &health.job, health.account.as_deref());
+    if events > 0 || !counted.is_cut {
+        return Ok(events);
+    }
+    let runs = [&health.last, &health.running].into_iter().flatten();
+    runs.map(|run| Ok(store.unsent_of(to, &run.run_id)?)).sum()
+}
+
+/// Returns package and job of `PACKAGE` or `PACKAGE/JOB`.
+fn split(name: &str) -> (&str, Option<&str>) {
+    name.split_once('/').map_or((name, None), |(package, job)| (package, Some(job)))
 }
 
 /// Returns all jobs.
@@ -152,11 +228,10 @@ fn judged(
     settings: &Settings,
     store: Option<&Store>,
 ) -> Result<Vec<Judged>, CommandError> {
-    let (package, job) = match only.map(|name| name.split_once('/').ok_or(name)) {
-        None => (None, None),
-        Some(Ok((package, job))) => (Some(package.to_owned()), Some(job.to_owned())),
-        Some(Err(package)) => (Some(package.to_owned()), None),
-    };
+    let (package, job) = only.map_or((None, None), |name| {
+        let (package, job) = split(name);
+        (Some(package.to_owned()), job.map(str::to_owned))
+    });
     let mut known = match store {
         Some(store) => store.health(&RunQuery { package: package.clone(), job: job.clone(), ..RunQuery::default() })?,
         None => Vec::new(),
@@ -180,75 +255,25 @@ fn judged(
             let bookmark = store.map(|store| store.bookmark(key)).transpose()?.flatten().map(|bookmark| bookmark.at);
             // A tolerance of a tenth, because run times vary.
             let limit = expected_every.map(|every| every + every / 10).or(stale);
-            Ok(Judged { word: word(&health, limit, now), health, expected_every, bookmark })
+            Ok(Judged { word: word(&health, limit, now), health, expected_every, limit, bookmark, pending: Vec::new() })
         })
         .collect()
 }
 
 fn word(health: &JobHealth, limit: Option<Duration>, now: i64) -> Word {
-    let is_old = |success: &Run| {
-        let age = Duration::from_micros(u64::try_from(now - success.ended_at.unwrap_or(success.started_at)).unwrap_or(0));
+    let is_over = |since: i64| {
+        let age = Duration::from_micros(u64::try_from(now - since).unwrap_or(0));
         limit.is_some_and(|limit| age > limit)
     };
     match (&health.last_success, &health.failure, &health.running) {
         (_, Some(_), _) => Word::Failing,
-        (Some(success), ..) if is_old(success) => Word::Stale,
+        (Some(success), ..) if is_over(success.ended_at.unwrap_or(success.started_at)) => Word::Stale,
+        // A job that hangs in its first run has no success that could become too old.
+        (None, None, Some(run)) if is_over(run.started_at) => Word::Stale,
         (_, None, Some(_)) => Word::Running,
         (None, None, None) if limit.is_some() => Word::Stale,
         (Some(_), None, None) => Word::Ok,
         (None, None, None) => Word::Idle,
-    }
-}
-
-fn table(jobs: &[Judged], printer: &mut Printer) {
-    if jobs.is_empty() {
-        return;
-    }
-    let names: Vec<String> = jobs.iter().map(|job| format!("{}/{}", job.health.package, job.health.job)).collect();
-    let longest = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(3);
-    let has_account = jobs.iter().any(|job| job.health.account.is_some());
-    let column = |name: &str, account: &str| {
-        if has_account { format!("{name:longest$}  {account}") } else { format!("{name:longest$}") }
-    };
-    let whats: Vec<String> = jobs
-        .iter()
-        .zip(&names)
-        .map(|(job, name)| {
-            let account = job.health.account.as_deref().map(|account| escaped(&text::one_line(account))).unwrap_or_default();
-            column(name, &account)
-        })
-        .collect();
-    // STATUS, SUCCESS, FAILS, TOOK and USUAL.
-    let room = printer.width().unwrap_or(WIDE).saturating_sub(INDENT + 9 + 7 + 9 + 9);
-    let width =
-        whats.iter().map(|what| what.chars().count()).max().unwrap_or(0).max(column("JOB", "ACCOUNT").chars().count()).min(room);
-    let line = |status: &str, what: &str, [success, fails, took, usual]: [&str; 4]| {
-        format!("{status:<8}  {:width$}  {success:>7}  {fails:>5}  {took:>7}  {usual:>7}", show::fitted(what, width))
-    };
-    printer.line(line("STATUS", &column("JOB", "ACCOUNT"), ["SUCCESS", "FAILS", "TOOK", "USUAL"]).trim_end());
-    let now = now_micros();
-    for (job, what) in jobs.iter().zip(&whats) {
-        let JobHealth { last_success, last, failure, failures, usual, .. } = &job.health;
-        let age = last_success.as_ref().map_or("never".into(), |run| show::age(now, run.ended_at.unwrap_or(run.started_at)));
-        let took = last.as_ref().and_then(super::runs::duration).map(show::elapsed).unwrap_or_default();
-        let usual = usual.map(show::elapsed).unwrap_or_default();
-        let style = job.word.style();
-        let plain = line(job.word.as_str(), what, [&age, &failures.to_string(), &took, &usual]);
-        let (word, rest) = plain.split_at(8);
-        printer.line(format_args!("{style}{word}{style:#}{}", rest.trim_end()));
-        let reason = match (job.word, failure) {
-            (Word::Failing, Some(run)) => {
-                why(run).map(|why| format!("{} ago (run {}) {why}", show::age(now, run.started_at), short_id(&run.run_id)))
-            }
-            (Word::Stale, _) => {
-                job.expected_every.map(|every| format!("expected every {}", lorchestra_core::plan::duration::show(every)))
-            }
-            _ => None,
-        };
-        if let Some(reason) = reason {
-            let width = printer.width().map_or(text::LINE, |width| width.saturating_sub(INDENT));
-            printer.line(format_args!("{:INDENT$}{}", "", show::fitted(&reason, width)));
-        }
     }
 }
 
@@ -266,6 +291,11 @@ fn object(job: &Judged) -> JobStatus {
         ended_at: run.ended_at.map(exact_time),
         duration_ms: super::runs::duration(run).map(millis),
     };
+    let pending = job.pending.iter().map(|PendingCount { destination, events, is_minimum }| wire::JobPending {
+        destination: destination.clone(),
+        pending: *events,
+        is_minimum: *is_minimum,
+    });
     JobStatus {
         package: package.clone(),
         job: name.clone(),
@@ -280,17 +310,45 @@ fn object(job: &Judged) -> JobStatus {
         failures_in_row: *failures,
         usual_ms: usual.map(millis),
         next_since: job.bookmark.map(exact_time),
+        pending: pending.collect(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lorchestra_core::store::RunState;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn run(state: RunState, started_at: i64, ended_at: Option<i64>) -> Run {
+        Run { state, started_at, ended_at, ..table::tests::run() }
+    }
 
     #[test]
     fn a_job_that_never_ran_is_stale_only_where_it_is_expected() {
         let never = JobHealth::never_run("p", "j");
         assert_eq!(word(&never, None, 0), Word::Idle);
         assert_eq!(word(&never, Some(Duration::from_secs(1)), 0), Word::Stale);
+    }
+
+    #[test]
+    fn a_job_that_hangs_in_its_first_run_becomes_stale() {
+        let (started_at, day) = (1_700_000_000_000_000, 86_400_000_000);
+        let running = Some(run(RunState::Running, started_at, None));
+        let first = JobHealth { running: running.clone(), ..JobHealth::never_run("p", "j") };
+        assert_eq!(word(&first, None, started_at + 9 * day), Word::Running, "nobody expects it");
+        assert_eq!(word(&first, Some(DAY), started_at + day - 1), Word::Running);
+        assert_eq!(word(&first, Some(DAY), started_at + day + 1), Word::Stale);
+        assert_eq!(word(&first, Some(DAY), started_at - day), Word::Running, "the clock was set back");
+        // Runs that ended without a success or a failure do not change that.
+        let skipped = Some(run(RunState::Skipped, started_at, Some(started_at)));
+        let again = JobHealth { last: skipped, ..first.clone() };
+        assert_eq!(word(&again, Some(DAY), started_at + day + 1), Word::Stale);
+        // A success decides by its own age.
+        let success = Some(run(RunState::Completed, started_at + day, Some(started_at + day)));
+        let fresh = JobHealth { last_success: success, ..first };
+        assert_eq!(word(&fresh, Some(DAY), started_at + 2 * day - 1), Word::Running);
+        assert_eq!(word(&fresh, Some(DAY), started_at + 2 * day + 1), Word::Stale);
     }
 }

@@ -4,7 +4,7 @@
 use super::history::{RunKey, RunQuery, RunTimes};
 use super::{Run, RunState, Store, StoreError};
 use crate::outcome::Cause;
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 use std::time::Duration;
 
 /// Number of completed runs from which the usual duration is calculated.
@@ -25,7 +25,7 @@ pub struct JobHealth {
     pub last_success: Option<Run>,
     /// The newest run that has ended, with any outcome.
     pub last: Option<Run>,
-    /// The newest run that is running.
+    /// The oldest run that is running: the one that hangs, if one does.
     pub running: Option<Run>,
     /// The newest run that failed or was refused since the last success. Runs refused because another one was running do not count.
     pub failure: Option<Run>,
@@ -83,7 +83,7 @@ impl Store {
         let success = completed.first().copied();
         let last = newest(&mut keys.iter().filter(|key| !matches!(key.state, RunState::Running | RunState::Completed)), &all)?
             .max(success);
-        let running = newest(&mut of(RunState::Running), &all)?;
+        let running = of(RunState::Running).next().map_or(Ok(None), |key| self.oldest(key))?;
         let after = RunQuery { since: success.map(|run| run.started_at.saturating_add(1)), ..RunQuery::default() };
         let failed = || {
             keys.iter().filter(|key| {
@@ -112,6 +112,20 @@ impl Store {
         })
     }
 
+    /// Returns the times of the oldest run of a key.
+    fn oldest(&self, key: &RunKey) -> Result<Option<RunTimes>, StoreError> {
+        let RunKey { package, job, account, state, cause } = key;
+        self.read("reading runs", |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT started_at, n, ended_at FROM runs
+                 WHERE package = ?1 AND job = ?2 AND account_key = ?3 AND state = ?4 AND cause_key = ?5
+                 ORDER BY started_at, n LIMIT 1",
+            )?;
+            let times = |row: &rusqlite::Row<'_>| Ok(RunTimes { started_at: row.get(0)?, n: row.get(1)?, ended_at: row.get(2)? });
+            statement.query_row(params![package, job, account, state.as_str(), cause], times).optional()
+        })
+    }
+
     /// Counts the runs of a key that started at or after a time, up to [`MAX_FAILURES`].
     fn count_since(&self, key: &RunKey, since: i64) -> Result<u64, StoreError> {
         let RunKey { package, job, account, state, cause } = key;
@@ -132,4 +146,23 @@ fn median(runs: &[RunTimes]) -> Option<Duration> {
     let mut took: Vec<i64> = runs.iter().filter_map(|run| Some(run.ended_at? - run.started_at)).collect();
     took.sort_unstable();
     took.get(took.len() / 2).map(|micros| Duration::from_micros(u64::try_from(*micros).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::NewRun;
+    use super::super::tests::{new_run, site, started};
+    use super::*;
+
+    /// With `on_overlap = "allow"`, a run that hangs is not the newest one.
+    #[test]
+    fn of_several_running_runs_the_oldest_is_shown() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        for (run_id, started_at) in [("second", 20), ("first", 10), ("third", 30)] {
+            store.begin_run(&NewRun { started_at, ..new_run(run_id) }, &started()).unwrap();
+        }
+        let health = store.health(&RunQuery::default()).unwrap();
+        assert_eq!(health[0].running.as_ref().map(|run| run.run_id.as_str()), Some("first"));
+    }
 }

@@ -12,6 +12,7 @@
 mod backlog;
 mod batch;
 mod circuit;
+mod pending_jobs;
 #[cfg(test)]
 mod properties;
 mod stream;
@@ -22,6 +23,7 @@ pub use backlog::{Backlog, COUNTED};
 pub(super) use backlog::{delivered_to, pending, refused, uncertain, unsettled, why_uncertain};
 pub use batch::{Batch, NewBatch, OutRow, Row, RowDisposition, Suspect, Was};
 pub use circuit::Circuit;
+pub use pending_jobs::PendingJobs;
 pub use stream::Stream;
 
 use super::checksum::Covered;

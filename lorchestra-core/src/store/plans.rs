@@ -342,6 +342,8 @@ fn delivery(store: &mut Outbox) {
         store.store.backlog("there", run_id).unwrap();
         store.store.pending("there").unwrap();
     }
+    store.store.pending_jobs("there").unwrap();
+    store.store.unsent_of("there", "r1").unwrap();
     store.has_unsent().unwrap();
     store.pass_settled().unwrap();
     store.delivered_into().unwrap();

@@ -1,11 +1,11 @@
 //! `plugins install` and `plugins remove`, with a report of what changes for callers of the jobs.
 
 use super::lock::Lock;
+use crate::cells;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use crate::show;
 use crate::wire::{ChangedSignature, InstalledObject, JobSignature, PluginsInstall, PluginsRemove};
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::packages::changes::{ChangedJob, Changes};
@@ -80,7 +80,7 @@ fn print_changes(library: &Library, installed: &Installed, printer: &mut Printer
         // A path or a hash is printed to be copied.
         let of_job = matches!(&*what, "added:" | "removed:" | "changed:" | "");
         match width.filter(|_| of_job) {
-            Some(width) => printer.line(show::fitted(&line, width)),
+            Some(width) => printer.line(cells::fitted(&line, width)),
             None => printer.line(line),
         }
     };

@@ -2,6 +2,7 @@
 //! wide and narrow screens. Its size grows with the number of jobs, not with the number of runs. Pure functions only.
 
 use super::{JobRuns, STRIPS, Summary, TopRun};
+use crate::cells;
 use crate::show;
 use std::fmt::Write;
 use std::time::Duration;
@@ -94,7 +95,7 @@ fn timeline(out: &mut String, summary: &Summary) {
         day(summary.until)
     );
     for (y, (name, job)) in shown.into_iter().enumerate() {
-        let _ = write!(out, "<text x=\"0\" y=\"{}\">{}</text>", top + y * row + 13, escaped(&show::fitted(name, 40)));
+        let _ = write!(out, "<text x=\"0\" y=\"{}\">{}</text>", top + y * row + 13, escaped(&cells::fitted(name, 40)));
         for (x, [good, bad]) in job.strips.iter().enumerate() {
             let class = match (good, bad) {
                 (0, 0) => "e",

@@ -3,6 +3,7 @@
 //! The table fits a terminal with 80 columns: one line for each run, and a second one with the reason if it did not succeed.
 
 use super::duration;
+use crate::cells;
 use crate::commands::fleet::From;
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -20,6 +21,8 @@ use lorchestra_core::text::{self, escaped, path_text};
 
 /// Indentation of a run's second line.
 const INDENT: usize = 10;
+/// The same on a narrow terminal.
+const NARROW: usize = 2;
 /// Minimum width of a job's name.
 const NAME: usize = 20;
 /// Width of name and account together if the line is not limited.
@@ -132,24 +135,35 @@ pub(super) fn none(settings: &Settings) -> String {
 }
 
 fn table(runs: &[Run], printer: &mut Printer) {
-    let names: Vec<String> = runs.iter().map(|run| format!("{}/{}", run.package, run.job)).collect();
+    let names: Vec<String> = runs.iter().map(|run| escaped(&text::one_line(&format!("{}/{}", run.package, run.job)))).collect();
     let has_account = runs.iter().any(|run| run.account.is_some());
     // RUN, AGE, STATE and TOOK.
     let room = printer.width().unwrap_or(WIDE).saturating_sub(INDENT + 6 + 11 + 9);
-    let longest = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(NAME);
+    let longest = cells::widest(names.iter().map(String::as_str));
+    // A name that is cut names nothing: without room for the longest one, each has a line of its own.
+    let is_narrow = printer.width().is_some() && room < longest;
+    let longest = longest.max(NAME);
     let header = if has_account { format!("{:longest$}  ACCOUNT", "JOB") } else { "JOB".to_owned() };
-    printer.line(format!("{:<8}  {:>4}  {:<9}  {:>7}  {}", "RUN", "AGE", "STATE", "TOOK", show::fitted(&header, room)));
+    let header = if is_narrow { String::new() } else { cells::fitted(&header, room) };
+    printer.line(format!("{:<8}  {:>4}  {:<9}  {:>7}  {header}", "RUN", "AGE", "STATE", "TOOK").trim_end());
     let now = now_micros();
     for (run, name) in runs.iter().zip(&names) {
         let style = style(run.state);
         let took = duration(run).map(show::elapsed).unwrap_or_default();
         let account = run.account.as_deref().map(|account| escaped(&text::one_line(account))).unwrap_or_default();
-        let what = show::fitted(format!("{name:longest$}  {account}").trim_end(), room);
+        let what = cells::fitted(format!("{}  {account}", cells::padded(name, longest)).trim_end(), room);
+        let what = if is_narrow { "" } else { &what };
         let (id, age, state) = (short_id(&run.run_id), show::age(now, run.started_at), run.state.as_str());
         printer.line(format!("{id:<8}  {age:>4}  {style}{state:<9}{style:#}  {took:>7}  {what}").trim_end());
+        if let Some(width) = printer.width().filter(|_| is_narrow) {
+            for line in cells::folded(&format!("{name} {account}"), width.saturating_sub(NARROW)) {
+                printer.line(format_args!("{:NARROW$}{line}", ""));
+            }
+        }
         if let Some(why) = why(run) {
-            let width = printer.width().map_or(text::LINE, |width| width.saturating_sub(INDENT));
-            printer.line(format_args!("{:INDENT$}{style}{}{style:#}", "", show::fitted(&why, width)));
+            let indent = if is_narrow { NARROW } else { INDENT };
+            let width = printer.width().map_or(text::LINE, |width| width.saturating_sub(indent));
+            printer.line(format_args!("{:indent$}{style}{}{style:#}", "", cells::fitted(&why, width)));
         }
     }
 }

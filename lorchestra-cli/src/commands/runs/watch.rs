@@ -4,6 +4,7 @@
 //! Owns the terminal while it runs ([`WatchScreen`]) and restores it on every way out. One frame is one write and never larger than the screen.
 
 use super::style;
+use crate::cells;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::follow::readable;
@@ -130,7 +131,7 @@ fn last_line(path: &Path) -> Option<Vec<u8>> {
 /// Formats the screen: a line without style, and the style of its first characters.
 fn frame(lines: &[Line], ended: &[Run], now: i64, columns: usize) -> Vec<String> {
     let time = show::time(now);
-    let mut frame = vec![show::fitted(&format!("{} running · {time} · q or Ctrl-C to leave", lines.len()), columns)];
+    let mut frame = vec![cells::fitted(&format!("{} running · {time} · q or Ctrl-C to leave", lines.len()), columns)];
     if !lines.is_empty() {
         frame.push(String::new());
         frame.push(row(["RUN", "AGE", "PROGRESS", "MEMORY", "JOB"], columns));
@@ -141,7 +142,7 @@ fn frame(lines: &[Line], ended: &[Run], now: i64, columns: usize) -> Vec<String>
         let done = line.progress.map(|(done, total)| done_of(done, total)).unwrap_or_default();
         frame.push(row([&line.short_id, &age, &done, &memory, &line.name], columns));
         if !line.last.is_empty() {
-            frame.push(format!("{:INDENT$}{}", "", show::fitted(&line.last, columns.saturating_sub(INDENT))));
+            frame.push(format!("{:INDENT$}{}", "", cells::fitted(&line.last, columns.saturating_sub(INDENT))));
         }
     }
     if !ended.is_empty() {
@@ -152,14 +153,14 @@ fn frame(lines: &[Line], ended: &[Run], now: i64, columns: usize) -> Vec<String>
         let why = super::why(run).map(|why| format!(": {why}")).unwrap_or_default();
         let text = format!("{} {} {}/{} after {took}{why}", short_id(&run.run_id), run.state.as_str(), run.package, run.job);
         let style = if run.state == RunState::Completed { GOOD } else { style(run.state) };
-        frame.push(format!("{style}{}{style:#}", show::fitted(&text, columns)));
+        frame.push(format!("{style}{}{style:#}", cells::fitted(&text, columns)));
     }
     frame
 }
 
 fn row([run, age, done, memory, name]: [&str; 5], columns: usize) -> String {
-    let name = show::fitted(name, columns.saturating_sub(COLUMNS).max(10));
-    show::fitted(format!("{run:<8}  {age:>4}  {done:<22}  {memory:>8}  {name}").trim_end(), columns)
+    let name = cells::fitted(name, columns.saturating_sub(COLUMNS).max(10));
+    cells::fitted(format!("{run:<8}  {age:>4}  {done:<22}  {memory:>8}  {name}").trim_end(), columns)
 }
 
 /// `1204/10000 [====     ]`, or `1204` if the total is unknown.
@@ -285,7 +286,7 @@ mod tests {
         };
         for columns in [80, 200, 20] {
             for text in frame(std::slice::from_ref(&line), &[], 60_000_000, columns) {
-                assert!(text.chars().count() <= columns, "{columns}: {text:?}");
+                assert!(cells::width(&text) <= columns, "{columns}: {text:?}");
             }
         }
     }

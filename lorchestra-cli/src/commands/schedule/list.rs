@@ -3,13 +3,13 @@
 
 use super::super::catalog;
 use crate::argv;
+use crate::cells;
 use crate::commands::run_job::RunJob;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::flags::GlobalFlags;
 use crate::printer::{Printer, WARNING};
 use crate::settings::Settings;
-use crate::show;
 use crate::wire;
 use clap::Args;
 use lorchestra_core::packages::catalog::Catalog;
@@ -83,16 +83,12 @@ pub(super) fn list(wanted: &List, settings: &Settings, printer: &mut Printer) ->
 fn table(entries: &[Entry], printer: &mut Printer) {
     let whens: Vec<String> = entries.iter().map(|entry| escaped(entry.when.as_deref().unwrap_or("never"))).collect();
     let names: Vec<String> = entries.iter().map(|entry| format!("{}/{}", entry.package, entry.job)).collect();
-    let longest = |texts: &[String], least: usize| texts.iter().map(|text| text.chars().count()).max().unwrap_or(0).max(least);
+    let longest = |texts: &[String], least: usize| cells::widest(texts.iter().map(String::as_str)).max(least);
     let (when, name) = (longest(&whens, 4).min(30), longest(&names, 3).min(40));
     printer.line(format_args!("{:when$}  {:name$}  FROM", "WHEN", "JOB"));
     for ((entry, at), job) in entries.iter().zip(&whens).zip(&names) {
-        printer.line(format_args!(
-            "{:when$}  {:name$}  {}",
-            show::fitted(at, when),
-            show::fitted(job, name),
-            escaped(&entry.file)
-        ));
+        let column = |text: &str, width| cells::padded(&cells::fitted(text, width), width);
+        printer.line(format_args!("{}  {}  {}", column(at, when), column(job, name), escaped(&entry.file)));
         for problem in &entry.problems {
             printer.line(format_args!("  {WARNING}{}{WARNING:#}", escaped(problem)));
         }

@@ -6,7 +6,7 @@ use crate::store::tests::{end, new_run, site, started};
 use std::time::Duration;
 
 /// A batch of these rows, without a stream.
-fn batch(rows: &[OutRow]) -> NewBatch {
+pub(super) fn batch(rows: &[OutRow]) -> NewBatch {
     NewBatch {
         target: "t".into(),
         stream: None,

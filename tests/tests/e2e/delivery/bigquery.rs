@@ -252,6 +252,14 @@ fn status_and_history_of_all_hosts_come_from_the_table() {
         .map(|job| (job["job"].as_str().unwrap(), job["status"].as_str().unwrap()))
         .collect();
     assert_eq!(words, [("fail", "failing"), ("numbered", "ok"), ("windowed", "ok")]);
+    // What another host alone has run is known here; a misspelt name is not.
+    let of_other = hosts[1].lorchestra(&["status", "--from", "bigquery", "--json", "misbehave/numbered"]).exits(0);
+    assert_eq!(of_other.json("lorchestra.status/1")["jobs"][0]["pending"], serde_json::json!([]));
+    let misspelt = hosts[1].lorchestra(&["status", "--from", "bigquery", "misbehave/numbred"]).exits(1);
+    assert!(misspelt.err().starts_with("Unknown job: misbehave/numbred\n  did you mean numbered"), "{}", misspelt.shown());
+    assert!(misspelt.err().contains("--from bigquery reads the runs of the last 30 days"), "{}", misspelt.shown());
+    let never = hosts[1].lorchestra(&["status", "--from", "bigquery", "misbehave/print"]).exits(0);
+    assert!(never.err().contains("misbehave/print has not run in the last 30 days"), "{}", never.shown());
     let page = hosts[1].lorchestra(&["report", "--from", "bigquery"]).exits(0);
     assert!(page.out().contains("misbehave/numbered") && page.out().contains("misbehave/windowed"), "{}", page.shown());
     let without = Sandbox::with(&[]).lorchestra(&["status", "--from", "bigquery"]).exits(78);

@@ -103,11 +103,12 @@ fn parse(page: &str) -> Vec<(String, Vec<ConsoleStep>)> {
 
 /// Replaces what differs between machines and days.
 fn normalized(text: &str) -> String {
-    const RULES: [(&str, &str); 11] = [
+    const RULES: [(&str, &str); 12] = [
         (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "UUID"),
         (r"\b[0-9a-f]{64}\b", "SHA256"),
         (r"\b[0-9a-f]{8}\b", "ID"),
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
+        (r"\b\d\d-\d\d \d\d:\d\d\b", "TIME"),
         (r"\b(\d+m)?\d+(\.\d+)?[smhd]\b", "DURATION"),
         (r"\b\d+(\.\d+)? (B|[KMGT]iB|bytes)\b", "SIZE"),
         (r"\b\d+ jobs\b", "N jobs"),

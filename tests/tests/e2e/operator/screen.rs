@@ -9,6 +9,7 @@ use regex_lite::Regex;
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use unicode_width::UnicodeWidthStr;
 
 /// Commands that only read, and whether their tables fit the terminal.
 const READING: [(&[&str], bool); 18] = [
@@ -32,7 +33,10 @@ const READING: [(&[&str], bool); 18] = [
     (&["schedule", "print", "misbehave/noop", "--cron"], false),
 ];
 
-/// A history with a success, a failure and an account, and a destination that cannot be reached.
+/// Those whose tables also fit 40 columns, with whole names.
+const NARROW: [&[&str]; 2] = [&["status"], &["runs", "list"]];
+
+/// A history with a success, a failure and accounts, and a destination that cannot be reached.
 fn sandbox() -> (Sandbox, Option<SmallDisks>) {
     let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);
     sandbox.configure(
@@ -48,6 +52,7 @@ fn fill(run: &dyn Fn(&[&str], i32)) {
     run(&[&args[..], &["print", "--lines", "3"]].concat(), 0);
     run(&[&args[..], &["numbered", "--account", "anna@a-rather-long-domain.example.org", "--then", "fail"]].concat(), 1);
     run(&[&args[..], &["windowed", "--until", "2024-02-01"]].concat(), 0);
+    run(&[&args[..], &["numbered", "--account", "日本語"]].concat(), 0);
 }
 
 #[test]
@@ -80,7 +85,7 @@ fn reading_needs_neither_the_network_nor_a_writable_state() {
         }
         // What it prints is the history.
         let listed = Running::start(disks.command(&sandbox, &["runs", "list", "--json"])).wait().exits(0);
-        assert_eq!(listed.json_lines("lorchestra.run/1").len(), 3);
+        assert_eq!(listed.json_lines("lorchestra.run/1").len(), 4);
     }
 }
 
@@ -112,8 +117,17 @@ fn screens_fit_and_respect_the_terminal() {
             let plain = escape.replace_all(&text, "").into_owned();
             assert!(!plain.contains('\x1b') && !plain.trim().is_empty(), "{args:?}: {text:?}");
             coloured += usize::from(plain != text);
-            let widest = plain.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+            let widest = plain.lines().map(UnicodeWidthStr::width).max().unwrap_or(0);
             assert!(!fits || widest <= usize::from(columns), "{args:?} has {widest} columns of {columns}:\n{plain}");
+        }
+        if NARROW.contains(&args) {
+            let text = shown(&sandbox, 40, &[("NO_COLOR", "1")], args);
+            for line in text.lines() {
+                assert!(line.width() <= 40, "{args:?}: {line:?} in\n{text}");
+            }
+            for name in ["misbehave/print", "misbehave/numbered", "misbehave/windowed", "日本語"] {
+                assert!(text.contains(name), "{args:?}: {name} in\n{text}");
+            }
         }
         for environment in [[("NO_COLOR", "1")], [("TERM", "dumb")]] {
             let text = shown(&sandbox, 80, &environment, args);
@@ -127,4 +141,26 @@ fn screens_fit_and_respect_the_terminal() {
         }
     }
     assert!(coloured >= 4, "{coloured} screens have colour");
+}
+
+/// Tables are aligned by the cells of a terminal: three characters of Japanese take six.
+#[test]
+fn wide_characters_do_not_shift_columns() {
+    let (sandbox, _) = sandbox();
+    fill(&|args, code| drop(sandbox.lorchestra(args).exits(code)));
+    for account in ["日本語", "anna"] {
+        let date = "2024-02-03";
+        sandbox.lorchestra(&["bookmarks", "set", "misbehave", "windowed", date, "--account", account]).exits(0);
+    }
+    // Cells before a text that the line of each of these names has.
+    let aligned = |args: &[&str], names: [&str; 2], text: &str, code: i32| {
+        let table = sandbox.lorchestra(args).exits(code);
+        let cells = names.map(|name| {
+            let line = table.out().lines().find(|line| line.contains(name)).unwrap_or_default();
+            line.rsplit_once(text).map(|(before, _)| before.width())
+        });
+        assert!(cells[0].is_some() && cells[0] == cells[1], "{args:?}: {cells:?}\n{}", table.out());
+    };
+    aligned(&["status"], ["日本語", "misbehave/print"], "s  ", 1);
+    aligned(&["bookmarks", "show"], ["日本語", "anna"], "2024-02-03", 0);
 }

@@ -39,12 +39,11 @@ fn a_failure_after_the_last_success_is_failing_until_the_next() {
     assert!(anna["usual_ms"].as_u64().is_some() && anna["last_success_age_s"].as_u64().is_some(), "{anna}");
     let shown = sandbox.lorchestra(&["status"]).exits(1);
     let run = &sandbox.runs()[0];
-    let reason = format!("(run {}) error: failed after the last number", run.short());
-    assert!(shown.out().contains(&reason) && shown.err() == "1 of 2 jobs need attention.\n", "{}", shown.shown());
-    assert!(shown.out().lines().all(|line| line.chars().count() <= 80), "{}", shown.shown());
+    let reason = format!("(run {}): error: failed after the last number", run.short());
+    assert!(shown.out().contains("failed 3 times, last ") && shown.out().contains(&reason), "{}", shown.shown());
+    assert_eq!(shown.err(), "1 of 2 jobs need attention: misbehave/numbered (anna).\n", "{}", shown.shown());
     // A part of them.
     status(&sandbox, &["misbehave/numbered"], 1);
-    assert_eq!(words(&status(&sandbox, &["other"], 0)).len(), 0);
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--account", "anna"]).exits(0);
     assert_eq!(words(&status(&sandbox, &[], 0)), ["numbered anna ok", "numbered bert ok"]);
 }
@@ -82,4 +81,90 @@ fn refused_runs_count_unless_another_run_was_active() {
     let dead = status(&sandbox, &[], 1);
     assert_eq!(words(&dead), ["noop - failing", "wait - failing"]);
     assert_eq!(dead["jobs"][0]["failure"]["state"], "refused");
+}
+
+#[test]
+fn a_job_that_hangs_in_its_first_run_becomes_stale() {
+    let sandbox = sandbox();
+    sandbox.configure("[job.\"misbehave/wait\"]\nexpect_every = \"1s\"\n");
+    let running = sandbox.start(&["run-job", "misbehave", "wait"]);
+    eventually("it is recorded", || sandbox.runs().len() == 1);
+    eventually("it is stale", || sandbox.lorchestra(&["status"]).code() == Some(1));
+    assert_eq!(words(&status(&sandbox, &[], 1)), ["wait - stale"]);
+    let shown = sandbox.lorchestra(&["status"]).exits(1);
+    let run = sandbox.runs().remove(0);
+    let running_for = format!("s (run {})\n", run.short());
+    assert!(shown.out().contains("running for ") && shown.out().contains(&running_for), "{}", shown.shown());
+    assert!(shown.out().contains("expected every 1s"), "{}", shown.shown());
+    sandbox.configure("");
+    assert_eq!(words(&status(&sandbox, &["--stale", "1h"], 0)), ["wait - running"]);
+    assert_eq!(words(&status(&sandbox, &["--stale", "1s"], 1)), ["wait - stale"]);
+    let shown = sandbox.lorchestra(&["status", "--stale", "1s"]).exits(1);
+    assert!(shown.out().contains("no success within 1s"), "{}", shown.shown());
+    running.signal(Signal::TERM);
+    running.wait().exits(143);
+}
+
+#[test]
+fn a_misspelt_name_is_refused_with_the_nearest_names() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let refused = |name: &str, message: &str, nearest: &str| {
+        for args in [&["status", name][..], &["status", name, "--json"]] {
+            let refused = sandbox.lorchestra(args).exits(1);
+            assert_eq!(refused.out(), "", "{}", refused.shown());
+            let lines: Vec<&str> = refused.err().lines().collect();
+            assert_eq!(lines[..2], [message, &format!("  did you mean {nearest}?")], "{}", refused.shown());
+        }
+    };
+    refused("misbehave/nop", "Unknown job: misbehave/nop", "noop");
+    refused("misbehav", "Unknown package: misbehav", "misbehave");
+    refused("misbehav/noop", "Unknown package: misbehav", "misbehave");
+    sandbox.lorchestra(&["status", "misbehave/"]).exits(1);
+    // A job of the library that has not run is no mistake.
+    let never = sandbox.lorchestra(&["status", "misbehave/print"]).exits(0);
+    assert!(never.err().contains("misbehave/print has not run yet (state directory "), "{}", never.shown());
+    // Nor is one that only the history or config.toml knows.
+    std::fs::remove_file(sandbox.plugins().join("libmisbehave.so")).unwrap();
+    assert_eq!(words(&status(&sandbox, &["misbehave/noop"], 0)), ["noop - ok"]);
+    assert_eq!(words(&status(&sandbox, &["misbehave"], 0)), ["noop - ok"]);
+    sandbox.configure("[job.\"elsewhere/one\"]\ntimeout = \"1h\"\n");
+    let configured = sandbox.lorchestra(&["status", "elsewhere/one"]).exits(0);
+    assert!(configured.err().contains("elsewhere/one has not run yet"), "{}", configured.shown());
+    // They are suggested too.
+    refused("misbehave/nop", "Unknown job: misbehave/nop", "noop");
+    refused("elsewher", "Unknown package: elsewher", "elsewhere");
+    refused("elsewhere/once", "Unknown job: elsewhere/once", "one");
+}
+
+#[test]
+fn each_job_has_its_pending_events_and_its_next_window() {
+    let sandbox = sandbox();
+    sandbox.configure("[destinations.bigquery]\nproject = \"p1\"\ndataset = \"lorchestra\"\ntable = \"events\"\n");
+    let run = |args: &[&str]| {
+        sandbox.lorchestra(&[&["run-job", "-q", "--delivery-timeout", "0s", "misbehave"], args].concat()).exits(0)
+    };
+    run(&["print", "--lines", "1"]);
+    run(&["numbered", "--account", "anna"]);
+    run(&["numbered", "--account", "anna"]);
+    run(&["windowed", "--until", "2024-02-01"]);
+    let all = status(&sandbox, &[], 0);
+    let pending = |at: usize| all["jobs"][at]["pending"].clone();
+    let events = sandbox.lorchestra(&["events", "list", "--json"]).exits(0).json_lines("lorchestra.event/1");
+    let events = |of: &str| {
+        let of = events.iter().filter(|event| event["source"] == of).count();
+        serde_json::json!([{"destination": "bigquery", "pending": of, "is_minimum": false}])
+    };
+    assert_eq!(words(&all), ["numbered anna ok", "print - ok", "windowed - ok"]);
+    for (at, job) in ["misbehave/numbered", "misbehave/print", "misbehave/windowed"].into_iter().enumerate() {
+        assert_eq!(pending(at), events(job), "{job}");
+    }
+    assert!(pending(0)[0]["pending"].as_u64() > pending(1)[0]["pending"].as_u64(), "{all}");
+    assert_eq!(all["jobs"][2]["next_since"], "2024-02-01T00:00:00.000000Z");
+    let shown = sandbox.lorchestra(&["status"]).exits(0);
+    let lines: Vec<Vec<&str>> = shown.out().lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["STATUS", "JOB", "ACCOUNT", "SUCCESS", "TOOK", "USUAL", "PENDING", "NEXT", "FROM"]);
+    let numbered = pending(0)[0]["pending"].to_string();
+    assert_eq!((lines[1][6], lines[1].len()), (&*numbered, 7), "{}", shown.shown());
+    assert_eq!(lines[3].last(), Some(&"2024-02-01"), "{}", shown.shown());
 }
