@@ -344,7 +344,10 @@ impl Invocation<'_, '_> {
 }
 
 /// Finds the job of a spec.
-pub(super) fn find_job_of<'a>(catalog: &'a Catalog, spec: &RunSpec) -> Result<(&'a Package, Manifest, JobManifest), CommandError> {
+pub(super) fn find_job_of<'a>(
+    catalog: &'a Catalog,
+    spec: &RunSpec,
+) -> Result<(&'a Package, Manifest, JobManifest), CommandError> {
     find_job(catalog, &spec.package, &spec.job).map_err(|failure| match spec.requested_by {
         // A window was planned with this job: it is missing on this node, for every window alike.
         RequestedBy::Engine(_) => CommandError { code: Code::Plugin, ..failure },

@@ -337,12 +337,7 @@ impl<'a> Lane<'a> {
     ///
     /// # Errors
     /// If the claim cannot be read, or the store cannot be used.
-    pub fn find_claimed(
-        &self,
-        spec: &RunSpec,
-        run_id: Uuid,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<String>, LaunchError> {
+    pub fn find_claimed(&self, spec: &RunSpec, run_id: Uuid, observer: &mut dyn Observer) -> Result<Option<String>, LaunchError> {
         let Some(holder) = other_holder(spec, run_id)? else { return Ok(None) };
         record_claimed(&mut Store::open(&self.state).map_err(RunError::Store)?, spec, &holder, observer)?;
         Ok(Some(holder.run_id))

@@ -145,8 +145,7 @@ fn run_one(
         Err(LaunchOrCommand::Command(failure)) => (failure, false),
         // The run has begun, and is open.
         Err(LaunchOrCommand::Launch(error)) => {
-            let is_last = !matches!(*error, LaunchError::Run(RunError::Running { .. }))
-                && has_begun(lane, &run_id.to_string());
+            let is_last = !matches!(*error, LaunchError::Run(RunError::Running { .. })) && has_begun(lane, &run_id.to_string());
             ((*error).into(), is_last)
         }
     };

@@ -3,9 +3,9 @@
 
 use lorchestra_tests::bigquery::fake::{Fault, Method, TableName};
 use lorchestra_tests::bigquery::site::{BOTH, Site, Write, carrier};
-use lorchestra_tests::{Running, eventually, processes};
+use lorchestra_tests::{Ended, Running, eventually, processes};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 use tonic::Code;
@@ -453,6 +453,35 @@ fn a_window_that_is_not_delivered_is_not_claimed() {
     site.fake.come_up();
     site.sandbox.lorchestra(&with("3", "20s")).exits(0);
     assert_eq!(site.sandbox.runs()[0].state(), "completed");
+    site.all_is_delivered(Write::Storage, "after the outage");
+}
+
+/// A process with several windows reports each when it is claimed, and again if its last event is not delivered.
+#[test]
+fn a_claimed_window_whose_last_event_is_not_delivered_is_reported_again() {
+    let site = Site::new(Write::Storage);
+    let (plan, claims, go) = (site.sandbox.arg("plan.jsonl"), site.sandbox.arg("claims"), site.sandbox.arg("go"));
+    std::fs::create_dir(&claims).unwrap();
+    let range = ["--from", "2024-01-01", "--to", "2024-01-02", "--every", "1d", "--go", &go];
+    site.sandbox.lorchestra(&[&["backfill", "misbehave", "windowed", "--plan", &plan][..], &range].concat()).exits(0);
+    let window = ["run-window", "--plan", &plan, "--indexes", "0", "--claims", &claims];
+    let with = |attempt, timeout| [&window[..], &["--attempt", attempt, "--delivery-timeout", timeout]].concat();
+    let ends = |ended: &Ended| -> Vec<(u64, Option<String>)> {
+        let end = |line: &Value| (line["exit_code"].as_u64().unwrap(), line["state"].as_str().map(str::to_owned));
+        ended.json_lines("lorchestra.window-report/1").iter().map(end).collect()
+    };
+    let running = site.sandbox.start(&with("1", "2s"));
+    eventually("what the job has emitted is delivered", || {
+        site.fake.rows(&site.table).iter().any(|row| row.values["event_type"] == "window.seen")
+    });
+    site.fake.go_down();
+    std::fs::write(&go, "").unwrap();
+    let completed = Some("completed".to_owned());
+    assert_eq!(ends(&running.wait().exits(0)), [(0, completed.clone()), (69, completed)]);
+    // The next attempt of the engine finds the claim, and delivers the event.
+    site.fake.come_up();
+    assert_eq!(ends(&site.sandbox.lorchestra(&with("2", "20s")).exits(0)), [(0, None)]);
+    assert_eq!(site.sandbox.runs().len(), 1);
     site.all_is_delivered(Write::Storage, "after the outage");
 }
 
