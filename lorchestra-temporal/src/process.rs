@@ -17,8 +17,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
-/// How much of each output is kept: its end.
-const KEPT: usize = 64 << 10;
+/// How much of each output is kept: its end. The reports of all windows of a process fit, with messages of 300 characters that are all escaped.
+const KEPT: usize = 256 << 10;
 /// How long to wait for the end of the outputs after the process has ended: another process may have them.
 const OUTPUT: Duration = Duration::from_secs(2);
 

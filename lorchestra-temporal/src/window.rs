@@ -73,8 +73,9 @@ impl Programs {
         let is_single = indexes.len() == 1;
         let info = ctx.info();
         let attempt = info.attempt + earlier;
-        // Different for each start of a window: it is started with others at most once in a run of the workflow.
-        let number = if is_single { info.attempt.to_string() } else { "batch".to_owned() };
+        // Different for each start of a window, also if a window is started with others again, because its report was lost.
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let number = if is_single { info.attempt.to_string() } else { format!("batch-{}-{now:x}", indexes[0]) };
         let own = format!("{}.{number}", info.workflow_run_id.as_deref().unwrap_or_default());
         let list = indexes.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         let stop_after = format!("{}s", BATCH_TIME.as_secs());

@@ -168,7 +168,7 @@ pub(crate) struct BackfillFlags {
     #[command(flatten)]
     pub(crate) engine: EngineFlags,
     /// Write the windows to a plan file for `run-window`, and start nothing
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["dry_run", "jobs", "order", "max_failures", "move_bookmark"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dry_run", "jobs", "order", "max_failures", "move_bookmark", "engine", "shared", "engine_flag", "node_state", "detach", "require_delivery", "delivery_timeout", "locked", "json"])]
     pub(crate) plan: Option<std::path::PathBuf>,
     /// Print the windows and start nothing (with --json: one object per window, schema lorchestra.backfill-window/1)
     #[arg(long)]

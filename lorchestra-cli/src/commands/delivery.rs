@@ -102,7 +102,7 @@ pub(super) fn flush(
         return Ok(Code::Success);
     };
     let mut signals = crate::commands::handle_signals()?;
-    let request = FlushRequest { timeout: timeout.unwrap_or(FLUSH), insist: true, run_id: None, resend };
+    let request = FlushRequest { timeout: timeout.unwrap_or(FLUSH), insist: true, run_ids: Vec::new(), resend };
     let several = to.len() > 1;
     let mut failed: Option<CommandError> = None;
     let deliveries = Deliveries::start(&to, state).map_err(no_thread)?;

@@ -12,6 +12,8 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use clap::{ArgGroup, Args};
 use lorchestra_core::group::plan_file::PlanFile;
+use lorchestra_core::plan::Retries;
+use lorchestra_core::plan::retries::LONGEST_WAIT;
 use lorchestra_core::plan::source::Source;
 use lorchestra_core::store::short_id;
 use serde_json::json;
@@ -25,6 +27,10 @@ const IMAGE: &str = "The image needs the plan's libraries, the same files, in /p
 const SHARED: &str = "/shared";
 /// Maximum size of a plan in a ConfigMap: below Kubernetes' limit of 1 MiB with the text around it.
 const MAX_CONFIG_MAP: u64 = 700 << 10;
+/// Maximum number of tasks of a job of Cloud Run.
+const MAX_TASKS: usize = 10_000;
+/// Time limit of a task of Cloud Run whose window has none.
+const UNLIMITED: Duration = Duration::from_secs(3600);
 
 pub(super) const EXAMPLES: &str = "Examples:
   lorchestra backfill ingester extract_gmail --from 2024-01-01 --to 2025-01-01 --every 1d --plan plan.jsonl
@@ -81,6 +87,7 @@ struct Windows {
     count: usize,
     /// How long a window may take to end after SIGTERM.
     stop_within: Duration,
+    /// How long all attempts of a window may take together.
     timeout: Option<Duration>,
     /// Environment variables, as YAML.
     environment: String,
@@ -106,12 +113,15 @@ pub(super) fn run(command: &Export, settings: &Settings, printer: &mut Printer) 
         name,
         count,
         stop_within: first.grace + settings.delivery_timeout + MARGIN,
-        timeout: first.timeout,
+        timeout: first.timeout.map(|timeout| {
+            let Retries { limit, wait, .. } = first.retries;
+            (timeout + first.grace).saturating_mul(limit + 1) + wait.max(LONGEST_WAIT).saturating_mul(limit)
+        }),
     };
     if command.k8s {
         kubernetes(command, &windows, printer)?;
     } else {
-        cloud_run(command, &windows, printer);
+        cloud_run(command, &windows, printer)?;
     }
     environment.notes.iter().for_each(|note| printer.note(note));
     Ok(Code::Success)
@@ -233,12 +243,16 @@ spec:
     Ok(())
 }
 
-fn cloud_run(command: &Export, windows: &Windows, printer: &mut Printer) {
+fn cloud_run(command: &Export, windows: &Windows, printer: &mut Printer) -> Result<(), CommandError> {
     let Windows { name, count, environment, .. } = windows;
+    if *count > MAX_TASKS {
+        let what = format!("the plan has {count} windows, and a job of Cloud Run has at most {MAX_TASKS} tasks");
+        return Err(CommandError::new(Code::Usage, what).hint("make several plans, each with a part of the range"));
+    }
     let (server, path) = command.nfs.clone().unwrap_or_default();
     let account = command.service_account.as_ref().map(|email| format!("          serviceAccountName: {}\n", json!(email)));
     // Cloud Run's own limit ends a task without SIGTERM's grace, so it comes after lorchestra's.
-    let seconds = windows.timeout.map_or(3600, |timeout| (timeout + windows.stop_within).as_secs());
+    let seconds = windows.timeout.map_or(UNLIMITED, |timeout| timeout + windows.stop_within).as_secs();
     let plan_dir = format!("{SHARED}/{}", windows.group);
     let attempt = ["--attempt-from", "CLOUD_RUN_EXECUTION", "--attempt-from", "CLOUD_RUN_TASK_ATTEMPT"];
     let flags = [&["--index-from", "CLOUD_RUN_TASK_INDEX"], &attempt[..]].concat();
@@ -284,4 +298,11 @@ spec:
     printer.note(format_args!("Copy the plan to the NFS export first: {}/plan.jsonl", windows.group));
     printer.note(IMAGE);
     printer.note(schedule::EPHEMERAL);
+    if windows.timeout.is_none() {
+        let hours = UNLIMITED.as_secs() / 3600;
+        printer.note(format_args!(
+            "The windows have no time limit, so Cloud Run ends a task after {hours} h: backfill --timeout sets one."
+        ));
+    }
+    Ok(())
 }

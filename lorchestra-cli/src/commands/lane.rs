@@ -48,7 +48,8 @@ pub(super) struct SpecRunner<'a> {
 }
 
 pub(super) fn run(flags: &LaneFlags, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
-    let mut runner = SpecRunner::new(settings, flags.locked, None)?;
+    let signals = crate::commands::handle_signals()?;
+    let mut runner = SpecRunner::with(settings, SpecRunner::lock(settings, flags.locked)?, signals);
     let host = settings.host(Delivery { to: &[], required: false, timeout: Duration::ZERO })?;
     let mut lane = Lane::open(&host, &mut Observers(vec![&mut DiagnosticObserver]))?;
     for line in std::io::stdin().lock().lines() {
@@ -105,11 +106,14 @@ fn run_order(
 }
 
 impl<'a> SpecRunner<'a> {
-    /// Handles signals from now on, and scans the plugin directories.
-    pub(super) fn new(settings: &'a Settings, locked: bool, signals: Option<Signals>) -> Result<Self, CommandError> {
-        let signals = signals.map_or_else(crate::commands::handle_signals, Ok)?;
-        let lock = if locked || settings.locked { Some(locked_to(settings)?) } else { None };
-        Ok(Self { settings, catalog: Catalog::scan(&settings.plugin_dirs), lock, signals })
+    /// Scans the plugin directories.
+    pub(super) fn with(settings: &'a Settings, lock: Option<Lockfile>, signals: Signals) -> Self {
+        Self { settings, catalog: Catalog::scan(&settings.plugin_dirs), lock, signals }
+    }
+
+    /// Reads the lock file, if only locked libraries may run.
+    pub(super) fn lock(settings: &Settings, locked: bool) -> Result<Option<Lockfile>, CommandError> {
+        if locked || settings.locked { locked_to(settings).map(Some) } else { Ok(None) }
     }
 
     /// Runs a spec and waits for its end.
@@ -129,14 +133,13 @@ impl<'a> SpecRunner<'a> {
         Ok(lane.run(what, &mut self.signals, &mut observers)?)
     }
 
-    /// Records that a run could not start.
-    pub(super) fn record_refusal(&self, lane: &Lane<'_>, refusal: Option<&Refusal>, notices: &mut Notices<'_>) {
-        if let Some(refusal) = refusal
-            && let Ok(mut store) = Store::open(lane.state())
-            && let Ok(run_id) = record_refusal(&mut store, refusal, env!("CARGO_PKG_VERSION"))
-        {
-            notices.add_refused(&run_id, refusal);
-        }
+    /// Records that a run could not start. Returns the id of the record.
+    pub(super) fn record_refusal(&self, lane: &Lane<'_>, refusal: Option<&Refusal>, notices: &mut Notices<'_>) -> Option<String> {
+        let refusal = refusal?;
+        let mut store = Store::open(lane.state()).ok()?;
+        let run_id = record_refusal(&mut store, refusal, env!("CARGO_PKG_VERSION")).ok()?;
+        notices.add_refused(&run_id, refusal);
+        Some(run_id)
     }
 }
 

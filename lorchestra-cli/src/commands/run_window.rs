@@ -8,7 +8,7 @@
 mod batch;
 mod remote;
 
-use super::run_job;
+use super::run_job::{self, SpecEnd};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::flags::OwnFlags;
@@ -37,7 +37,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   lorchestra run-window --plan plan.jsonl --index 17
   lorchestra run-window --plan https://example.org/plan.jsonl --index 17
   lorchestra run-window --plan plan.jsonl --index 17 \\
-      --claims /shared/claims --attempt \"$SLURM_RESTART_COUNT\"";
+      --claims /shared/claims --attempt \"$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}\"";
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes (others as for run-job):
@@ -106,10 +106,10 @@ pub(super) fn run(
 ) -> Result<Code, CommandError> {
     let indices = if command.indexes.is_empty() { vec![index(command, settings)?] } else { command.indexes.clone() };
     let attempt = attempt(command, settings)?;
-    if command.claims.is_some() && attempt.is_none() {
+    if command.claims.is_some() && attempt.as_ref().is_none_or(String::is_empty) {
         // Two nodes would run the member under one id, and their events could not be distinguished.
         return Err(CommandError::new(Code::Usage, "--claims needs --attempt, which must differ for each start of a member")
-            .hint("pass the attempt of the engine: --attempt \"$SLURM_RESTART_COUNT\", or the name of the pod or host"));
+            .hint("pass the attempt of the engine, e.g. --attempt \"$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}\", or the name of the pod or host"));
     }
     if let Some(claims) = &command.claims {
         let found = std::fs::metadata(claims)
@@ -120,7 +120,7 @@ pub(super) fn run(
                 .hint("mount the shared file system on this node, or create the directory on it once")
         })?;
     }
-    let (group, members, signals) = match &PlanPlace::of(&command.plan)? {
+    let (group, members, mut signals) = match &PlanPlace::of(&command.plan)? {
         PlanPlace::File(path) => {
             let (group, members) = plan_file::read_members(path, &indices)?;
             (group, members, None)
@@ -138,10 +138,10 @@ pub(super) fn run(
     let windows = members.into_iter().map(|(index, member)| Window::of(command, &group, attempt, (index, member.spec)));
     let mut windows = windows.collect::<Result<Vec<_>, _>>()?;
     if !command.indexes.is_empty() {
-        return batch::run(command, windows, (settings, signals), (notices, printer));
+        return batch::run(command, windows, (verbose, settings, signals), (notices, printer));
     }
     match windows.pop() {
-        Some(window) => window.run(command, (verbose, settings, signals), notices, printer),
+        Some(window) => Ok(window.end(command, (verbose, settings, &mut signals), false, notices, printer).code),
         // Not reached: the plan has the member.
         None => Ok(Code::Success),
     }
@@ -177,13 +177,15 @@ impl<'a> Window<'a> {
         Ok(Self { index, attempt, run_id: member_run_id(group, place, attempt.unwrap_or("1")), spec })
     }
 
-    fn run(
+    /// Runs it as a command of its own.
+    fn end(
         self,
         command: &RunWindow,
-        (verbose, settings, mut signals): (u8, &Settings, Option<Signals>),
+        (verbose, settings, signals): (u8, &Settings, &mut Option<Signals>),
+        quiet: bool,
         notices: &mut Notices<'_>,
         printer: &mut Printer,
-    ) -> Result<Code, CommandError> {
+    ) -> SpecEnd {
         let Self { index, attempt, run_id, spec } = self;
         let own = OwnFlags {
             run_id: Some(run_id),
@@ -191,18 +193,18 @@ impl<'a> Window<'a> {
             delivery_timeout: command.delivery_timeout,
             locked: command.locked,
             json: command.json,
-            quiet: command.quiet,
+            quiet: quiet || command.quiet,
             ..OwnFlags::default()
         };
-        let end = run_job::run_spec(spec, &own, (verbose, settings), &mut signals, (notices, printer));
+        let end = run_job::run_spec(spec, &own, (verbose, settings), signals, (notices, printer));
         if end.code != Code::Success && command.results.is_some() {
             let state = StateDir::existing(&settings.state_dir).ok().flatten();
             let run = state.and_then(|state| Store::open(&state).ok()?.run(&run_id.to_string()).ok().flatten());
             let cause = run.as_ref().and_then(|run| run.cause).or(end.cause);
-            let message = run.and_then(|run| run.message).or(end.message);
+            let message = run.and_then(|run| run.message).or_else(|| end.message.clone());
             WindowResult::new(run_id, attempt, end.code, cause, message).write(command, index);
         }
-        Ok(end.code)
+        end
     }
 }
 
@@ -268,7 +270,7 @@ impl From<PlanFileError> for CommandError {
     fn from(error: PlanFileError) -> Self {
         let message = chain(&error);
         match error {
-            PlanFileError::Io { path, source } => Self::refused(Code::Usage, &message, &path, &source),
+            PlanFileError::Io { path, source } => Self::refused(Code::Usage, "the plan file", &path, &source),
             PlanFileError::Checksum { .. } | PlanFileError::Member { .. } => {
                 Self::new(Code::Usage, message).hint("copy the file again, or write it again: backfill … --plan FILE")
             }

@@ -45,8 +45,8 @@ pub struct FlushRequest {
     pub timeout: Duration,
     /// Keep retrying until then, regardless of the circuit breaker, and wait for another process that delivers.
     pub insist: bool,
-    /// What to wait for while another process delivers: the events of this run, or all.
-    pub run_id: Option<String>,
+    /// What to wait for while another process delivers: the events of these runs, or all if there are none here.
+    pub run_ids: Vec<String>,
     /// What to send in addition to pending events.
     pub resend: Resend,
 }
@@ -341,6 +341,19 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
         Ok(lock)
     }
 
+    /// Whether events of one of these runs are pending; of any run if there are none here.
+    fn has_pending(&self, run_ids: &[String]) -> Result<bool, StoreError> {
+        if run_ids.is_empty() {
+            return self.store.has_pending(None);
+        }
+        for run_id in run_ids {
+            if self.store.has_pending(Some(run_id))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Returns who delivers, if its process is visible.
     fn holder(&self) -> Option<LockHolder> {
         let pid = FileLock::read_holder(&self.lock_path)?.parse().ok()?;
@@ -442,7 +455,7 @@ impl<D: Destination, F: FnOnce() -> Result<D, DeliveryError>> Delivering<D, F> {
                     return Some(Incomplete::Elsewhere { stopped });
                 }
                 Ok(None) => {
-                    match self.store.has_pending(request.run_id.as_deref()) {
+                    match self.has_pending(&request.run_ids) {
                         Ok(false) if resend == Resend::default() => {
                             theirs = true;
                             break;

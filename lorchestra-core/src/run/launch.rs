@@ -21,12 +21,15 @@ use crate::plan::{PlanError, RunSpec};
 use crate::secrets::Secrets;
 use crate::store::bookmark::Key;
 use crate::store::refusal::RefusedAt;
-use crate::store::retention::Retention;
+use crate::store::retention::{Pruned, Retention};
 use crate::store::{Backlog, ClaimHolder, Refusal, RunState, Store};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
+
+/// How long a command that has run several specs goes on to remove old data: at most as much comes in with each of them as one pass removes.
+const PRUNING: Duration = Duration::from_secs(1);
 
 /// A request to launch a run.
 #[derive(Debug)]
@@ -181,7 +184,7 @@ pub fn find_claimed(
     let mut store = Store::open(&state).map_err(RunError::Store)?;
     record_claimed(&mut store, spec, &holder, observer)?;
     let closing = Closing::begin(host, state)?;
-    Ok(Some(closing.finish_run(Some(&holder.run_id), &mut store, signals, observer)))
+    Ok(Some(closing.finish_run(&holder.run_id, &mut store, signals, observer)))
 }
 
 /// Returns who has the claim of the window of a spec, unless it is this run.
@@ -242,7 +245,7 @@ pub fn refuse(
     let run_id = record_refusal(&mut store, refusal, host.worker.version)?;
     observer.observe(&RunEvent::Refused { run_id: &run_id, refusal });
     let closing = Closing::begin(host, state)?;
-    closing.finish_run(Some(&run_id), &mut store, signals, observer);
+    closing.finish_run(&run_id, &mut store, signals, observer);
     Ok(run_id)
 }
 
@@ -343,8 +346,8 @@ impl<'a> Lane<'a> {
         Ok(Some(holder.run_id))
     }
 
-    /// Waits until the events of these runs, the last of which ended last, are delivered, and applies retention. Returns for each whether a
-    /// required delivery failed.
+    /// Waits until the events of these runs and of refused ones are delivered, and applies retention. Returns for each whether a required
+    /// delivery failed.
     ///
     /// # Errors
     /// If the store cannot be used.
@@ -354,10 +357,9 @@ impl<'a> Lane<'a> {
         signals: &mut Signals,
         observer: &mut dyn Observer,
     ) -> Result<Vec<bool>, LaunchError> {
-        let Some(closing) = self.closing.filter(|_| !run_ids.is_empty()) else { return Ok(vec![false; run_ids.len()]) };
+        let Some(closing) = self.closing else { return Ok(vec![false; run_ids.len()]) };
         let mut store = Store::open(&self.state).map_err(RunError::Store)?;
-        let run_ids: Vec<Option<&str>> = run_ids.iter().map(|run_id| Some(run_id.as_str())).collect();
-        Ok(closing.finish_after(&run_ids, &mut store, signals, observer))
+        Ok(closing.finish_after(run_ids, &mut store, signals, observer))
     }
 
     /// The state directory.
@@ -382,7 +384,7 @@ pub fn around<T>(
     let closing = Closing::begin(host, state.clone())?;
     let mut store = Store::open(&state).map_err(RunError::Store)?;
     let done = work(&state, &mut store, signals, observer)?;
-    let undelivered = closing.finish_run(None, &mut store, signals, observer);
+    let undelivered = closing.finish_after(&[], &mut store, signals, observer).contains(&true);
     Ok((done, undelivered))
 }
 
@@ -404,7 +406,7 @@ impl<'a> Closing<'a> {
         if let RunResult::Found { run, terminal } = &result {
             observer.observe(&RunEvent::Found { run, terminal: terminal.as_deref() });
         }
-        let undelivered = self.finish_run(Some(result.run_id()), &mut store, signals, observer);
+        let undelivered = self.finish_run(result.run_id(), &mut store, signals, observer);
         Launched { result, undelivered }
     }
 
@@ -414,22 +416,34 @@ impl<'a> Closing<'a> {
         required.then_some((&self.deliveries, timeout))
     }
 
-    /// Waits for the delivery of one run's events, or of all. Returns whether a required delivery failed.
-    fn finish_run(self, run_id: Option<&str>, store: &mut Store, signals: &mut Signals, observer: &mut dyn Observer) -> bool {
-        self.finish_after(&[run_id], store, signals, observer).contains(&true)
+    /// Waits for the delivery of a run's events. Returns whether a required delivery failed.
+    fn finish_run(self, run_id: &str, store: &mut Store, signals: &mut Signals, observer: &mut dyn Observer) -> bool {
+        self.finish_after(&[run_id.to_owned()], store, signals, observer).contains(&true)
     }
 
-    /// Waits for the delivery of the events of the last of these runs. Returns for each whether a required delivery failed.
+    /// Waits for the delivery of the events of these runs, or of all events. Returns for each run, or for all together, whether a required
+    /// delivery failed.
     fn finish_after(
         self,
-        run_ids: &[Option<&str>],
+        run_ids: &[String],
         store: &mut Store,
         signals: &mut Signals,
         observer: &mut dyn Observer,
     ) -> Vec<bool> {
         let Self { host, state, deliveries } = self;
         let undelivered = finish_delivery(deliveries, &host.delivery, (run_ids, &*store), signals, observer);
-        observer.observe(&RunEvent::Pruned(&store.prune(&state, host.retention, now_micros())));
+        let mut pruned = store.prune(&state, host.retention, now_micros());
+        // One pass is for the data of one run.
+        let until = Instant::now() + PRUNING;
+        while run_ids.len() != 1
+            && Instant::now() < until
+            && let Ok(so_far) = &mut pruned
+            && let Ok(more) = store.prune(&state, host.retention, now_micros())
+            && more != Pruned::default()
+        {
+            *so_far += more;
+        }
+        observer.observe(&RunEvent::Pruned(&pruned));
         undelivered
     }
 }
@@ -469,23 +483,24 @@ pub fn fit(spec: &RunSpec, library: &Library) -> Result<(), LaunchError> {
     }
 }
 
-/// Finishes delivery. Returns for each run whether it was required and is incomplete at any destination.
+/// Finishes delivery. Returns for each of these runs, or for all events together, whether it was required and is incomplete at any destination.
 fn finish_delivery(
     deliveries: Deliveries<'_>,
     delivery: &Delivery<'_>,
-    (run_ids, store): (&[Option<&str>], &Store),
+    (run_ids, store): (&[String], &Store),
     signals: &mut Signals,
     observer: &mut dyn Observer,
 ) -> Vec<bool> {
     let Delivery { required, timeout, .. } = *delivery;
-    let awaited = run_ids.last().copied().flatten().map(str::to_owned);
-    let request = FlushRequest { timeout, insist: required, run_id: awaited, resend: Resend::default() };
-    let mut undelivered = vec![false; run_ids.len()];
+    let request = FlushRequest { timeout, insist: required, run_ids: run_ids.to_vec(), resend: Resend::default() };
+    let of: Vec<Option<&str>> =
+        if run_ids.is_empty() { vec![None] } else { run_ids.iter().map(|run_id| Some(run_id.as_str())).collect() };
+    let mut undelivered = vec![false; of.len()];
     for (to, report) in deliveries.finish(&request, Some(signals)) {
         let pending = store.pending(to.name());
         observer.observe(&RunEvent::Delivered { to, report: &report, pending: pending.as_ref().copied(), required });
         let elsewhere = matches!(report.trouble, Some(Incomplete::IntoAnother(_)));
-        for (run_id, undelivered) in run_ids.iter().zip(&mut undelivered).filter(|_| required) {
+        for (run_id, undelivered) in of.iter().zip(&mut undelivered).filter(|_| required) {
             // If the backlog cannot be read, delivery is not confirmed.
             *undelivered |= elsewhere || !store.backlog(to.name(), *run_id).is_ok_and(|own| own == Backlog::default());
         }

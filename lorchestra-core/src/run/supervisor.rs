@@ -373,8 +373,8 @@ impl Supervision<'_> {
         let Some((deliveries, timeout)) = self.env.deliver_first else { return Ok(()) };
         let until = Instant::now() + timeout;
         // Whatever was wrong with the destination before: this run has to know whether it has the events now.
-        let (run_id, resend) = (Some(self.run_id.clone()), Resend::default());
-        deliveries.deliver_now(&FlushRequest { timeout, insist: true, run_id, resend });
+        let (run_ids, resend) = (vec![self.run_id.clone()], Resend::default());
+        deliveries.deliver_now(&FlushRequest { timeout, insist: true, run_ids, resend });
         let mut pause = DELIVERED.0;
         loop {
             let is_missing = |to: &&DestinationConfig| {

@@ -123,5 +123,11 @@ mod tests {
             .unwrap();
         assert_eq!(events.len(), 1, "{events:?}");
         assert_eq!((events[0].0.as_str(), events[0].1.as_ref().unwrap().host.as_str()), ("elsewhere", "node"));
+        let success = |store: &Store| {
+            let health = store.health(&crate::store::RunQuery::default()).unwrap().remove(0);
+            (health.last_success.unwrap().run_id, health.last.unwrap().run_id)
+        };
+        store.record_claimed(&holder("later"), &spec()).unwrap();
+        assert_eq!(success(&store), ("later".to_owned(), "later".to_owned()), "a claimed window is complete");
     }
 }

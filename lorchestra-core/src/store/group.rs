@@ -355,7 +355,9 @@ impl Store {
                 let spec = RunSpec::from_json(spec.as_bytes()).map_err(|error| {
                     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
                 })?;
-                insert_claimed(tx, &ClaimHolder { run_id: run_id.clone(), host: host.clone() }, &spec)?;
+                if insert_claimed(tx, &ClaimHolder { run_id: run_id.clone(), host: host.clone() }, &spec)? {
+                    covered::settle(tx, run_id, super::RunState::Claimed)?;
+                }
             }
             Ok(())
         })

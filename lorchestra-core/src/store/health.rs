@@ -80,7 +80,8 @@ impl Store {
             Ok(newest)
         };
         let completed = of(RunState::Completed).next().map_or(Ok(Vec::new()), |key| self.newest(key, &all, USUAL))?;
-        let success = completed.first().copied();
+        // A window that a run on another host has claimed is complete.
+        let success = newest(&mut of(RunState::Claimed), &all)?.max(completed.first().copied());
         let last = newest(&mut keys.iter().filter(|key| !matches!(key.state, RunState::Running | RunState::Completed)), &all)?
             .max(success);
         let running = of(RunState::Running).next().map_or(Ok(None), |key| self.oldest(key))?;

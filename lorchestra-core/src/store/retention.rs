@@ -18,6 +18,7 @@ use super::{Store, StoreError, outbox};
 use crate::host::state::StateDir;
 use rusqlite::{OptionalExtension, params};
 use std::collections::BTreeSet;
+use std::ops::AddAssign;
 use std::time::Duration;
 
 /// How long to keep data after a run's end.
@@ -69,6 +70,14 @@ pub struct Pruned {
     pub logs: usize,
     /// Runs whose payloads were removed.
     pub payloads: usize,
+}
+
+impl AddAssign for Pruned {
+    fn add_assign(&mut self, more: Self) {
+        self.runs += more.runs;
+        self.logs += more.logs;
+        self.payloads += more.payloads;
+    }
 }
 
 /// Runs to keep, however old they are.

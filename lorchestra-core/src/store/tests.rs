@@ -411,3 +411,19 @@ fn undelivered_runs_are_kept_complete() {
     assert_eq!(store.store.prune(&site.state, &keep_runs, late).unwrap().payloads, 0, "once");
     assert_eq!(store.store.prune(&site.state, &retention, late).unwrap().runs, 1);
 }
+
+/// A process that keeps a store open for many runs must not write to a file that someone has moved away.
+#[test]
+fn a_store_knows_whether_its_path_names_another_file() {
+    let site = site();
+    let store = Store::open(&site.state).unwrap();
+    assert!(store.is_current());
+    let (path, aside) = (site.state.store(), site.state.store().with_extension("aside"));
+    std::fs::rename(&path, &aside).unwrap();
+    assert!(!store.is_current(), "it is gone");
+    let other = Store::open(&site.state).unwrap();
+    assert!(!store.is_current() && other.is_current());
+    drop(other);
+    std::fs::rename(&aside, &path).unwrap();
+    assert!(store.is_current());
+}

@@ -93,7 +93,8 @@ pub(super) fn delivering<T>(
     work: impl FnOnce((&StateDir, &mut Store), &mut Signals, &mut dyn Observer, &RefCell<&mut Printer>) -> T,
 ) -> Result<(T, bool), CommandError> {
     let timeout = flags.delivery_timeout.unwrap_or(settings.delivery_timeout);
-    if flags.require_delivery && !to.is_empty() {
+    // A command that only submits delivers nothing, but a destination must be configured all the same.
+    if flags.require_delivery && (!to.is_empty() || settings.destinations.is_empty()) {
         crate::commands::delivery::check(settings, timeout)?;
     }
     if !flags.quiet && !to.is_empty() {
@@ -142,8 +143,9 @@ impl GroupWork<'_, '_> {
         let group = self.group;
         let lock = Driver::lock(state, &group.group_id)?;
         // Runs only the failed windows again, not those that have not run.
-        let left_out: Vec<Member> =
-            if self.plan.pending { Vec::new() } else { store.members(group.n, MemberState::Pending, u64::MAX)? };
+        let pending = store.members(group.n, MemberState::Pending, u64::MAX)?;
+        // A failed window that an earlier command was to run again, but did not, still counts as failed.
+        let left_out: Vec<Member> = pending.into_iter().filter(|member| !self.plan.pending && member.attempt == 1).collect();
         if !self.plan.is_new {
             store.resume_group(group, self.plan.retry).map_err(CommandError::from)?;
             pin_libraries(group, store, (self.settings, self.flags.quiet), &mut self.printer.borrow_mut())?;

@@ -219,6 +219,10 @@ fn combinations(job: &JobManifest, given: &mut Vec<ParamArg>, matrix: &[String])
             let what = format!("--matrix {text}: {} cannot be varied, or has another value already", param.name);
             return Err(CommandError::new(Code::Usage, what).hint("set each parameter once, and no secret or end of the window"));
         }
+        if values.split(',').any(str::is_empty) {
+            let what = format!("--matrix {text}: a value is empty");
+            return Err(CommandError::new(Code::Usage, what).hint("remove the comma at the end, or one of two commas in a row"));
+        }
         let arg =
             |value: &str| ParamArg { name: param.name.clone(), text: value.to_owned(), typed_as: format!("--matrix {name}") };
         dimensions.push(values.split(',').map(arg).collect());
@@ -283,13 +287,15 @@ fn missing_ranges(windows: &[TimeRange], first: &RunSpec, store: Option<&Store>)
         package: Some(first.package.clone()),
         job: Some(first.job.clone()),
         account: Some(first.account.clone().unwrap_or_default()),
-        state: Some(RunState::Completed),
         ..RunQuery::default()
     };
-    let runs = match store {
-        Some(store) => store.find_runs(&query, u64::MAX)?,
-        None => Vec::new(),
-    };
+    let mut runs = Vec::new();
+    // A claimed run has completed on another host.
+    for state in [RunState::Completed, RunState::Claimed] {
+        if let Some(store) = store {
+            runs.extend(store.find_runs(&RunQuery { state: Some(state), ..query.clone() }, u64::MAX)?);
+        }
+    }
     let mut done: Vec<TimeRange> = Vec::new();
     for run in runs {
         let Ok(spec) = run.spec() else { continue };

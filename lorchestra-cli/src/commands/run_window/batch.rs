@@ -2,7 +2,7 @@
 //! starts short windows together, because starting a process for each takes longer than they do.
 //!
 //! What all windows need alike is done once: libraries are sealed, runs of dead supervisors are closed, destinations are connected, old data is
-//! removed. Each window still waits for the delivery of its own events before it takes its claim, and is reported when it is claimed. After
+//! removed. If some of that fails, each window is refused as one alone would be. Each window still waits for the delivery of its own events before it takes its claim, and is reported when it is claimed. After
 //! the last one, the process waits for the terminal events. A window whose terminal event is not delivered in time gets a second report, with
 //! exit code 69, which replaces the first.
 
@@ -22,11 +22,16 @@ use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::run::error::RunError;
 use lorchestra_core::run::event::Observers;
-use lorchestra_core::run::launch::{Delivery, Lane, LaunchError};
+use lorchestra_core::run::launch::{Delivery, Host, Lane, LaunchError};
 use lorchestra_core::run::supervisor::RunResult;
 use lorchestra_core::store::RunState;
+use lorchestra_core::text;
 use serde::Serialize;
 use std::time::Instant;
+use uuid::Uuid;
+
+/// Longest message in a report, in characters: an engine keeps the reports of all windows.
+const MESSAGE: usize = 300;
 
 /// What became of a window (schema `lorchestra.window-report/1`).
 #[derive(Debug, Clone, Serialize)]
@@ -56,24 +61,34 @@ struct WindowEnd {
 pub(super) fn run(
     command: &RunWindow,
     windows: Vec<Window<'_>>,
-    (settings, signals): (&Settings, Option<Signals>),
+    (verbose, settings, signals): (u8, &Settings, Option<Signals>),
     (notices, printer): (&mut Notices<'_>, &mut Printer),
 ) -> Result<Code, CommandError> {
-    CommandError::unless_files_suffice()?;
+    let begun = Instant::now();
+    let mut batch = Batch { command, printer, begun, reports: 0 };
     let required = !command.no_require_delivery;
     let timeout = command.delivery_timeout.unwrap_or(settings.delivery_timeout);
-    let mut runner = SpecRunner::new(settings, command.locked, signals)?;
-    if required {
-        delivery::check(settings, timeout)?;
-    }
+    let mut signals = Some(signals.map_or_else(crate::commands::handle_signals, Ok)?);
     let host = settings.host(Delivery { to: &settings.destinations, required, timeout })?;
-    let mut lane = Lane::delivering(&host, &mut Observers(vec![&mut DiagnosticObserver, notices]))?;
-    let begun = Instant::now();
-    // With the run that delivers.
+    let Some((mut runner, mut lane)) = prepare(command, (settings, &mut signals), &host, notices) else {
+        // Each is refused, with its reason.
+        for window in windows {
+            if batch.is_over() {
+                break;
+            }
+            let (index, run_id) = (window.index, window.run_id);
+            let started = Instant::now();
+            let end = window.end(command, (verbose, settings, &mut signals), true, notices, batch.printer);
+            let end =
+                WindowEnd { code: end.code, state: None, cause: end.cause, message: end.message, delivers: None, is_last: false };
+            batch.report(index, run_id, end, started);
+        }
+        return Ok(Code::Success);
+    };
     let mut reported = Vec::new();
     let mut code = Code::Success;
-    for (done, window) in windows.into_iter().enumerate() {
-        if done > 0 && command.stop_after.is_some_and(|limit| begun.elapsed() >= limit) {
+    for window in windows {
+        if batch.is_over() {
             break;
         }
         if let Some(&signal) = runner.signals.endings().first() {
@@ -82,27 +97,17 @@ pub(super) fn run(
         }
         let started = Instant::now();
         let (index, attempt, run_id) = (window.index, window.attempt, window.run_id);
-        let end = run_one(&mut runner, &mut lane, window, settings, (&mut *notices, &mut *printer));
+        let mut end = run_one(&mut runner, &mut lane, window, settings, (&mut *notices, &mut *batch.printer));
         if end.code != Code::Success {
             WindowResult::new(run_id, attempt, end.code, end.cause, end.message.clone()).write(command, index);
         }
-        let report = WindowReport {
-            schema: "lorchestra.window-report/1",
-            index,
-            run_id: run_id.to_string(),
-            exit_code: end.code.number(),
-            state: end.state.map(RunState::as_str),
-            message: end.message,
-            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        };
-        printer.json(&report);
-        printer.flush();
-        if let Some(delivers) = end.delivers {
-            reported.push((delivers, report, (run_id, attempt)));
-        }
+        let (ended, delivers, is_last) = (end.code, end.delivers.take(), end.is_last);
+        let report = batch.report(index, run_id, end, started);
+        // With the run that delivers.
+        reported.extend(delivers.map(|delivers| (delivers, report, (run_id, attempt))));
         // A process that was stopped starts nothing more.
-        if end.is_last || matches!(end.code, Code::Interrupted(_)) {
-            code = end.code;
+        if is_last || matches!(ended, Code::Interrupted(_)) {
+            code = ended;
             break;
         }
     }
@@ -112,11 +117,61 @@ pub(super) fn run(
         if undelivered && report.exit_code == Code::Success.number() {
             let message = Some("its last event was not delivered in time".to_owned());
             WindowResult::new(run_id, attempt, Code::Undelivered, None, message.clone()).write(command, report.index);
-            printer.json(&WindowReport { exit_code: Code::Undelivered.number(), message, ..report });
-            printer.flush();
+            batch.print(&WindowReport { exit_code: Code::Undelivered.number(), message, ..report });
         }
     }
     Ok(code)
+}
+
+/// The reports of one process.
+struct Batch<'a> {
+    command: &'a RunWindow,
+    printer: &'a mut Printer,
+    begun: Instant,
+    reports: usize,
+}
+
+impl Batch<'_> {
+    /// Whether no further window may start.
+    fn is_over(&self) -> bool {
+        self.reports > 0 && self.command.stop_after.is_some_and(|limit| self.begun.elapsed() >= limit)
+    }
+
+    fn report(&mut self, index: usize, run_id: Uuid, end: WindowEnd, started: Instant) -> WindowReport {
+        let report = WindowReport {
+            schema: "lorchestra.window-report/1",
+            index,
+            run_id: run_id.to_string(),
+            exit_code: end.code.number(),
+            state: end.state.map(RunState::as_str),
+            message: end.message.map(|message| text::shortened(&message, MESSAGE)),
+            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        self.reports += 1;
+        self.print(&report);
+        report
+    }
+
+    fn print(&mut self, report: &WindowReport) {
+        self.printer.json(report);
+        self.printer.flush();
+    }
+}
+
+/// Does what all windows need alike; `None` if it fails, for a reason that each window reports.
+fn prepare<'a>(
+    command: &RunWindow,
+    (settings, signals): (&'a Settings, &mut Option<Signals>),
+    host: &'a Host<'a>,
+    notices: &mut Notices<'_>,
+) -> Option<(SpecRunner<'a>, Lane<'a>)> {
+    CommandError::unless_files_suffice().ok()?;
+    let lock = SpecRunner::lock(settings, command.locked).ok()?;
+    if host.delivery.required {
+        delivery::check(settings, host.delivery.timeout).ok()?;
+    }
+    let lane = Lane::delivering(host, &mut Observers(vec![&mut DiagnosticObserver, notices])).ok()?;
+    Some((SpecRunner::with(settings, lock, signals.take()?), lane))
 }
 
 /// Runs a window, unless another run has its claim.
@@ -151,9 +206,9 @@ fn run_one(
     };
     printer.failure(&failure);
     let refusal = asked.refusal(&failure, settings).filter(|_| !is_last);
-    runner.record_refusal(lane, refusal.as_ref(), notices);
+    let delivers = runner.record_refusal(lane, refusal.as_ref(), notices);
     let (code, cause) = (failure.code, failure.refusal());
-    WindowEnd { code, state: None, cause, message: Some(failure.message), delivers: None, is_last }
+    WindowEnd { code, state: None, cause, message: Some(failure.message), delivers, is_last }
 }
 
 impl WindowEnd {

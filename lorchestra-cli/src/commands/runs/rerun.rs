@@ -207,7 +207,7 @@ fn not_made_up_for(store: &Store, wanted: &Rerun) -> Result<(Vec<Run>, Vec<Run>)
         }
         match run.state {
             RunState::Failed | RunState::Refused if run.cause != Some(Cause::Cancelled) => chosen.push(run),
-            RunState::Completed | RunState::Running => {}
+            RunState::Completed | RunState::Claimed | RunState::Running => {}
             _ => continue,
         }
         later.push(spec);

@@ -15,7 +15,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 /// Records the consequences of a run's end, which `runs` has already.
 pub(super) fn settle(tx: &Transaction<'_>, run_id: &str, state: RunState) -> rusqlite::Result<()> {
     match state {
-        RunState::Completed => complete_failed_members(tx, run_id),
+        RunState::Completed | RunState::Claimed => complete_failed_members(tx, run_id),
         RunState::Failed | RunState::Skipped => complete_member_of(tx, run_id),
         _ => Ok(()),
     }

@@ -380,7 +380,10 @@ fn bad_requests_store_nothing() {
         (&[&base[..], &["--matrix", "then=return,return"]].concat(), "given twice"),
         (&[&base[..], &["--matrix", "reached=nonsense"]].concat(), "nonsense"),
         (&[&base[..], &["--matrix", "reached=2024-01-05,2024-01-05T00:00:00Z"]].concat(), "are the same run"),
+        (&[&base[..], &["--matrix", "then=return,,fail"]].concat(), "a value is empty"),
         (&[&base[..], &["--plan", "p", "-j", "2"]].concat(), "cannot be used with"),
+        (&[&base[..], &["--plan", "p", "--engine", "slurm"]].concat(), "cannot be used with"),
+        (&[&base[..], &["--plan", "p", "--require-delivery"]].concat(), "cannot be used with"),
         (&[&base[..], &["--plan", "p", "--move-bookmark"]].concat(), "cannot be used with"),
         (&[&base[..], &["-j", "0"]].concat(), "0"),
         (&["backfill", "resume"], "GROUP"),
@@ -390,6 +393,15 @@ fn bad_requests_store_nothing() {
     }
     sandbox.lorchestra(&["backfill", "show", "last"]).exits(1);
     assert!(!Path::new(&sandbox.state().join("lorchestra.db")).exists());
+}
+
+/// A misspelt configuration must not look like delivered events.
+#[test]
+fn required_delivery_needs_a_destination() {
+    let sandbox = sandbox();
+    let ended = sandbox.lorchestra(&[&JOB[..], &DAYS, &["--require-delivery"]].concat()).exits(78);
+    assert!(ended.err().contains("no destination is configured"), "{}", ended.shown());
+    assert_eq!(sandbox.runs().len(), 0);
 }
 
 /// Flags of backfill count before PACKAGE and after JOB.

@@ -146,6 +146,22 @@ fn one_process_runs_several_windows_each_with_its_own_end() {
     assert_eq!(node.runs().len(), 5);
 }
 
+/// Each is refused, recorded and reported as one alone would be.
+#[test]
+fn a_process_that_can_start_none_of_its_windows_reports_each() {
+    let shared = tempfile::tempdir().unwrap();
+    let (node, claims) = (node(), claims_in(shared.path()));
+    let file = plan(&node, shared.path(), 2, &[]);
+    let window = ["run-window", "--plan", &file, "--indexes", "0,1", "--claims", &claims, "--no-require-delivery"];
+    let ended = node.lorchestra(&[&window[..], &["--attempt", "1", "--locked"]].concat()).exits(0);
+    let reports = ended.json_lines("lorchestra.window-report/1");
+    let codes: Vec<Value> = reports.iter().map(|report| json!([report["index"], report["exit_code"]])).collect();
+    assert_eq!(codes, [json!([0, 78]), json!([1, 78])]);
+    assert_eq!(node.runs().iter().filter(|run| run.state() == "refused").count(), 2);
+    let ended = node.lorchestra(&[&window[..], &["--attempt", ""]].concat()).exits(2);
+    assert!(ended.err().contains("--claims needs --attempt"), "{}", ended.shown());
+}
+
 /// Two nodes run every window at once, and are killed again and again, as are their workers; each starts again with another attempt.
 #[test]
 fn each_window_is_effective_once_on_two_nodes_that_are_killed() {

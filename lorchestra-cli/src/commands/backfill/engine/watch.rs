@@ -117,7 +117,9 @@ impl EngineWork<'_, '_> {
             store.resume_group(group, plan.retry)?;
             pin_libraries(group, store, (settings, flags.quiet), &mut printer.borrow_mut())?;
         }
-        let left_out: BTreeSet<u32> = if plan.pending { BTreeSet::new() } else { pending.iter().map(|m| m.place).collect() };
+        // A failed window that an earlier command was to run again, but did not, still counts as failed.
+        let never_run = pending.iter().filter(|member| !plan.pending && member.attempt == 1);
+        let left_out: BTreeSet<u32> = never_run.map(|member| member.place).collect();
         let mut open = BTreeMap::new();
         for of in [MemberState::Pending, MemberState::Running] {
             for member in store.members(group.n, of, u64::MAX)?.into_iter().filter(|member| !left_out.contains(&member.place)) {
