@@ -141,7 +141,7 @@ pub(super) fn run(
         return batch::run(command, windows, (verbose, settings, signals), (notices, printer));
     }
     match windows.pop() {
-        Some(window) => Ok(window.end(command, (verbose, settings, &mut signals), false, notices, printer).code),
+        Some(window) => Ok(window.end(command, (verbose, settings, &mut signals), false, (notices, printer)).code),
         // Not reached: the plan has the member.
         None => Ok(Code::Success),
     }
@@ -183,8 +183,7 @@ impl<'a> Window<'a> {
         command: &RunWindow,
         (verbose, settings, signals): (u8, &Settings, &mut Option<Signals>),
         quiet: bool,
-        notices: &mut Notices<'_>,
-        printer: &mut Printer,
+        observers: (&mut Notices<'_>, &mut Printer),
     ) -> SpecEnd {
         let Self { index, attempt, run_id, spec } = self;
         let own = OwnFlags {
@@ -196,7 +195,7 @@ impl<'a> Window<'a> {
             quiet: quiet || command.quiet,
             ..OwnFlags::default()
         };
-        let end = run_job::run_spec(spec, &own, (verbose, settings), signals, (notices, printer));
+        let end = run_job::run_spec(spec, &own, (verbose, settings), signals, observers);
         if end.code != Code::Success && command.results.is_some() {
             let state = StateDir::existing(&settings.state_dir).ok().flatten();
             let run = state.and_then(|state| Store::open(&state).ok()?.run(&run_id.to_string()).ok().flatten());

@@ -78,7 +78,7 @@ pub(super) fn run(
             }
             let (index, run_id) = (window.index, window.run_id);
             let started = Instant::now();
-            let end = window.end(command, (verbose, settings, &mut signals), true, notices, batch.printer);
+            let end = window.end(command, (verbose, settings, &mut signals), true, (&mut *notices, &mut *batch.printer));
             let end =
                 WindowEnd { code: end.code, state: None, cause: end.cause, message: end.message, delivers: None, is_last: false };
             batch.report(index, run_id, end, started);
