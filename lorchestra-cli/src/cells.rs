@@ -83,7 +83,7 @@ pub(crate) fn wrapped(text: &str, cells: Option<usize>, indent: usize) -> String
         let blanks = rest.chars().take_while(|c| *c == ' ').count();
         let mut line = String::new();
         loop {
-            let end = beginning(rest, cells - width(&line));
+            let end = beginning(rest, cells.saturating_sub(width(&line)));
             if end == rest.len() {
                 break;
             }

@@ -22,6 +22,7 @@ use crate::settings::{PLUGIN_FLAG, Settings};
 use chrono::Utc;
 use clap::{ArgGroup, Args, Subcommand};
 use environment::Environment;
+use lorchestra_core::host::atomic_file::OutputFile;
 use lorchestra_core::host::files::open_regular;
 use lorchestra_core::plan::source::Source;
 use lorchestra_core::plan::{self, Context, PlanRequest, RunPolicy};
@@ -31,7 +32,9 @@ use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, is_name};
 use rustix::fs::OFlags;
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -318,7 +321,9 @@ fn write(files: &[File], dir: &Path, printer: &mut Printer) -> Result<(), Comman
                     .hint(format!("remove it, or choose another name with --name: rm {}", shell(&path))));
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                std::fs::write(&path, &file.text).map_err(|e| failed(&path, &e))?;
+                // Complete, or not at all: a part of a unit would be installed, and would not be overwritten.
+                let written = OutputFile::write_whole(&path, Permissions::from_mode(0o644), file.text.as_bytes());
+                written.map_err(|e| failed(&path, &e))?;
             }
             // It may be anything, so it is not overwritten.
             Err(e) => return Err(failed(&path, &e)),

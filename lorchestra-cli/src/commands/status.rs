@@ -123,6 +123,13 @@ pub(super) fn run(
             Some(_) => failure.hint("--from bigquery reads the runs of the last 30 days"),
             None => failure,
         })?;
+        // Whoever names a job and a limit expects a success within it.
+        if let (Some(limit), Some(job)) = (command.stale, job) {
+            let health = JobHealth::never_run(package, job);
+            let word = word(&health, Some(limit), now_micros());
+            let (expected_every, bookmark) = (None, None);
+            jobs.push(Judged { word, health, expected_every, limit: Some(limit), bookmark, pending: Vec::new() });
+        }
     }
     let pending = match store.filter(|_| fleet.is_none()) {
         Some(store) => count_pending(&mut jobs, settings, store)?,

@@ -8,9 +8,10 @@
 //! - a device, a FIFO, or an open file of a process (`/dev/stdout`, `/dev/fd/3`): written to directly, as the shell does.
 
 use rustix::fs::{Mode, OFlags};
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -42,7 +43,11 @@ impl OutputFile {
             ResolvedPath::Regular(path) => path,
         };
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = tempfile::Builder::new().prefix(".lorchestra-").permissions(permissions).tempfile_in(dir)?;
+        // Whoever could read the file before can read it afterwards; and the umask does not take away what the caller needs.
+        let before = fs::metadata(&path).map_or(0, |meta| meta.mode() & 0o777);
+        let permissions = Permissions::from_mode(permissions.mode() | before);
+        let file = tempfile::Builder::new().prefix(".lorchestra-").tempfile_in(dir)?;
+        file.as_file().set_permissions(permissions)?;
         Ok(Self(OutputKind::Replacing(file, path)))
     }
 
@@ -106,13 +111,17 @@ enum ResolvedPath {
 fn resolve(path: &Path) -> io::Result<ResolvedPath> {
     let mut at = path.to_owned();
     for _ in 0..MAX_LINKS {
-        let kind = match fs::symlink_metadata(&at) {
-            Ok(meta) => meta.file_type(),
+        let meta = match fs::symlink_metadata(&at) {
+            Ok(meta) => meta,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ResolvedPath::Regular(at)),
             Err(error) => return Err(error),
         };
+        let kind = meta.file_type();
         if kind.is_file() {
             return Ok(ResolvedPath::Regular(at));
+        }
+        if (kind.is_symlink() || kind.is_fifo()) && is_trap(&at, &meta) {
+            return Err(rustix::io::Errno::ACCESS.into());
         }
         if kind.is_dir() {
             return Err(rustix::io::Errno::ISDIR.into());
@@ -127,6 +136,15 @@ fn resolve(path: &Path) -> io::Result<ResolvedPath> {
         at = dir.join(fs::read_link(&at)?);
     }
     Err(rustix::io::Errno::LOOP.into())
+}
+
+/// Whether someone else may have put a link or a FIFO into a directory like `/tmp`, to redirect what is written: the rule of
+/// `fs.protected_symlinks` and `fs.protected_fifos`, which the kernel cannot apply to a link that is read.
+fn is_trap(path: &Path, meta: &Metadata) -> bool {
+    const STICKY_FOR_ALL: u32 = 0o1002;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let is_shared = |dir: &Metadata| dir.mode() & STICKY_FOR_ALL == STICKY_FOR_ALL && dir.uid() != meta.uid();
+    meta.uid() != rustix::process::geteuid().as_raw() && fs::metadata(dir).is_ok_and(|dir| is_shared(&dir))
 }
 
 /// Opens a device or a FIFO. Never makes a terminal the controlling terminal.
@@ -153,7 +171,7 @@ fn open_descriptor(link: &Path, dir: &Path) -> io::Result<File> {
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::fs::{chown, symlink};
 
     fn private() -> Permissions {
         Permissions::from_mode(0o600)
@@ -202,6 +220,39 @@ mod tests {
         symlink("missing/target", &nowhere).unwrap();
         assert_eq!(write(&nowhere, "").unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(write(dir.path(), "").unwrap_err().kind(), io::ErrorKind::IsADirectory);
+    }
+
+    #[test]
+    fn the_permissions_are_those_asked_for_and_those_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().mode() & 0o777;
+        OutputFile::write_whole(&dir.path().join("open"), Permissions::from_mode(0o666), b"").unwrap();
+        assert_eq!(mode("open"), 0o666, "whatever the umask is");
+        fs::write(dir.path().join("page"), "old").unwrap();
+        fs::set_permissions(dir.path().join("page"), Permissions::from_mode(0o644)).unwrap();
+        write(&dir.path().join("page"), "new").unwrap();
+        assert_eq!(mode("page"), 0o644);
+    }
+
+    /// Needs root, to make another user's link.
+    #[test]
+    fn links_and_fifos_of_others_in_a_directory_for_all_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).unwrap();
+        let (link, target, fifo) = (dir.path().join("link"), dir.path().join("target"), dir.path().join("fifo"));
+        fs::write(&target, "mine").unwrap();
+        symlink(&target, &link).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RUSR | Mode::WUSR).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::lchown(&link, Some(65534), None).unwrap();
+            chown(&fifo, Some(65534), None).unwrap();
+            for path in [&link, &fifo] {
+                assert_eq!(write(path, "theirs").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+            }
+            fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        }
+        write(&link, "new").unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "new");
     }
 
     #[test]

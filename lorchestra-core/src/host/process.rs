@@ -86,6 +86,8 @@ pub(crate) fn is_stopped(pid: u32, open: &Path) -> Option<bool> {
 pub struct Stat {
     /// `R`, `S`, `T`, `Z`, ….
     pub state: char,
+    /// Its parent; 0 if it has none, or none in this PID namespace.
+    pub parent: u32,
     /// Processor time in user mode of the process and the children it waited for, in clock ticks.
     pub user: u64,
     /// The same in kernel mode.
@@ -110,6 +112,7 @@ impl Stat {
         let number = |i: usize| fields.get(i)?.parse::<u64>().ok();
         Some(Self {
             state: fields.first()?.chars().next()?,
+            parent: u32::try_from(number(1)?).ok()?,
             user: number(11)? + number(13)?,
             system: number(12)? + number(14)?,
             start: number(19)?,
@@ -237,7 +240,27 @@ fn ignored(status: &str) -> impl Fn(i32) -> bool + use<> {
 /// since a process may fork before it is killed, and waits briefly for them to disappear. Returns how many there were. Never kills this
 /// process, even if such a run started it.
 pub fn kill_leftovers(state_id: &str, run_ids: &HashSet<&str>) -> usize {
-    kill_all(&|pid| carries(pid, STATE, state_id) && variable_of(pid, RUN).is_some_and(|id| run_ids.contains(id.as_str())))
+    kill_leftovers_except(state_id, run_ids, &[])
+}
+
+/// Like [`kill_leftovers`], without these processes.
+pub(crate) fn kill_leftovers_except(state_id: &str, run_ids: &HashSet<&str>, spared: &[u32]) -> usize {
+    let is_of_run = |pid| variable_of(pid, RUN).is_some_and(|id| run_ids.contains(id.as_str()));
+    kill_all(&|pid| !spared.contains(&pid) && carries(pid, STATE, state_id) && is_of_run(pid))
+}
+
+/// Returns the parents of this process, from its own up.
+pub(crate) fn ancestors() -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut pid = std::process::id();
+    while let Ok(stat) = Stat::of(pid)
+        && stat.parent > 1
+        && !found.contains(&stat.parent)
+    {
+        pid = stat.parent;
+        found.push(pid);
+    }
+    found
 }
 
 fn kill_all(remains: &dyn Fn(u32) -> bool) -> usize {

@@ -3,6 +3,7 @@
 
 use super::history::{RunKey, RunQuery, RunTimes};
 use super::{Run, RunState, Store, StoreError};
+use crate::host::clock::now_micros;
 use crate::outcome::Cause;
 use rusqlite::{OptionalExtension, params};
 use std::time::Duration;
@@ -79,9 +80,11 @@ impl Store {
             }
             Ok(newest)
         };
-        let completed = of(RunState::Completed).next().map_or(Ok(Vec::new()), |key| self.newest(key, &all, USUAL))?;
+        // A success of the time when the clock was ahead would hide all failures until then.
+        let until_now = RunQuery { until: Some(now_micros().saturating_add(1)), ..RunQuery::default() };
+        let completed = of(RunState::Completed).next().map_or(Ok(Vec::new()), |key| self.newest(key, &until_now, USUAL))?;
         // A window that a run on another host has claimed is complete.
-        let success = newest(&mut of(RunState::Claimed), &all)?.max(completed.first().copied());
+        let success = newest(&mut of(RunState::Claimed), &until_now)?.max(completed.first().copied());
         let last = newest(&mut keys.iter().filter(|key| !matches!(key.state, RunState::Running | RunState::Completed)), &all)?
             .max(success);
         let running = of(RunState::Running).next().map_or(Ok(None), |key| self.oldest(key))?;

@@ -8,6 +8,7 @@ use super::{File, Scheduled};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::settings::Settings;
+use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::text::shell;
 use std::path::Path;
 
@@ -127,10 +128,20 @@ TimeoutStopSec={}
     }
     text.push_str(HARDENING);
     if system {
-        let dirs: Vec<String> = [&settings.state_dir, &settings.data_root]
-            .iter()
-            .map(|dir| quoted(&format!("-{}", dir.display())))
-            .collect::<Result<_, _>>()?;
+        let own = [&settings.state_dir, &settings.data_root];
+        // Only directories that exist become writable. With +, this is outside of what restricts the unit.
+        let user = settings.user();
+        let made = own.iter().map(|dir| quoted(&dir.display().to_string())).collect::<Result<Vec<_>, _>>()?.join(" ");
+        text.push_str(&format!(
+            "ExecStartPre=+/usr/sbin/runuser -u {} -- /usr/bin/mkdir -p -m 0700 -- {made}\n",
+            user.trim_start_matches("user ")
+        ));
+        let files = settings.destinations.iter().filter_map(|to| match to {
+            DestinationConfig::Jsonl(files) => Some(&files.dir),
+            _ => None,
+        });
+        let dirs: Vec<String> =
+            own.into_iter().chain(files).map(|dir| quoted(&format!("-{}", dir.display()))).collect::<Result<_, _>>()?;
         text.push_str(&format!("{SYSTEM_HARDENING}ReadWritePaths={}\n", dirs.join(" ")));
     }
     Ok(text)

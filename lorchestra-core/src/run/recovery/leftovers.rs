@@ -42,7 +42,9 @@ impl Leftovers {
     /// If the store or the spool cannot be read.
     pub fn find(state: &StateDir, store: Option<&Store>) -> Result<Self, RecoveryError> {
         let mut found = Self::default();
-        for (pid, name, run_id) in process::of_state(state.id()) {
+        // A shell or a terminal multiplexer that a job has started, and from which this process was started, is in use.
+        let ancestors = process::ancestors();
+        for (pid, name, run_id) in process::of_state(state.id()).into_iter().filter(|(pid, ..)| !ancestors.contains(pid)) {
             // Looked at again: a run ends after its processes, and this one may have been of a run that has just ended.
             if is_over(state, store, &run_id)? && process::carries(pid, process::RUN, &run_id) {
                 found.processes.push(LeftProcess { pid, name, run_id });
@@ -75,7 +77,7 @@ impl Leftovers {
     /// Kills the processes, and waits briefly until they are gone. Returns how many were killed.
     pub fn kill(&self, state: &StateDir) -> usize {
         let runs: HashSet<&str> = self.processes.iter().map(|process| process.run_id.as_str()).collect();
-        if runs.is_empty() { 0 } else { process::kill_leftovers(state.id(), &runs) }
+        if runs.is_empty() { 0 } else { process::kill_leftovers_except(state.id(), &runs, &process::ancestors()) }
     }
 }
 
