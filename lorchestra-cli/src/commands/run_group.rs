@@ -67,7 +67,7 @@ pub(crate) struct RunGroup {
     #[arg(long)]
     pub(crate) keep_going: bool,
     /// Check the file and print its jobs, and start nothing
-    #[arg(long, conflicts_with = "rerun_failed")]
+    #[arg(long, conflicts_with_all = ["rerun_failed", "json"])]
     pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) drive: DriveFlags,

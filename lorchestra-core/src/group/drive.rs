@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// Interval between looks at members that other processes run, and at a cancellation.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long another process may have a group's lock that only asks whether someone has it.
+const HELD_BRIEFLY: Duration = Duration::from_millis(200);
 /// How long to wait before retrying a member that another process seemed to run.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Number of lanes that may die one after the other before the group is given up: lanes do not die on their own.
@@ -146,12 +148,30 @@ struct GroupProgress {
     looked: Option<Instant>,
 }
 
+impl GroupProgress {
+    /// The number of members that run in lanes of an earlier process, which was killed.
+    fn left_running(&self) -> usize {
+        self.elsewhere.iter().filter(|(member, _)| member.state == MemberState::Running).count()
+    }
+}
+
 impl Driver<'_> {
     /// Takes the lock that shows that this process drives the group.
     ///
     /// # Errors
     /// If another process does.
     pub fn lock(state: &StateDir, group_id: &str) -> Result<FileLock, GroupError> {
+        let until = Instant::now() + HELD_BRIEFLY;
+        loop {
+            match Self::try_lock(state, group_id) {
+                // Whoever only asks whether the group is driven has the lock for a moment.
+                Err(GroupError::Driven { .. }) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+                result => return result,
+            }
+        }
+    }
+
+    fn try_lock(state: &StateDir, group_id: &str) -> Result<FileLock, GroupError> {
         let path = state.lock(&format!("group+{group_id}"));
         match FileLock::try_take_at(&path) {
             Ok(Some(lock)) => Ok(lock),
@@ -171,7 +191,7 @@ impl Driver<'_> {
     /// # Errors
     /// If the lock cannot be looked at.
     pub fn is_driven(state: &StateDir, group_id: &str) -> Result<bool, GroupError> {
-        match Self::lock(state, group_id) {
+        match Self::try_lock(state, group_id) {
             Ok(lock) => {
                 Self::unlock(state, group_id, lock);
                 Ok(false)
@@ -230,7 +250,8 @@ impl Driver<'_> {
 
     /// Gives members to lanes while there is room.
     fn start_members(&mut self, pool: &mut Pool, progress: &mut GroupProgress) -> Result<(), GroupError> {
-        while progress.stopped.is_none() && pool.has_room() {
+        let parallel = self.group.settings.parallel as usize;
+        while progress.stopped.is_none() && pool.has_room() && pool.busy() + progress.left_running() < parallel {
             let Some(next) = progress.waiting.front() else { return Ok(()) };
             let earlier = |member: &Member| member.stage < next.stage;
             if progress.given.values().any(earlier) || progress.elsewhere.iter().any(|(member, _)| earlier(member)) {

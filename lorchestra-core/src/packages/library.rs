@@ -202,7 +202,7 @@ fn digest(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<St
     }
 }
 
-/// SHA-256 of a file's bytes in hexadecimal, from its beginning, wherever its position is.
+/// SHA-256 of a file's bytes in hexadecimal, from its beginning.
 fn digest_of(file: &File) -> io::Result<String> {
     let mut at = 0;
     digest(|buffer| {

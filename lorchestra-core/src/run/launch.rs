@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// How long a command that has run several specs goes on to remove old data: at most as much comes in with each of them as one pass removes.
+/// How long a command that has run several specs continues to remove old data: one pass removes as much as one of them adds.
 const PRUNING: Duration = Duration::from_secs(1);
 
 /// A request to launch a run.
@@ -272,8 +272,8 @@ fn recover(state: &StateDir, observer: &mut dyn Observer) -> Result<(), LaunchEr
 }
 
 /// Runs one spec after the other in this process. Runs of dead supervisors are closed once, at the start; each run still closes those of its
-/// own key. A library is sealed once, so all runs of it use the same bytes. Delivery, if this process is to deliver, goes on all the time, and
-/// retention is applied once, at the end.
+/// own key. A library is sealed once, so all runs of it use the same bytes. Delivery, if this process is to deliver, continues
+/// from run to run, and retention is applied once, at the end.
 #[derive(Debug)]
 pub struct Lane<'a> {
     host: &'a Host<'a>,

@@ -154,9 +154,10 @@ fn median(runs: &[RunTimes]) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::NewRun;
-    use super::super::tests::{new_run, site, started};
+    use super::super::tests::{end, new_run, site, started};
+    use super::super::{NewRun, RunEnd, Terminal};
     use super::*;
+    use crate::outcome::Failure;
 
     /// With `on_overlap = "allow"`, a run that hangs is not the newest one.
     #[test]
@@ -168,5 +169,32 @@ mod tests {
         }
         let health = store.health(&RunQuery::default()).unwrap();
         assert_eq!(health[0].running.as_ref().map(|run| run.run_id.as_str()), Some("first"));
+    }
+
+    /// The clock was ahead when the run succeeded.
+    #[test]
+    fn a_success_of_the_future_does_not_hide_a_failure() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        let day = 86_400_000_000;
+        let now = now_micros();
+        for (run_id, started_at, cause) in
+            [("before", now - day, None), ("ahead", now + day, None), ("now", now - 9, Some(Cause::Error))]
+        {
+            store.begin_run(&NewRun { started_at, ..new_run(run_id) }, &started()).unwrap();
+            let failure = cause.map(|cause| Failure {
+                cause,
+                message: "no".into(),
+                permanent: false,
+                job_result: None,
+                signal: None,
+                exit_code: None,
+            });
+            let over = end();
+            store.end_run(run_id, &RunEnd { terminal: Terminal { failure, ..over.terminal }, ..over }).unwrap();
+        }
+        let health = store.health(&RunQuery::default()).unwrap().remove(0);
+        assert_eq!(health.last_success.unwrap().run_id, "before");
+        assert_eq!((health.failure.unwrap().run_id.as_str(), health.failures), ("now", 1));
     }
 }

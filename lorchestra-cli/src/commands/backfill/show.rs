@@ -202,7 +202,10 @@ pub(super) fn cancel(
     let running = RunQuery { group: Some(group.group_id.clone()), state: Some(RunState::Running), ..RunQuery::default() };
     loop {
         close_abandoned(state)?;
-        let runs = store.find_runs(&running, u64::MAX)?;
+        // Not a run of `runs rerun`, which has the spec of a member.
+        let members = store.members(group.n, MemberState::Running, u64::MAX)?;
+        let is_member = |run: &Run| members.iter().any(|member| member.run_id == run.run_id);
+        let runs: Vec<Run> = store.find_runs(&running, u64::MAX)?.into_iter().filter(is_member).collect();
         if runs.is_empty() && !Driver::is_driven(state, &group.group_id)? {
             break;
         }

@@ -45,7 +45,14 @@ pub(super) fn find(store: &Store, name: &str, now: &GroupSource) -> Result<Group
     let Some(before) = &group.settings.file else { return Ok(group) };
     let differences = differences(before, now);
     if differences.is_empty() {
-        return Ok(group);
+        // The file may have been moved.
+        if before.path == now.path || !Path::new(&before.path).exists() {
+            return Ok(group);
+        }
+        let (id, path) = (short_id(&group.group_id), &now.path);
+        let what =
+            format!("{path} has not run yet: the last group called {name} ({id}) is that of another file, {}", before.path);
+        return Err(CommandError::new(Code::Usage, what).hint("omit --rerun-failed to run all jobs of this file"));
     }
     let mut what = differences.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
     if differences.len() > NAMED {

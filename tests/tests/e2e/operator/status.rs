@@ -124,6 +124,8 @@ fn a_misspelt_name_is_refused_with_the_nearest_names() {
     // A job of the library that has not run is no mistake.
     let never = sandbox.lorchestra(&["status", "misbehave/print"]).exits(0);
     assert!(never.err().contains("misbehave/print has not run yet (state directory "), "{}", never.shown());
+    // With a limit, its success is overdue.
+    assert_eq!(words(&status(&sandbox, &["misbehave/print", "--stale", "1d"], 1)), ["print - stale"]);
     // Nor is one that only the history or config.toml knows.
     std::fs::remove_file(sandbox.plugins().join("libmisbehave.so")).unwrap();
     assert_eq!(words(&status(&sandbox, &["misbehave/noop"], 0)), ["noop - ok"]);
