@@ -127,7 +127,13 @@ mod tests {
     const UNKNOWN: &str = "0193a000-0000-7000-8000-000000000003";
 
     fn process_of(state: &StateDir, run_id: &str) -> Child {
-        Command::new("sleep").arg("300").env(process::RUN, run_id).env(process::STATE, state.id()).spawn().unwrap()
+        let mut command = Command::new("sleep");
+        let child = command.arg("300").env(process::RUN, run_id).env(process::STATE, state.id()).spawn().unwrap();
+        // For some microseconds after exec, the kernel shows no environment.
+        while !process::carries(child.id(), process::RUN, run_id) {
+            std::thread::yield_now();
+        }
+        child
     }
 
     #[test]

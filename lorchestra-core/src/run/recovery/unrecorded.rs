@@ -150,6 +150,10 @@ mod tests {
             .env(process::STATE, state.id())
             .spawn()
             .unwrap();
+        // For some microseconds after exec, the kernel shows no environment.
+        while !process::carries(left.id(), process::RUN, dead) {
+            std::thread::yield_now();
+        }
         let closed = close_all_abandoned(&state, &mut store).unwrap();
         assert!(closed.recovered.is_empty() && closed.stuck.is_empty(), "{closed:?}");
         for (run_id, stays) in [(alive, true), (dead, false)] {
