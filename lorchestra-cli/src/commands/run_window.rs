@@ -135,7 +135,7 @@ pub(super) fn run(
         }
     };
     let attempt = attempt.as_deref();
-    let windows = members.into_iter().map(|(index, member)| Window::of(command, &group, attempt, (index, member.spec)));
+    let windows = members.into_iter().map(|(index, member)| EngineWindow::of(command, &group, attempt, (index, member.spec)));
     let mut windows = windows.collect::<Result<Vec<_>, _>>()?;
     if !command.indexes.is_empty() {
         return batch::run(command, windows, (verbose, settings, signals), (notices, printer));
@@ -148,14 +148,14 @@ pub(super) fn run(
 }
 
 /// A window that is to run on this host.
-struct Window<'a> {
+struct EngineWindow<'a> {
     index: usize,
     attempt: Option<&'a str>,
     run_id: Uuid,
     spec: RunSpec,
 }
 
-impl<'a> Window<'a> {
+impl<'a> EngineWindow<'a> {
     fn of(
         command: &RunWindow,
         group: &str,

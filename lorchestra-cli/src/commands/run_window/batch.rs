@@ -6,7 +6,7 @@
 //! the last one, the process waits for the terminal events. A window whose terminal event is not delivered in time gets a second report, with
 //! exit code 69, which replaces the first.
 
-use super::{RunWindow, Window, WindowResult};
+use super::{EngineWindow, RunWindow, WindowResult};
 use crate::commands::delivery;
 use crate::commands::lane::{LaunchOrCommand, SpecRunner, has_begun};
 use crate::commands::run_job::code_of_result;
@@ -47,7 +47,7 @@ struct WindowReport {
 }
 
 /// How a window ended in this process.
-struct WindowEnd {
+struct EngineWindowEnd {
     code: Code,
     state: Option<RunState>,
     cause: Option<Cause>,
@@ -60,12 +60,12 @@ struct WindowEnd {
 
 pub(super) fn run(
     command: &RunWindow,
-    windows: Vec<Window<'_>>,
+    windows: Vec<EngineWindow<'_>>,
     (verbose, settings, signals): (u8, &Settings, Option<Signals>),
     (notices, printer): (&mut Notices<'_>, &mut Printer),
 ) -> Result<Code, CommandError> {
     let begun = Instant::now();
-    let mut batch = Batch { command, printer, begun, reports: 0 };
+    let mut batch = WindowBatch { command, printer, begun, reports: 0 };
     let required = !command.no_require_delivery;
     let timeout = command.delivery_timeout.unwrap_or(settings.delivery_timeout);
     let mut signals = Some(signals.map_or_else(crate::commands::handle_signals, Ok)?);
@@ -79,8 +79,14 @@ pub(super) fn run(
             let (index, run_id) = (window.index, window.run_id);
             let started = Instant::now();
             let end = window.end(command, (verbose, settings, &mut signals), true, (&mut *notices, &mut *batch.printer));
-            let end =
-                WindowEnd { code: end.code, state: None, cause: end.cause, message: end.message, delivers: None, is_last: false };
+            let end = EngineWindowEnd {
+                code: end.code,
+                state: None,
+                cause: end.cause,
+                message: end.message,
+                delivers: None,
+                is_last: false,
+            };
             batch.report(index, run_id, end, started);
         }
         return Ok(Code::Success);
@@ -124,20 +130,20 @@ pub(super) fn run(
 }
 
 /// The reports of one process.
-struct Batch<'a> {
+struct WindowBatch<'a> {
     command: &'a RunWindow,
     printer: &'a mut Printer,
     begun: Instant,
     reports: usize,
 }
 
-impl Batch<'_> {
+impl WindowBatch<'_> {
     /// Whether no further window may start.
     fn is_over(&self) -> bool {
         self.reports > 0 && self.command.stop_after.is_some_and(|limit| self.begun.elapsed() >= limit)
     }
 
-    fn report(&mut self, index: usize, run_id: Uuid, end: WindowEnd, started: Instant) -> WindowReport {
+    fn report(&mut self, index: usize, run_id: Uuid, end: EngineWindowEnd, started: Instant) -> WindowReport {
         let report = WindowReport {
             schema: "lorchestra.window-report/1",
             index,
@@ -178,11 +184,11 @@ fn prepare<'a>(
 fn run_one(
     runner: &mut SpecRunner<'_>,
     lane: &mut Lane<'_>,
-    window: Window<'_>,
+    window: EngineWindow<'_>,
     settings: &Settings,
     (notices, printer): (&mut Notices<'_>, &mut Printer),
-) -> WindowEnd {
-    let Window { run_id, spec, .. } = window;
+) -> EngineWindowEnd {
+    let EngineWindow { run_id, spec, .. } = window;
     let mut asked = Asked::default();
     asked.own(&OwnFlags { run_id: Some(run_id), ..OwnFlags::default() });
     asked.spec(&spec);
@@ -190,13 +196,13 @@ fn run_one(
     let launched = match claimed {
         Ok(Some(holder)) => {
             let (cause, message) = (None, None);
-            return WindowEnd { code: Code::Success, state: None, cause, message, delivers: Some(holder), is_last: false };
+            return EngineWindowEnd { code: Code::Success, state: None, cause, message, delivers: Some(holder), is_last: false };
         }
         Ok(None) => runner.launch(lane, Some(run_id), spec, notices),
         Err(error) => Err(error.into()),
     };
     let (failure, is_last) = match launched {
-        Ok(result) => return WindowEnd::of(&result),
+        Ok(result) => return EngineWindowEnd::of(&result),
         Err(LaunchOrCommand::Command(failure)) => (failure, false),
         // The run has begun, and is open.
         Err(LaunchOrCommand::Launch(error)) => {
@@ -208,10 +214,10 @@ fn run_one(
     let refusal = asked.refusal(&failure, settings).filter(|_| !is_last);
     let delivers = runner.record_refusal(lane, refusal.as_ref(), notices);
     let (code, cause) = (failure.code, failure.refusal());
-    WindowEnd { code, state: None, cause, message: Some(failure.message), delivers, is_last }
+    EngineWindowEnd { code, state: None, cause, message: Some(failure.message), delivers, is_last }
 }
 
-impl WindowEnd {
+impl EngineWindowEnd {
     fn of(result: &RunResult) -> Self {
         let (state, cause, message) = match result {
             RunResult::Ended(ended) => match ended.terminal.outcome() {

@@ -43,9 +43,9 @@ struct TableLine {
 }
 
 /// A column: its title, whether it is aligned to the right, and its text.
-type Column = (&'static str, bool, fn(&JobRow) -> &str);
+type StatusColumn = (&'static str, bool, fn(&JobRow) -> &str);
 
-const COLUMNS: [Column; 7] = [
+const COLUMNS: [StatusColumn; 7] = [
     ("JOB", false, |row| &row.name),
     ("ACCOUNT", false, |row| &row.account),
     ("SUCCESS", true, |row| &row.success),
@@ -138,8 +138,8 @@ fn moment(micros: i64, now: i64) -> String {
 }
 
 fn lines(rows: &[JobRow], width: Option<usize>) -> Vec<TableLine> {
-    let has_value = |(_, _, text): &Column| rows.iter().any(|row| !text(row).is_empty());
-    let columns: Vec<(Column, usize)> = COLUMNS
+    let has_value = |(_, _, text): &StatusColumn| rows.iter().any(|row| !text(row).is_empty());
+    let columns: Vec<(StatusColumn, usize)> = COLUMNS
         .into_iter()
         .filter(has_value)
         .map(|column| (column, cells::widest(rows.iter().map(column.2)).max(column.0.len())))
@@ -152,8 +152,8 @@ fn lines(rows: &[JobRow], width: Option<usize>) -> Vec<TableLine> {
     }
 }
 
-fn table(rows: &[JobRow], columns: &[(Column, usize)], width: Option<usize>) -> Vec<TableLine> {
-    let line = |status: &str, text: &dyn Fn(&Column) -> String| {
+fn table(rows: &[JobRow], columns: &[(StatusColumn, usize)], width: Option<usize>) -> Vec<TableLine> {
+    let line = |status: &str, text: &dyn Fn(&StatusColumn) -> String| {
         let texts = columns.iter().map(|(column, width)| {
             let text = text(column);
             if column.1 { aligned_right(&text, *width) } else { padded(&text, *width) }
