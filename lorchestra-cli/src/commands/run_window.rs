@@ -24,7 +24,7 @@ use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::{RequestedBy, RunSpec};
 use lorchestra_core::store::Store;
 use lorchestra_core::store::group::member_run_id;
-use lorchestra_core::text::chain;
+use lorchestra_core::text::{chain, path_text};
 use remote::PlanPlace;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -269,7 +269,7 @@ impl From<PlanFileError> for CommandError {
     fn from(error: PlanFileError) -> Self {
         let message = chain(&error);
         match error {
-            PlanFileError::Io { path, source } => Self::refused(Code::Usage, "the plan file", &path, &source),
+            PlanFileError::Io { path, source } => Self::refused(Code::Usage, &path_text(&path), &path, &source),
             PlanFileError::Checksum { .. } | PlanFileError::Member { .. } => {
                 Self::new(Code::Usage, message).hint("copy the file again, or write it again: backfill … --plan FILE")
             }

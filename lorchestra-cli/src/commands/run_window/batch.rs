@@ -188,7 +188,7 @@ fn run_one(
     settings: &Settings,
     (notices, printer): (&mut Notices<'_>, &mut Printer),
 ) -> EngineWindowEnd {
-    let EngineWindow { run_id, spec, .. } = window;
+    let EngineWindow { index, run_id, spec, .. } = window;
     let mut asked = Asked::default();
     asked.own(&OwnFlags { run_id: Some(run_id), ..OwnFlags::default() });
     asked.spec(&spec);
@@ -202,7 +202,13 @@ fn run_one(
         Err(error) => Err(error.into()),
     };
     let (failure, is_last) = match launched {
-        Ok(result) => return EngineWindowEnd::of(&result),
+        Ok(result) => {
+            let end = EngineWindowEnd::of(&result);
+            if let (true, Some(message)) = (end.code != Code::Success, &end.message) {
+                printer.bad(format_args!("window {index}: {message}"));
+            }
+            return end;
+        }
         Err(LaunchOrCommand::Command(failure)) => (failure, false),
         // The run has begun, and is open.
         Err(LaunchOrCommand::Launch(error)) => {

@@ -157,7 +157,7 @@ fn a_process_that_can_start_none_of_its_windows_reports_each() {
     let reports = ended.json_lines("lorchestra.window-report/1");
     let codes: Vec<Value> = reports.iter().map(|report| json!([report["index"], report["exit_code"]])).collect();
     assert_eq!(codes, [json!([0, 78]), json!([1, 78])]);
-    assert_eq!(node.runs().iter().filter(|run| run.state() == "refused").count(), 2);
+    assert_eq!(node.all_runs().iter().filter(|run| run.state() == "refused").count(), 2);
     let ended = node.lorchestra(&[&window[..], &["--attempt", ""]].concat()).exits(2);
     assert!(ended.err().contains("--claims needs --attempt"), "{}", ended.shown());
 }
