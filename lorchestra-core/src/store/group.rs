@@ -6,7 +6,7 @@
 //! ends it. So a member's state is never ahead of or behind that of its run, and stays when retention removes the run.
 //!
 //! A member that has completed never gets another run id. A later run outside the group may complete a member that has failed
-//! (`completed_by`); see [`covered`].
+//! (`completed_by`); see `covered`.
 
 mod bookmarks;
 mod covered;
