@@ -358,7 +358,8 @@ impl<'a> Lane<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Vec<bool>, LaunchError> {
         let Some(closing) = self.closing else { return Ok(vec![false; run_ids.len()]) };
-        let mut store = Store::open(&self.state).map_err(RunError::Store)?;
+        let kept = self.store.filter(Store::is_current);
+        let mut store = kept.map_or_else(|| Store::open(&self.state), Ok).map_err(RunError::Store)?;
         Ok(closing.finish_after(run_ids, &mut store, signals, observer))
     }
 

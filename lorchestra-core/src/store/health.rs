@@ -154,10 +154,9 @@ fn median(runs: &[RunTimes]) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{end, new_run, site, started};
-    use super::super::{NewRun, RunEnd, Terminal};
+    use super::super::NewRun;
+    use super::super::tests::{end_with, new_run, site, started};
     use super::*;
-    use crate::outcome::Failure;
 
     /// With `on_overlap = "allow"`, a run that hangs is not the newest one.
     #[test]
@@ -182,16 +181,7 @@ mod tests {
             [("before", now - day, None), ("ahead", now + day, None), ("now", now - 9, Some(Cause::Error))]
         {
             store.begin_run(&NewRun { started_at, ..new_run(run_id) }, &started()).unwrap();
-            let failure = cause.map(|cause| Failure {
-                cause,
-                message: "no".into(),
-                permanent: false,
-                job_result: None,
-                signal: None,
-                exit_code: None,
-            });
-            let over = end();
-            store.end_run(run_id, &RunEnd { terminal: Terminal { failure, ..over.terminal }, ..over }).unwrap();
+            store.end_run(run_id, &end_with(cause)).unwrap();
         }
         let health = store.health(&RunQuery::default()).unwrap().remove(0);
         assert_eq!(health.last_success.unwrap().run_id, "before");

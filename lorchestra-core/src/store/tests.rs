@@ -52,6 +52,20 @@ pub(crate) fn end() -> RunEnd {
     RunEnd { ended_at: 1_700_000_001_000_000, bookmark: None, results: Default::default(), terminal: terminal() }
 }
 
+/// The end of a run that failed for this cause; of one that completed without.
+pub(crate) fn end_with(cause: Option<crate::outcome::Cause>) -> RunEnd {
+    let failure = cause.map(|cause| crate::outcome::Failure {
+        cause,
+        message: "no".into(),
+        permanent: false,
+        job_result: None,
+        signal: None,
+        exit_code: None,
+    });
+    let over = end();
+    RunEnd { terminal: Terminal { failure, ..over.terminal }, ..over }
+}
+
 #[test]
 fn attempts_end_one_after_the_other() {
     let site = site();
