@@ -452,10 +452,10 @@ fn group(row: &Row<'_>) -> rusqlite::Result<Group> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{end, new_run, site, spec, started};
-    use super::super::{NewRun, RunEnd, Terminal};
+    use super::super::NewRun;
+    use super::super::tests::{end, end_with, new_run, site, spec, started};
     use super::*;
-    use crate::outcome::{Cause, Failure};
+    use crate::outcome::Cause;
 
     pub(crate) fn new_group(group_id: &str, members: usize) -> NewGroup {
         let settings = GroupSettings {
@@ -480,16 +480,7 @@ mod tests {
 
     pub(super) fn run_to_end(store: &mut Store, run_id: &str, cause: Option<Cause>) {
         store.begin_run(&NewRun { ..new_run(run_id) }, &started()).unwrap();
-        let failure = cause.map(|cause| Failure {
-            cause,
-            message: "no".into(),
-            permanent: false,
-            job_result: None,
-            signal: None,
-            exit_code: None,
-        });
-        let over = end();
-        store.end_run(run_id, &RunEnd { terminal: Terminal { failure, ..over.terminal }, ..over }).unwrap();
+        store.end_run(run_id, &end_with(cause)).unwrap();
     }
 
     #[test]

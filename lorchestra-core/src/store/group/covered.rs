@@ -101,11 +101,11 @@ fn second(micros: Option<i64>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::tests::{end, new_run, site, spec, started};
-    use super::super::super::{NewRun, RunEnd, Store, Terminal};
+    use super::super::super::tests::{end_with, new_run, site, spec, started};
+    use super::super::super::{NewRun, Store};
     use super::super::tests::new_group;
     use super::super::{Group, Member, MemberState, NewGroup, NewMember, Retry};
-    use crate::outcome::{Cause, Failure};
+    use crate::outcome::Cause;
     use crate::plan::{RunSpec, Window};
 
     const GROUP: &str = "0193a000-0000-7000-8000-00000000abcd";
@@ -137,16 +137,7 @@ mod tests {
     }
 
     fn finish(store: &mut Store, run_id: &str, completed: bool) {
-        let failure = (!completed).then(|| Failure {
-            cause: Cause::Timeout,
-            message: "no".into(),
-            permanent: false,
-            job_result: None,
-            signal: None,
-            exit_code: None,
-        });
-        let over = end();
-        store.end_run(run_id, &RunEnd { terminal: Terminal { failure, ..over.terminal }, ..over }).unwrap();
+        store.end_run(run_id, &end_with((!completed).then_some(Cause::Timeout))).unwrap();
     }
 
     fn member(store: &Store, group: &Group, place: u32) -> Member {
