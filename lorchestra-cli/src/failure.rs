@@ -288,6 +288,7 @@ impl From<RecoveryError> for CommandError {
                 Self::new(Code::Config, format!("{error}: move that store back, or remove the directory"))
             }
             RecoveryError::Undecided { .. } => Self::new(Code::NotWritable, format!("{error}: run lorchestra doctor")),
+            RecoveryError::Together { .. } => Self::new(Code::NotWritable, error.to_string()),
             RecoveryError::Io { path, source } => {
                 Self::refused(Code::NotWritable, &path.display().to_string(), &path, &source).prunable(&source)
             }

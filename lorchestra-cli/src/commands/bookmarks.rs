@@ -14,6 +14,7 @@ use crate::wire;
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use clap_complete::engine::ArgValueCompleter;
+use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::plan::{self, last};
@@ -69,6 +70,9 @@ pub(crate) enum Bookmarks {
         /// Account, as in the job's runs
         #[arg(long)]
         account: Option<String>,
+        /// Print one JSON object (schema lorchestra.bookmark-change/1)
+        #[arg(long)]
+        json: bool,
     },
     /// Remove a bookmark, so that the next `--since last:TIME` starts at TIME
     #[command(before_help = "Example:\n  lorchestra bookmarks reset ingester extract_gmail --account anna")]
@@ -82,6 +86,9 @@ pub(crate) enum Bookmarks {
         /// Account, as in the job's runs
         #[arg(long)]
         account: Option<String>,
+        /// Print one JSON object (schema lorchestra.bookmark-change/1)
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -98,14 +105,32 @@ pub(super) fn run(
             let wanted = BookmarkFilter { package: package.as_deref(), job: job.as_deref(), account: account.as_deref() };
             list(store, wanted, *json, settings, printer)
         }
-        Bookmarks::Set { package, job, account, time } => {
+        Bookmarks::Set { package, job, account, time, json } => {
             let key = Key { package, job, account: account.as_deref() };
-            set(key, time, settings, notices, printer)
+            let change = set(key, time, settings, notices, printer)?;
+            if *json {
+                change.print_json(key, printer);
+            } else {
+                let before = change.before.map_or_else(|| "none".to_owned(), exactly);
+                let at = change.at.map(exactly).unwrap_or_default();
+                printer.line(format_args!("bookmark of {}: {before} → {at}", whose(key)));
+            }
+            if change.at.is_some_and(|at| at > now_micros()) {
+                printer.warning("that is in the future: until then, runs with --since last have nothing to do");
+            }
+            Ok(Code::Success)
         }
-        Bookmarks::Reset { package, job, account } => {
+        Bookmarks::Reset { package, job, account, json } => {
             let key = Key { package, job, account: account.as_deref() };
             let history = history(settings, notices, printer)?;
-            reset(history.map(|(_, store)| store), key, printer)
+            let change = reset(history.map(|(_, store)| store), key)?;
+            if *json {
+                change.print_json(key, printer);
+            } else {
+                let before = change.before.map(exactly).unwrap_or_default();
+                printer.line(format_args!("bookmark of {} removed: it was {before}", whose(key)));
+            }
+            Ok(Code::Success)
         }
     }
 }
@@ -131,6 +156,25 @@ pub(super) fn for_plan(
         }
     };
     Ok(bookmark.and_then(|bookmark| DateTime::from_timestamp_micros(bookmark.at)))
+}
+
+/// A bookmark that a command has changed: where it was and is, in microseconds since 1970.
+struct ChangedBookmark {
+    before: Option<i64>,
+    at: Option<i64>,
+}
+
+impl ChangedBookmark {
+    fn print_json(&self, key: Key<'_>, printer: &mut Printer) {
+        printer.json(&wire::BookmarkChange {
+            schema: "lorchestra.bookmark-change/1",
+            package: key.package.to_owned(),
+            job: key.job.to_owned(),
+            account: key.account.map(str::to_owned),
+            before: self.before.map(show::exact_time),
+            at: self.at.map(show::exact_time),
+        });
+    }
 }
 
 /// Which bookmarks to show; `None` for no restriction.
@@ -212,7 +256,7 @@ fn set(
     settings: &Settings,
     notices: &mut Notices<'_>,
     printer: &mut Printer,
-) -> Result<Code, CommandError> {
+) -> Result<ChangedBookmark, CommandError> {
     is_read(key, settings)?;
     let now = Utc::now();
     let at = plan::time::parse(time, now).map_err(|e| CommandError::new(Code::Usage, format!("{time:?}: {e}")))?;
@@ -222,12 +266,7 @@ fn set(
         None => Store::open(&StateDir::open(&settings.state_dir)?)?,
     };
     let before = store.set_bookmark(key, at.timestamp_micros(), now.timestamp_micros())?;
-    let before = before.map_or_else(|| "none".to_owned(), |bookmark| exactly(bookmark.at));
-    printer.line(format_args!("bookmark of {}: {before} → {}", whose(key), plan::time::show(at)));
-    if at > now {
-        printer.warning("that is in the future: until then, runs with --since last have nothing to do");
-    }
-    Ok(Code::Success)
+    Ok(ChangedBookmark { before: before.map(|bookmark| bookmark.at), at: Some(at.timestamp_micros()) })
 }
 
 /// Fails if no run would use such a bookmark: a misspelt one would never be noticed.
@@ -255,7 +294,7 @@ fn is_read(key: Key<'_>, settings: &Settings) -> Result<(), CommandError> {
     }
 }
 
-fn reset(store: Option<Store>, key: Key<'_>, printer: &mut Printer) -> Result<Code, CommandError> {
+fn reset(store: Option<Store>, key: Key<'_>) -> Result<ChangedBookmark, CommandError> {
     let removed = match store {
         Some(mut store) => match store.reset_bookmark(key)? {
             Some(bookmark) => Ok(bookmark),
@@ -264,10 +303,7 @@ fn reset(store: Option<Store>, key: Key<'_>, printer: &mut Printer) -> Result<Co
         None => Err(Vec::new()),
     };
     match removed {
-        Ok(bookmark) => {
-            printer.line(format_args!("bookmark of {} removed: it was {}", whose(key), exactly(bookmark.at)));
-            Ok(Code::Success)
-        }
+        Ok(bookmark) => Ok(ChangedBookmark { before: Some(bookmark.at), at: None }),
         Err(others) => {
             let failure = CommandError::new(Code::Failed, format!("{} has no bookmark", whose(key)));
             let failure =

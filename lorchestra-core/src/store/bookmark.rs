@@ -329,6 +329,7 @@ mod tests {
         store.begin_run(&run("r1", None, None, 50), &started()).unwrap();
         store.end_run("r1", &end(RunState::Completed, None)).unwrap();
         store.begin_run(&new_run("r2"), &started()).unwrap();
+        store.end_run("r2", &end(RunState::Completed, None)).unwrap();
         let none = Duration::ZERO;
         let retention = retention::Retention { logs: none, payloads: none, runs: none, destinations: Vec::new() };
         assert_eq!(store.prune(&site.state, &retention, crate::host::clock::now_micros()).unwrap().runs, 1);

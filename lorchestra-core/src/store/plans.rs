@@ -68,6 +68,8 @@ fn every_statement_is_answered_by_an_index() {
     prune(&site, &mut outbox.store, vec!["there".into()]);
     let fleet_site = super::tests::site();
     fleet(&mut open(&fleet_site, &seen));
+    let forget_site = super::tests::site();
+    forget(&forget_site, &mut open(&forget_site, &seen));
     let db = rusqlite::Connection::open(site.state.store()).unwrap();
     let seen: Vec<String> = seen.lock().unwrap().iter().filter(|sql| is_statement(sql)).cloned().collect();
 
@@ -360,11 +362,23 @@ fn prune(site: &Site, store: &mut Store, destinations: Vec<String>) {
     let (now, never) = (Duration::ZERO, Duration::from_secs(u64::from(u32::MAX)));
     for runs in [never, now] {
         let retention = retention::Retention { logs: now, payloads: now, runs, destinations: destinations.clone() };
-        store.prunable(&site.state, &retention, later, &store.newest_successes().unwrap()).unwrap();
+        store.prunable(&site.state, &retention, later).unwrap();
         store.end_beyond(1).unwrap();
         store.ended_runs().unwrap();
         store.prune(&site.state, &retention, later).unwrap();
     }
+}
+
+/// The run with the newest event is marked, and removed once there is a newer one.
+fn forget(site: &Site, store: &mut Store) {
+    let (later, retention) = (end().ended_at + 1_000_000, retention::Retention::default());
+    store.begin_run(&new_run("r1"), &started()).unwrap();
+    store.end_run("r1", &end()).unwrap();
+    let forgotten = store.forget(&site.state, &RunQuery::default(), (&retention, later), false).unwrap().unwrap();
+    assert!(forgotten.is_last_marked);
+    store.begin_run(&new_run("r2"), &started()).unwrap();
+    store.prune(&site.state, &retention, later).unwrap();
+    assert_eq!(store.run("r1").unwrap(), None);
 }
 
 /// Normalizes white space, because sources break lines differently.
