@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -46,7 +46,9 @@ impl OutputFile {
         // Whoever could read the file before can read it afterwards; and the umask does not take away what the caller needs.
         let before = fs::metadata(&path).map_or(0, |meta| meta.mode() & 0o777);
         let permissions = Permissions::from_mode(permissions.mode() | before);
-        let file = tempfile::Builder::new().prefix(".lorchestra-").tempfile_in(dir)?;
+        // Opened here, because errors of `tempfile_in` have the path of the temporary file, which the user has never seen.
+        let open = |path: &Path| File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
+        let file = tempfile::Builder::new().prefix(".lorchestra-").make_in(dir, open)?;
         file.as_file().set_permissions(permissions)?;
         Ok(Self(OutputKind::Replacing(file, path)))
     }
@@ -87,14 +89,15 @@ impl OutputFile {
 impl Write for OutputFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.0 {
-            OutputKind::Replacing(file, _) => file.write(bytes),
+            // Not by the temporary file itself, whose errors have its path.
+            OutputKind::Replacing(file, _) => file.as_file_mut().write(bytes),
             OutputKind::Direct(file) => file.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match &mut self.0 {
-            OutputKind::Replacing(file, _) => file.flush(),
+            OutputKind::Replacing(file, _) => file.as_file_mut().flush(),
             OutputKind::Direct(file) => file.flush(),
         }
     }
@@ -218,7 +221,8 @@ mod tests {
         assert_eq!(write(&around, "").unwrap_err().raw_os_error(), Some(rustix::io::Errno::LOOP.raw_os_error()));
         let nowhere = dir.path().join("nowhere");
         symlink("missing/target", &nowhere).unwrap();
-        assert_eq!(write(&nowhere, "").unwrap_err().kind(), io::ErrorKind::NotFound);
+        let missing = write(&nowhere, "").unwrap_err();
+        assert_eq!((missing.kind(), missing.raw_os_error()), (io::ErrorKind::NotFound, Some(2)), "{missing}");
         assert_eq!(write(dir.path(), "").unwrap_err().kind(), io::ErrorKind::IsADirectory);
     }
 
