@@ -73,8 +73,13 @@ pub(crate) struct BookmarkObject {
     pub(crate) at: String,
     /// When the bookmark was moved.
     pub(crate) moved_at: String,
-    /// The run that moved it; null if a person did.
+    /// What moved it: a person (`bookmarks set`), a run, or `backfill --move-bookmark`.
+    #[schemars(extend("enum" = ["user", "run", "backfill"]))]
+    pub(crate) moved_by: &'static str,
+    /// The run that moved it; null if something else did.
     pub(crate) run_id: Option<String>,
+    /// The backfill that moved it; null if something else did, or a backfill that had nothing to run.
+    pub(crate) group_id: Option<String>,
 }
 
 /// The settings, as `config show --json` prints them.

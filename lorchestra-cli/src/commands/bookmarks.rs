@@ -18,8 +18,9 @@ use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::plan::{self, last};
+use lorchestra_core::store::bookmark::BookmarkMover;
 pub(super) use lorchestra_core::store::bookmark::Key;
-use lorchestra_core::store::{Bookmark, Store};
+use lorchestra_core::store::{Bookmark, Store, short_id};
 use lorchestra_core::text::printable;
 use lorchestra_plugin_api::def::ParamKind;
 
@@ -211,7 +212,13 @@ fn list(
                 account: bookmark.account.clone(),
                 at: show::exact_time(bookmark.at),
                 moved_at: show::exact_time(bookmark.moved_at),
-                run_id: bookmark.run_id.clone(),
+                moved_by: match bookmark.moved_by {
+                    BookmarkMover::User => "user",
+                    BookmarkMover::Run(_) => "run",
+                    BookmarkMover::Backfill(_) => "backfill",
+                },
+                run_id: if let BookmarkMover::Run(run) = &bookmark.moved_by { Some(run.clone()) } else { None },
+                group_id: if let BookmarkMover::Backfill(group) = &bookmark.moved_by { group.clone() } else { None },
             });
         }
         return Ok(Code::Success);
@@ -236,9 +243,11 @@ fn list(
     let names = cells::widest(columns.iter().map(|(name, _)| name.as_str()));
     let accounts = cells::widest(columns.iter().map(|(_, account)| account.as_str()));
     for (bookmark, (name, account)) in bookmarks.iter().zip(&columns) {
-        let by = match &bookmark.run_id {
-            Some(run) => format!("by run {}", lorchestra_core::store::short_id(run)),
-            None => "manually".to_owned(),
+        let by = match &bookmark.moved_by {
+            BookmarkMover::User => "manually".to_owned(),
+            BookmarkMover::Run(run) => format!("by run {}", short_id(run)),
+            BookmarkMover::Backfill(Some(group)) => format!("by backfill {}", short_id(group)),
+            BookmarkMover::Backfill(None) => "by a backfill with nothing to run".to_owned(),
         };
         let (at, moved_at) = (exactly(bookmark.at), show::time(bookmark.moved_at));
         let whose = format!("{}  {}", cells::padded(name, names), cells::padded(account, accounts));

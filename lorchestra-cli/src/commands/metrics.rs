@@ -13,7 +13,6 @@ use clap::Args;
 use lorchestra_core::host::atomic_file::{OutputFile, unless_reader_left};
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::store::{Run, Store};
-use lorchestra_core::text::path_text;
 use std::fmt::Write as _;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -49,8 +48,7 @@ pub(super) fn run(
         Some(path) => {
             // The node exporter is another user, and must never see a part of the file.
             let written = OutputFile::write_whole(path, Permissions::from_mode(0o644), text.0.as_bytes());
-            let message = || format!("cannot write {}", path_text(path));
-            unless_reader_left(written).map_err(|e| CommandError::refused(Code::NotWritable, &message(), path, &e))?;
+            unless_reader_left(written).map_err(|e| CommandError::not_written(path, &e))?;
         }
     }
     Ok(Code::Success)

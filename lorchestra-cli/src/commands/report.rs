@@ -96,7 +96,7 @@ pub(super) fn run(
         Some(path) => {
             let written = OutputFile::write_whole(path, Permissions::from_mode(0o600), html.as_bytes());
             // The path may be that of standard output.
-            if unless_reader_left(written).map_err(|e| CommandError::refused(Code::NotWritable, &path_text(path), path, &e))? {
+            if unless_reader_left(written).map_err(|e| CommandError::not_written(path, &e))? {
                 printer.good(format_args!("report written to {}", path_text(path)));
             }
         }

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Seek, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -58,7 +58,7 @@ impl OutputFile {
         let permissions = Permissions::from_mode(permissions.mode() | before.unwrap_or(0));
         let kind = match unnamed(parent(&path)) {
             Ok(Some(file)) => OutputKind::Unnamed(file, path),
-            Ok(None) => OutputKind::Named(temporary().tempfile_in(parent(&path))?, path),
+            Ok(None) => OutputKind::Named(with_name(parent(&path))?, path),
             Err(error) if before.is_some() && is_denied(&error) => {
                 return open_in_place(&path).map(OutputKind::InPlace).map(Self);
             }
@@ -165,6 +165,12 @@ fn unnamed(dir: &Path) -> io::Result<Option<File>> {
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Creates a temporary file with a name. Opened here, because errors of `tempfile_in` have the path of the temporary file, which the user has
+/// never seen.
+fn with_name(dir: &Path) -> io::Result<NamedTempFile> {
+    temporary().make_in(dir, |path| File::options().read(true).write(true).create_new(true).mode(0o600).open(path))
 }
 
 fn by_descriptor(file: &File) -> PathBuf {
@@ -290,7 +296,7 @@ mod tests {
         assert_eq!(entries(), 1, "nothing is left of a file that was not finished");
         // As on a file system without unnamed files, and over a mounted file.
         for copied in [false, true] {
-            let mut file = temporary().tempfile_in(dir.path()).unwrap();
+            let mut file = with_name(dir.path()).unwrap();
             file.write_all(format!("named {copied}").as_bytes()).unwrap();
             let before = fs::metadata(&path).unwrap().ino();
             assert!(
@@ -321,7 +327,8 @@ mod tests {
         assert_eq!(write(&around, "").unwrap_err().raw_os_error(), Some(rustix::io::Errno::LOOP.raw_os_error()));
         let nowhere = dir.path().join("nowhere");
         symlink("missing/target", &nowhere).unwrap();
-        assert_eq!(write(&nowhere, "").unwrap_err().kind(), io::ErrorKind::NotFound);
+        let missing = write(&nowhere, "").unwrap_err();
+        assert_eq!((missing.kind(), missing.raw_os_error()), (io::ErrorKind::NotFound, Some(2)), "{missing}");
         assert_eq!(write(dir.path(), "").unwrap_err().kind(), io::ErrorKind::IsADirectory);
     }
 

@@ -5,7 +5,7 @@
 //! sources: each string literal that begins like a statement must be part of one that was executed. Plans do not depend on the contents of
 //! the tables, because the store never runs `ANALYZE`.
 
-use super::tests::{Site, end, lines, new_run, parsed, results_line, site, spec, started};
+use super::tests::{Site, end, end_with, lines, new_run, parsed, results_line, site, spec, started};
 use super::*;
 use crate::outcome::Cause;
 use crate::plan::{RunSpec, Window};
@@ -251,18 +251,7 @@ fn groups(store: &mut Store) {
     let member = store.member(found.n, 0).unwrap().unwrap();
     store.begin_run(&NewRun { started_at: 2, ..new_run(&member.run_id) }, &started()).unwrap();
     store.begin_run(&NewRun { started_at: 3, ..new_run("later") }, &started()).unwrap();
-    let failure = crate::outcome::Failure {
-        cause: Cause::Error,
-        message: "no".into(),
-        permanent: false,
-        job_result: None,
-        signal: None,
-        exit_code: None,
-    };
-    let over = end();
-    store
-        .end_run(&member.run_id, &RunEnd { terminal: Terminal { failure: Some(failure), ..over.terminal.clone() }, ..over })
-        .unwrap();
+    store.end_run(&member.run_id, &end_with(Some(Cause::Error))).unwrap();
     store.end_run("later", &end()).unwrap();
     assert_eq!(store.members_completed_elsewhere(found.n).unwrap().len(), 1);
     // Retention keeps a group with a pending member.

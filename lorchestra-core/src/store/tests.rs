@@ -295,7 +295,7 @@ fn many_processes_may_create_it_at_once() {
             std::thread::spawn(move || Store::open(&state).unwrap().begin_run(&new_run(&format!("r{n}")), &started()).unwrap())
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    threads.into_iter().for_each(|thread| drop(thread.join().unwrap()));
     assert_eq!(Store::open(&site.state).unwrap().runs(&RunFilter::default()).unwrap().len(), 8);
 }
 

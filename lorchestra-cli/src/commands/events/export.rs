@@ -140,7 +140,7 @@ fn into_table(
     path: &Path,
     each: &mut dyn FnMut(&mut EventSink<'_>) -> Result<(), CommandError>,
 ) -> Result<(u64, bool), CommandError> {
-    let failed = |error: &io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
+    let failed = |error: &io::Error| CommandError::not_written(path, error);
     let mut table = begun(path).and_then(EventTable::new).map_err(|e| failed(&e))?;
     let (mut count, mut error) = (0_u64, None);
     each(&mut |event| {
@@ -153,7 +153,7 @@ fn into_table(
 
 /// Writes all lines into a file that other users cannot read. Returns what [`finished`] returns.
 fn into_file(path: &Path, each: &mut dyn FnMut(&mut LineSink<'_>) -> Result<(), CommandError>) -> Result<bool, CommandError> {
-    let failed = |error: &io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
+    let failed = |error: &io::Error| CommandError::not_written(path, error);
     let mut out = begun(path).map_err(|e| failed(&e))?;
     let mut error = None;
     each(&mut |text| writeln!(out, "{text}").map_err(|e| error = Some(e)))?;

@@ -90,6 +90,41 @@ fn a_report_is_one_page_that_loads_nothing() {
 }
 
 /// `-o` replaces a regular file only: links stay, and devices, FIFOs and standard output are written to.
+/// The error of an output that cannot be written names the path as the user wrote it, the reason, and what to do.
+#[test]
+fn an_output_that_cannot_be_written_is_named() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    let days = ["--from", "2024-01-01", "--to", "2024-01-02", "--every", "1d", "--plan"];
+    let backfill = [&["backfill", "misbehave", "windowed"][..], &days].concat();
+    let commands: [&[&str]; 5] = [
+        &backfill,
+        &["report", "-o"],
+        &["metrics", "-o"],
+        &["events", "export", "--format", "jsonl", "-o"],
+        &["events", "export", "--format", "parquet", "-o"],
+    ];
+    fs::write(sandbox.path("file"), "").unwrap();
+    for command in commands {
+        for (path, reason, hint) in [
+            (
+                "nodir/x",
+                "cannot write nodir/x: there is no directory nodir",
+                "create it (mkdir -p nodir), or choose another path",
+            ),
+            ("file/x", "cannot write file/x: file is not a directory", "choose a path other than file"),
+            (".", "cannot write .: ", "choose another path"),
+        ] {
+            let ended = sandbox.lorchestra(&[command, &[path]].concat()).exits(74);
+            assert!(ended.err().contains(reason) && ended.err().contains(hint), "{path}: {}", ended.shown());
+            assert!(!ended.err().contains(".lorchestra-"), "{}", ended.shown());
+        }
+    }
+    let read = sandbox.lorchestra(&["export", "nodir/x", "--k8s", "--image", "i"]).exits(2);
+    let expected = ["error: the plan nodir/x cannot be read: No such file or directory", "backfill … --plan FILE"];
+    assert!(expected.iter().all(|text| read.err().contains(text)), "{}", read.shown());
+}
+
 #[test]
 fn an_output_file_may_be_a_link_a_fifo_a_device_or_standard_output() {
     let sandbox = sandbox();
