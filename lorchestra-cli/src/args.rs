@@ -87,7 +87,7 @@ mod tests {
 
     fn run_job(words: &[&str]) -> (Args, RunJob) {
         let mut args = read(&[&["run-job"], words].concat()).unwrap();
-        let empty = Command::Runs(Runs::Stop { run: String::new() });
+        let empty = Command::Runs(Runs::Stop { run: String::new(), json: false });
         let Command::RunJob(command) = std::mem::replace(&mut args.command, empty) else { unreachable!() };
         (args, *command)
     }
@@ -199,7 +199,7 @@ mod tests {
             &["set", "--account", "a", "pkg", "job", "2024-01-31"],
         ] {
             let args = read(&[&["bookmarks"], words].concat()).unwrap_or_else(|e| panic!("{words:?}: {e}"));
-            let Command::Bookmarks(Bookmarks::Set { package, job, time, account }) = args.command else { unreachable!() };
+            let Command::Bookmarks(Bookmarks::Set { package, job, time, account, .. }) = args.command else { unreachable!() };
             assert_eq!((package.as_str(), job.as_str()), ("pkg", "job"), "{words:?}");
             assert!(matches!(time.as_str(), "-7d" | "2024-01-31"), "{words:?}: {time}");
             assert_eq!(account.is_some(), words.len() > 4, "{words:?}");

@@ -27,6 +27,7 @@ mod setup;
 mod shell;
 mod spec_file;
 mod status;
+mod unclosed;
 
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -48,6 +49,7 @@ use lorchestra_core::text::path_text;
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 use run_job::refused::Asked;
 use std::path::PathBuf;
+use unclosed::Unclosed;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -306,20 +308,39 @@ fn history(
     open_and_recover(settings, notices, printer)
 }
 
+/// Like [`history`], for a command that shows runs which could not be closed as what they are.
+fn history_and_unclosed(
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<(Option<(StateDir, Store)>, Unclosed), CommandError> {
+    second_store(settings, printer);
+    open_with_unclosed(settings, notices, printer)
+}
+
 /// Like [`history`], for a command that warns of a second history itself.
 fn open_and_recover(
     settings: &Settings,
     notices: &mut Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Option<(StateDir, Store)>, CommandError> {
-    let Some(state) = StateDir::existing(&settings.state_dir)? else { return Ok(None) };
+    Ok(open_with_unclosed(settings, notices, printer)?.0)
+}
+
+fn open_with_unclosed(
+    settings: &Settings,
+    notices: &mut Notices<'_>,
+    printer: &mut Printer,
+) -> Result<(Option<(StateDir, Store)>, Unclosed), CommandError> {
+    let Some(state) = StateDir::existing(&settings.state_dir)? else { return Ok((None, Unclosed::default())) };
     if !state.store().exists() {
         report_recovered(&remove_all_unrecorded(&state)?, notices, printer);
-        return Ok(None);
+        return Ok((None, Unclosed::default()));
     }
     let mut store = Store::open(&state)?;
-    report_recovered(&close_all_abandoned(&state, &mut store)?, notices, printer);
-    Ok(Some((state, store)))
+    let closed = close_all_abandoned(&state, &mut store)?;
+    report_recovered(&closed, notices, printer);
+    Ok((Some((state, store)), Unclosed::of(&closed)))
 }
 
 /// Like [`history`] for a command that looks again and again while there is no history: prints nothing.

@@ -28,7 +28,7 @@ const PRUNE: &str =
     "or run lorchestra runs prune --keep 100: deletes older runs with their logs and artifacts, but no undelivered event";
 
 /// A failed command.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct CommandError {
     pub(crate) code: Code,
     /// One sentence; printed after `error: ` unless `bare`.
@@ -88,6 +88,18 @@ impl CommandError {
             Some(Rejection { what, hint }) => Self::new(code, format!("{message}: {what} ({error})")).hint(hint),
             None => Self::new(code, format!("{message}: {error}")),
         }
+    }
+
+    /// An output file that the user named, and that cannot be written.
+    pub(crate) fn not_written(path: &Path, error: &std::io::Error) -> Self {
+        let message = format!("cannot write {}", path_text(path));
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if error.kind() == std::io::ErrorKind::NotFound && !dir.exists() {
+            let hint = format!("create it (mkdir -p {}), or choose another path", shell(dir));
+            return Self::new(Code::NotWritable, format!("{message}: there is no directory {}", path_text(dir))).hint(hint);
+        }
+        let failure = Self::refused(Code::NotWritable, &message, path, error);
+        if failure.hints.is_empty() { failure.hint("choose another path") } else { failure }
     }
 
     /// Names the command that makes room in the state directory, if the disk is full.
@@ -288,6 +300,7 @@ impl From<RecoveryError> for CommandError {
                 Self::new(Code::Config, format!("{error}: move that store back, or remove the directory"))
             }
             RecoveryError::Undecided { .. } => Self::new(Code::NotWritable, format!("{error}: run lorchestra doctor")),
+            RecoveryError::Together { .. } => Self::new(Code::NotWritable, error.to_string()),
             RecoveryError::Io { path, source } => {
                 Self::refused(Code::NotWritable, &path.display().to_string(), &path, &source).prunable(&source)
             }

@@ -11,6 +11,7 @@ mod argv;
 mod bar;
 mod bigquery;
 mod cells;
+mod charset;
 // Of the build script, for its tests.
 #[cfg(test)]
 #[path = "../build/checkout.rs"]

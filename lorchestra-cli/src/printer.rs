@@ -1,17 +1,19 @@
 //! The only module that prints. Data goes to stdout; everything else to stderr.
 //!
-//! Uses colour only on a terminal and if NO_COLOR is not set. If the reader has gone away (`| head`), output ends silently; any other error
+//! On a terminal without UTF-8, its own marks have ASCII forms ([`crate::charset`]). Uses colour only on a terminal and if NO_COLOR is not set. If the reader has gone away (`| head`), output ends silently; any other error
 //! of stdout is a failure, so that a full disk behind `>` does not look like success. Stderr is best effort ([`crate::stream`]): errors
 //! there affect neither the command nor its exit code.
 
+use crate::charset;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::stream::{BestEffort, Limited, STDERR};
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use lorchestra_core::text::{escaped, shortened};
+use std::borrow::Cow;
 use std::fmt::{self, Display};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
 /// The style of success, if colour is used.
@@ -25,12 +27,16 @@ pub(crate) const WARNING: Style = AnsiColor::Yellow.on_default();
 pub(crate) struct Printer {
     out: BufWriter<AutoStream<Box<dyn Write>>>,
     err_color: ColorChoice,
+    /// Whether stdout and stderr are terminals without UTF-8.
+    is_ascii: [bool; 2],
     broken: Option<io::Error>,
 }
 
 impl Printer {
     pub(crate) fn new() -> Self {
-        Self { out: out(Box::new(io::stdout())), err_color: AutoStream::choice(&io::stderr()), broken: None }
+        let terminals = [io::stdout().is_terminal(), io::stderr().is_terminal()];
+        let is_ascii = if terminals == [false; 2] || charset::has_utf8() { [false; 2] } else { terminals };
+        Self { out: out(Box::new(io::stdout())), err_color: AutoStream::choice(&io::stderr()), is_ascii, broken: None }
     }
 
     /// Limits the time that a reader of stdout may block the command to a few seconds; after that it is an error of stdout. For a run,
@@ -42,7 +48,12 @@ impl Printer {
 
     /// Prints a line of data.
     pub(crate) fn line(&mut self, text: impl Display) {
-        let result = writeln!(self.out, "{text}");
+        let result = if self.is_ascii[0] {
+            let text = text.to_string();
+            writeln!(self.out, "{}", self.own_marks(&text))
+        } else {
+            writeln!(self.out, "{text}")
+        };
         self.keep(result);
     }
 
@@ -56,7 +67,10 @@ impl Printer {
     /// Prints a value as one line of JSON.
     pub(crate) fn json(&mut self, value: &impl serde::Serialize) {
         match serde_json::to_string(value) {
-            Ok(text) => self.line(text),
+            Ok(text) => {
+                let result = writeln!(self.out, "{text}");
+                self.keep(result);
+            }
             Err(e) => self.keep(Err(e.into())),
         }
     }
@@ -110,7 +124,9 @@ impl Printer {
             self.err(format_args!("{}", text.ansi()));
             Code::Usage
         } else {
-            let result = write!(self.out, "{}", text.ansi());
+            let text = text.ansi().to_string();
+            let text = self.own_marks(&text).into_owned();
+            let result = self.out.write_all(text.as_bytes());
             self.keep(result);
             Code::Success
         }
@@ -132,6 +148,11 @@ impl Printer {
     /// Whether stdout shows colours.
     pub(crate) fn has_color(&self) -> bool {
         AutoStream::choice(&io::stdout()) != ColorChoice::Never
+    }
+
+    /// Returns a text for stdout: with ASCII forms of lorchestra's own marks, if stdout is a terminal without UTF-8.
+    pub(crate) fn own_marks<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if self.is_ascii[0] { charset::ascii(text, self.width()) } else { text.into() }
     }
 
     /// Whether the reader of stdout has gone away.
@@ -162,7 +183,10 @@ impl Printer {
     fn err(&self, text: fmt::Arguments<'_>) {
         let mut shown = AutoStream::new(Vec::new(), self.err_color);
         // Formatting into memory cannot fail.
-        let _ = shown.write_fmt(text);
+        let _ = match self.is_ascii[1] {
+            true => shown.write_all(charset::ascii(&text.to_string(), None).as_bytes()),
+            false => shown.write_fmt(text),
+        };
         let _ = BestEffort(&STDERR).write_all(&shown.into_inner());
     }
 

@@ -5,6 +5,7 @@ use lorchestra_core::host::limits::{self, RefusedOperation};
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::text::{path_text, shell};
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use std::io::{Error, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -74,7 +75,11 @@ fn unwritable(at: &Path, wanted: &Path) -> Option<Rejection> {
     let meta = std::fs::metadata(at).ok()?;
     let needed =
         if meta.is_dir() { Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK } else { Access::READ_OK | Access::WRITE_OK };
-    access(at, needed).err()?;
+    // The mode of an immutable file or directory does not matter.
+    if access(at, needed).err()? == Errno::PERM {
+        let hint = format!("run lsattr -d {0} to see its attributes; root can remove the attribute i: chattr -i {0}", shell(at));
+        return Some(Rejection { what: format!("no process may write to {}, which is immutable", path_text(at)), hint });
+    }
     let (user, owner) = (rustix::process::geteuid().as_raw(), meta.uid());
     let (kind, rights) = if meta.is_dir() { (Kind::Directory, "rwx") } else { (Kind::File, "rw") };
     let (change, whose) = if owner == user {
@@ -98,7 +103,6 @@ fn unwritable(at: &Path, wanted: &Path) -> Option<Rejection> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::io::Errno;
 
     fn error(errno: Errno) -> Error {
         errno.into()
@@ -132,6 +136,24 @@ mod tests {
         assert!(refusal.hint.contains(&format!("df -h '{root}/a b'; df -i '{root}/a b'")), "{refusal:?}");
         let refusal = of(&spaced.join("c"), &error(Errno::ROFS)).unwrap();
         assert!(refusal.hint.starts_with(&format!("run findmnt -T '{root}/a b' ")), "{refusal:?}");
+    }
+
+    /// Needs root, and a file system with attributes: elsewhere no directory is immutable.
+    #[test]
+    fn an_immutable_directory_is_not_one_with_a_wrong_mode() {
+        use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+        let dir = tempfile::tempdir().unwrap();
+        let open = std::fs::File::open(dir.path()).unwrap();
+        let Ok(flags) = ioctl_getflags(&open) else { return };
+        if ioctl_setflags(&open, flags | IFlags::IMMUTABLE).is_err() {
+            return;
+        }
+        let refused = std::fs::write(dir.path().join("a"), "").unwrap_err();
+        let refusal = of(&dir.path().join("a"), &refused);
+        ioctl_setflags(&open, flags).unwrap();
+        let refusal = refusal.unwrap();
+        assert!(refusal.what.ends_with("which is immutable"), "{refusal:?}");
+        assert!(refusal.hint.contains("chattr -i ") && !refusal.hint.contains("chmod"), "{refusal:?}");
     }
 
     #[test]

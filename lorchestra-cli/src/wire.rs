@@ -3,11 +3,13 @@
 //!
 //! Times are RFC 3339 in UTC. Where a field does not say that its key is omitted, an unknown or inapplicable value is null.
 
+mod changes;
 mod group;
 mod packages;
 mod plugins;
 mod run;
 
+pub(crate) use changes::{BookmarkChange, FlushObject, PruneObject, SetupObject, StopObject};
 pub(crate) use group::{BackfillWindow, GroupDetails, GroupLine, GroupObject, WindowObject};
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::RunSpec;
@@ -28,10 +30,13 @@ pub(crate) fn schemas() -> Vec<(&'static str, Schema)> {
     let objects = vec![
         ("backfill-window", schema_for!(BackfillWindow)),
         ("bookmark", schema_for!(BookmarkObject)),
+        ("bookmark-change", schema_for!(BookmarkChange)),
         ("claim", lorchestra_core::run::claim::schema()),
         ("config", schema_for!(SettingsObject)),
         ("doctor", schema_for!(DoctorObject)),
         ("event", schema_for!(EventLine<'static>)),
+        ("events-flush", schema_for!(FlushObject)),
+        ("events-setup", schema_for!(SetupObject)),
         ("group", schema_for!(GroupLine)),
         ("group-show", schema_for!(GroupDetails)),
         ("hook", schema_for!(HookInput)),
@@ -46,7 +51,9 @@ pub(crate) fn schemas() -> Vec<(&'static str, Schema)> {
         ("run", schema_for!(RunLine)),
         ("run-job", schema_for!(RunOutcome)),
         ("run-spec", schema_for!(RunSpec)),
+        ("runs-prune", schema_for!(PruneObject)),
         ("runs-show", schema_for!(RunDetails)),
+        ("runs-stop", schema_for!(StopObject)),
         ("schedule", schema_for!(ScheduleObject)),
         ("status", schema_for!(StatusObject)),
         ("version", schema_for!(Version)),
@@ -66,8 +73,13 @@ pub(crate) struct BookmarkObject {
     pub(crate) at: String,
     /// When the bookmark was moved.
     pub(crate) moved_at: String,
-    /// The run that moved it; null if a person did.
+    /// What moved it: a person (`bookmarks set`), a run, or `backfill --move-bookmark`.
+    #[schemars(extend("enum" = ["user", "run", "backfill"]))]
+    pub(crate) moved_by: &'static str,
+    /// The run that moved it; null if something else did.
     pub(crate) run_id: Option<String>,
+    /// The backfill that moved it; null if something else did, or a backfill that had nothing to run.
+    pub(crate) group_id: Option<String>,
 }
 
 /// The settings, as `config show --json` prints them.
@@ -197,6 +209,8 @@ pub(crate) struct JobStatus {
     pub(crate) last: Option<RunSummary>,
     /// The oldest run that is running.
     pub(crate) running: Option<RunSummary>,
+    /// A run whose supervisor is dead and that could not be closed, so that its state still is running. The message is the reason.
+    pub(crate) abandoned: Option<RunSummary>,
     /// The newest failed or refused run after the last success.
     pub(crate) failure: Option<RunSummary>,
     /// Failed or refused runs since the last success.
@@ -232,7 +246,8 @@ pub(crate) struct Version {
     #[schemars(extend("const" = "lorchestra.version/1"))]
     pub(crate) schema: &'static str,
     pub(crate) version: &'static str,
-    /// The commit of the source, or what `LORCHESTRA_REVISION` was during the build; null if it was built without either.
+    /// The commit that was checked out, or what `LORCHESTRA_REVISION` was during the build; null if it was built without either. Whether files
+    /// were changed since that commit is not known.
     pub(crate) revision: Option<&'static str>,
     pub(crate) abi_revision: u32,
     /// Processor and system.

@@ -40,7 +40,7 @@ pub use outbox::{
 pub use own::{EarlierAttempt, JobProgress, ListedArtifact, OwnType, Started, Terminal};
 pub use points::RunPoint;
 pub use refusal::{Refusal, Refused};
-pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunState};
+pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunStart, RunState};
 
 use crate::host::limits::{self, RefusedOperation};
 use crate::host::locks::FileLock;

@@ -49,6 +49,19 @@ impl Terminal {
         Stdio::from(self.side.try_clone().expect("a descriptor"))
     }
 
+    /// Changes its size.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&self.side, size).expect("a size");
+    }
+
+    /// How it treats keys.
+    #[must_use]
+    pub fn modes(&self) -> String {
+        let modes = rustix::termios::tcgetattr(&self.side).expect("its settings");
+        format!("{:?} {:?}", modes.local_modes, modes.special_codes)
+    }
+
     /// Types this.
     pub fn types(&self, text: &str) {
         (&self.keys).write_all(text.as_bytes()).expect("a terminal takes keys");

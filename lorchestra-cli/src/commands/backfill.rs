@@ -244,7 +244,7 @@ fn start(
     }
     if members.is_empty() {
         if flags.move_bookmark {
-            bookmarks::move_covered((command, &covered), (range, flags.drive.quiet), settings, printer)?;
+            bookmarks::move_covered((command, &covered, None), (range, flags.drive.quiet), settings, printer)?;
         }
         let plan = if flags.plan.is_some() { ", and no plan was written" } else { "" };
         printer.note(format_args!("Nothing to do: completed runs cover every window{plan}."));
@@ -253,7 +253,7 @@ fn start(
     if let Some(path) = &flags.plan {
         let group_id = members[0].spec.group.clone().unwrap_or_default();
         let planned: Vec<_> = members.into_iter().map(plan::BackfillMember::planned).collect();
-        plan_file::write(path, &group_id, &name, &planned)?;
+        plan_file::write(path, &group_id, &name, &planned).map_err(CommandError::plan_not_written)?;
         let id = lorchestra_core::store::short_id(&group_id);
         printer.note(format_args!("{}: {} windows (group {id})", path.display(), planned.len()));
         return Ok(Code::Success);
@@ -291,7 +291,8 @@ fn start(
         members: members.iter().map(plan::BackfillMember::stored).collect(),
     };
     if flags.move_bookmark && !covered.is_empty() {
-        bookmarks::move_covered((command, &covered), (range, flags.drive.quiet), settings, printer)?;
+        let accounts = (command, &*covered, Some(&*group.group_id));
+        bookmarks::move_covered(accounts, (range, flags.drive.quiet), settings, printer)?;
     }
     let state = StateDir::open(&settings.state_dir)?;
     let mut store = Store::open(&state)?;

@@ -14,11 +14,13 @@ use crate::wire;
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use clap_complete::engine::ArgValueCompleter;
+use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::plan::{self, last};
+use lorchestra_core::store::bookmark::BookmarkMover;
 pub(super) use lorchestra_core::store::bookmark::Key;
-use lorchestra_core::store::{Bookmark, Store};
+use lorchestra_core::store::{Bookmark, Store, short_id};
 use lorchestra_core::text::printable;
 use lorchestra_plugin_api::def::ParamKind;
 
@@ -69,6 +71,9 @@ pub(crate) enum Bookmarks {
         /// Account, as in the job's runs
         #[arg(long)]
         account: Option<String>,
+        /// Print one JSON object (schema lorchestra.bookmark-change/1)
+        #[arg(long)]
+        json: bool,
     },
     /// Remove a bookmark, so that the next `--since last:TIME` starts at TIME
     #[command(before_help = "Example:\n  lorchestra bookmarks reset ingester extract_gmail --account anna")]
@@ -82,6 +87,9 @@ pub(crate) enum Bookmarks {
         /// Account, as in the job's runs
         #[arg(long)]
         account: Option<String>,
+        /// Print one JSON object (schema lorchestra.bookmark-change/1)
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -98,14 +106,32 @@ pub(super) fn run(
             let wanted = BookmarkFilter { package: package.as_deref(), job: job.as_deref(), account: account.as_deref() };
             list(store, wanted, *json, settings, printer)
         }
-        Bookmarks::Set { package, job, account, time } => {
+        Bookmarks::Set { package, job, account, time, json } => {
             let key = Key { package, job, account: account.as_deref() };
-            set(key, time, settings, notices, printer)
+            let change = set(key, time, settings, notices, printer)?;
+            if *json {
+                change.print_json(key, printer);
+            } else {
+                let before = change.before.map_or_else(|| "none".to_owned(), exactly);
+                let at = change.at.map(exactly).unwrap_or_default();
+                printer.line(format_args!("bookmark of {}: {before} → {at}", whose(key)));
+            }
+            if change.at.is_some_and(|at| at > now_micros()) {
+                printer.warning("that is in the future: until then, runs with --since last have nothing to do");
+            }
+            Ok(Code::Success)
         }
-        Bookmarks::Reset { package, job, account } => {
+        Bookmarks::Reset { package, job, account, json } => {
             let key = Key { package, job, account: account.as_deref() };
             let history = history(settings, notices, printer)?;
-            reset(history.map(|(_, store)| store), key, printer)
+            let change = reset(history.map(|(_, store)| store), key)?;
+            if *json {
+                change.print_json(key, printer);
+            } else {
+                let before = change.before.map(exactly).unwrap_or_default();
+                printer.line(format_args!("bookmark of {} removed: it was {before}", whose(key)));
+            }
+            Ok(Code::Success)
         }
     }
 }
@@ -131,6 +157,25 @@ pub(super) fn for_plan(
         }
     };
     Ok(bookmark.and_then(|bookmark| DateTime::from_timestamp_micros(bookmark.at)))
+}
+
+/// A bookmark that a command has changed: where it was and is, in microseconds since 1970.
+struct ChangedBookmark {
+    before: Option<i64>,
+    at: Option<i64>,
+}
+
+impl ChangedBookmark {
+    fn print_json(&self, key: Key<'_>, printer: &mut Printer) {
+        printer.json(&wire::BookmarkChange {
+            schema: "lorchestra.bookmark-change/1",
+            package: key.package.to_owned(),
+            job: key.job.to_owned(),
+            account: key.account.map(str::to_owned),
+            before: self.before.map(show::exact_time),
+            at: self.at.map(show::exact_time),
+        });
+    }
 }
 
 /// Which bookmarks to show; `None` for no restriction.
@@ -167,7 +212,13 @@ fn list(
                 account: bookmark.account.clone(),
                 at: show::exact_time(bookmark.at),
                 moved_at: show::exact_time(bookmark.moved_at),
-                run_id: bookmark.run_id.clone(),
+                moved_by: match bookmark.moved_by {
+                    BookmarkMover::User => "user",
+                    BookmarkMover::Run(_) => "run",
+                    BookmarkMover::Backfill(_) => "backfill",
+                },
+                run_id: if let BookmarkMover::Run(run) = &bookmark.moved_by { Some(run.clone()) } else { None },
+                group_id: if let BookmarkMover::Backfill(group) = &bookmark.moved_by { group.clone() } else { None },
             });
         }
         return Ok(Code::Success);
@@ -192,9 +243,11 @@ fn list(
     let names = cells::widest(columns.iter().map(|(name, _)| name.as_str()));
     let accounts = cells::widest(columns.iter().map(|(_, account)| account.as_str()));
     for (bookmark, (name, account)) in bookmarks.iter().zip(&columns) {
-        let by = match &bookmark.run_id {
-            Some(run) => format!("by run {}", lorchestra_core::store::short_id(run)),
-            None => "manually".to_owned(),
+        let by = match &bookmark.moved_by {
+            BookmarkMover::User => "manually".to_owned(),
+            BookmarkMover::Run(run) => format!("by run {}", short_id(run)),
+            BookmarkMover::Backfill(Some(group)) => format!("by backfill {}", short_id(group)),
+            BookmarkMover::Backfill(None) => "by a backfill with nothing to run".to_owned(),
         };
         let (at, moved_at) = (exactly(bookmark.at), show::time(bookmark.moved_at));
         let whose = format!("{}  {}", cells::padded(name, names), cells::padded(account, accounts));
@@ -212,7 +265,7 @@ fn set(
     settings: &Settings,
     notices: &mut Notices<'_>,
     printer: &mut Printer,
-) -> Result<Code, CommandError> {
+) -> Result<ChangedBookmark, CommandError> {
     is_read(key, settings)?;
     let now = Utc::now();
     let at = plan::time::parse(time, now).map_err(|e| CommandError::new(Code::Usage, format!("{time:?}: {e}")))?;
@@ -222,12 +275,7 @@ fn set(
         None => Store::open(&StateDir::open(&settings.state_dir)?)?,
     };
     let before = store.set_bookmark(key, at.timestamp_micros(), now.timestamp_micros())?;
-    let before = before.map_or_else(|| "none".to_owned(), |bookmark| exactly(bookmark.at));
-    printer.line(format_args!("bookmark of {}: {before} → {}", whose(key), plan::time::show(at)));
-    if at > now {
-        printer.warning("that is in the future: until then, runs with --since last have nothing to do");
-    }
-    Ok(Code::Success)
+    Ok(ChangedBookmark { before: before.map(|bookmark| bookmark.at), at: Some(at.timestamp_micros()) })
 }
 
 /// Fails if no run would use such a bookmark: a misspelt one would never be noticed.
@@ -255,7 +303,7 @@ fn is_read(key: Key<'_>, settings: &Settings) -> Result<(), CommandError> {
     }
 }
 
-fn reset(store: Option<Store>, key: Key<'_>, printer: &mut Printer) -> Result<Code, CommandError> {
+fn reset(store: Option<Store>, key: Key<'_>) -> Result<ChangedBookmark, CommandError> {
     let removed = match store {
         Some(mut store) => match store.reset_bookmark(key)? {
             Some(bookmark) => Ok(bookmark),
@@ -264,10 +312,7 @@ fn reset(store: Option<Store>, key: Key<'_>, printer: &mut Printer) -> Result<Co
         None => Err(Vec::new()),
     };
     match removed {
-        Ok(bookmark) => {
-            printer.line(format_args!("bookmark of {} removed: it was {}", whose(key), exactly(bookmark.at)));
-            Ok(Code::Success)
-        }
+        Ok(bookmark) => Ok(ChangedBookmark { before: Some(bookmark.at), at: None }),
         Err(others) => {
             let failure = CommandError::new(Code::Failed, format!("{} has no bookmark", whose(key)));
             let failure =

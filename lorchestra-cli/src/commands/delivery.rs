@@ -6,8 +6,9 @@ use crate::failure::CommandError;
 use crate::observe::undelivered::{self, are, events, why};
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::wire::FlushObject;
 use lorchestra_core::delivery::{
-    Deliveries, DeliveryError, Destination, DestinationConfig, FlushRequest, Incomplete, Report, Resend,
+    Deliveries, DeliveryError, Destination, DestinationConfig, FlushRequest, Incomplete, Progress, Report, Resend,
 };
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::{Backlog, Store};
@@ -15,6 +16,9 @@ use std::time::Duration;
 
 /// Default time limit of `events flush`. BigQuery's CreateWriteStream alone may take longer than a minute.
 const FLUSH: Duration = Duration::from_secs(180);
+
+/// Schema of the objects that `events flush --json` prints.
+const FLUSHED: &str = "lorchestra.events-flush/1";
 
 /// Interval between two checks of a permission.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -91,14 +95,15 @@ pub(super) fn check(settings: &Settings, limit: Duration) -> Result<(), CommandE
 
 /// `events flush`.
 pub(super) fn flush(
-    timeout: Option<Duration>,
-    resend: Resend,
+    (timeout, resend, json): (Option<Duration>, Resend, bool),
     to: Vec<DestinationConfig>,
     history: Option<&(StateDir, Store)>,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
     let Some((state, store)) = history else {
         printer.note("No events yet.");
+        let none = |to: &DestinationConfig| FlushObject { destination: to.name().to_owned(), ..FlushObject::default() };
+        to.iter().filter(|_| json).for_each(|to| printer.json(&FlushObject { schema: FLUSHED, ..none(to) }));
         return Ok(Code::Success);
     };
     let mut signals = crate::commands::handle_signals()?;
@@ -109,7 +114,20 @@ pub(super) fn flush(
     for (to, report) in deliveries.finish(&request, Some(&mut signals)) {
         let backlog = store.backlog(to.name(), None)?;
         let where_to = if several { format!(" to {}", to.label()) } else { String::new() };
-        printer.line(format_args!("Delivered {}{where_to}.", events(report.progress.delivered)));
+        if json {
+            let Progress { delivered, refused, uncertain } = report.progress;
+            printer.json(&FlushObject {
+                schema: FLUSHED,
+                destination: to.name().to_owned(),
+                delivered,
+                refused,
+                uncertain,
+                pending: backlog.pending,
+                stopped: report.trouble.as_ref().map(why),
+            });
+        } else {
+            printer.line(format_args!("Delivered {}{where_to}.", events(report.progress.delivered)));
+        }
         undelivered::report(to, &Report { trouble: None, progress: report.progress }, backlog.pending, printer);
         let Some(failure) = report.trouble.as_ref().and_then(|trouble| flush_failure(trouble, backlog)) else { continue };
         // The first error is the command's; the others become warnings.

@@ -43,6 +43,9 @@ pub(crate) enum Events {
         /// Also resend events that a destination refused (once the cause is fixed)
         #[arg(long)]
         resend_failed: bool,
+        /// Print one JSON object per destination and line (schema lorchestra.events-flush/1)
+        #[arg(long)]
+        json: bool,
     },
     /// Create missing tables and directories of the configured destinations, and test them
     #[command(before_help = "Examples:\n  lorchestra events setup --dry-run\n  lorchestra events setup")]
@@ -56,6 +59,9 @@ pub(crate) enum Events {
         /// Set up only this destination
         #[arg(long, value_parser = DestinationConfig::NAMES, value_name = "NAME")]
         destination: Option<String>,
+        /// Print one JSON object per destination and line (schema lorchestra.events-setup/1)
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -100,16 +106,16 @@ pub(super) fn run(
     match command {
         Events::List(wanted) => list(wanted, settings, notices, printer),
         Events::Export(wanted) => export::export(wanted, settings, notices, printer),
-        Events::Flush { timeout, destination, resend_uncertain, resend_failed } => {
+        Events::Flush { timeout, destination, resend_uncertain, resend_failed, json } => {
             let to = delivery::chosen(settings, destination.as_deref())?.into_iter().cloned().collect();
             delivery::warn_once(settings, printer);
             let history = history(settings, notices, printer)?;
             let resend = Resend { uncertain: *resend_uncertain, refused: *resend_failed };
-            delivery::flush(*timeout, resend, to, history.as_ref(), printer)
+            delivery::flush((*timeout, resend, *json), to, history.as_ref(), printer)
         }
-        Events::Setup { dry_run, timeout, destination } => {
+        Events::Setup { dry_run, timeout, destination, json } => {
             let to = delivery::chosen(settings, destination.as_deref())?.into_iter().cloned().collect();
-            setup::set_up(*dry_run, *timeout, to, settings, printer)
+            setup::set_up([*dry_run, *json], *timeout, to, settings, printer)
         }
     }
 }

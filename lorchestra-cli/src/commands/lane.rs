@@ -1,5 +1,5 @@
-//! A lane of a group: runs the specs that arrive on stdin, one after the other, and prints a report about each on stdout
-//! (`lorchestra_core::group::order`). Started by `backfill` and `run-group`; not a command for people.
+//! A lane of a group: runs the specs that arrive on stdin, one after the other, and prints a report about each on stdout, after a message if it
+//! waits for another run (`lorchestra_core::group::order`). Started by `backfill` and `run-group`; not a command for people.
 //!
 //! Finds libraries and secrets as `run-job --spec` does. Ends when stdin ends: the process that drives the group has nothing more to run, or
 //! is dead.
@@ -16,18 +16,18 @@ use crate::printer::Printer;
 use crate::secrets::{self, Configured};
 use crate::settings::Settings;
 use clap::Args;
-use lorchestra_core::group::order::{LaneOrder, LaneReport};
+use lorchestra_core::group::order::{LaneMessage, LaneOrder, LaneReport};
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Failure, Outcome};
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::packages::lockfile::Lockfile;
-use lorchestra_core::plan::RunSpec;
-use lorchestra_core::run::error::RunError;
-use lorchestra_core::run::event::Observers;
+use lorchestra_core::plan::{OnOverlap, OverlapKey, RunSpec};
+use lorchestra_core::run::error::{Overlap, RunError};
+use lorchestra_core::run::event::{Observer, Observers, RunEvent};
 use lorchestra_core::run::launch::{Delivery, Lane, Launch, LaunchError, record_refusal};
 use lorchestra_core::run::supervisor::RunResult;
 use lorchestra_core::store::group::MemberState;
-use lorchestra_core::store::{Refusal, Store, Terminal};
+use lorchestra_core::store::{Refusal, Store, Terminal, short_id};
 use std::io::BufRead;
 use std::time::Duration;
 use uuid::Uuid;
@@ -57,13 +57,44 @@ pub(super) fn run(flags: &LaneFlags, settings: &Settings, printer: &mut Printer)
         let order: LaneOrder = serde_json::from_str(&line)
             .map_err(|error| CommandError::new(Code::Usage, format!("standard input has no order of a group: {error}")))?;
         let report = run_order(&mut runner, &mut lane, order, printer)?;
-        printer.json(&report);
-        printer.flush();
+        send(&LaneMessage::Done(report), printer);
         if printer.is_broken() {
             break;
         }
     }
     Ok(Code::Success)
+}
+
+fn send(message: &LaneMessage, printer: &mut Printer) {
+    printer.json(message);
+    printer.flush();
+}
+
+/// Reports that a run waits for another one.
+struct WaitObserver<'a> {
+    run_id: &'a str,
+    printer: &'a mut Printer,
+}
+
+impl Observer for WaitObserver<'_> {
+    fn observe(&mut self, event: &RunEvent<'_>) {
+        if let RunEvent::Waiting { holder, .. } = event {
+            let (run_id, holder) = (self.run_id.to_owned(), Some((*holder).to_owned()));
+            send(&LaneMessage::Waiting { run_id, holder }, self.printer);
+        }
+    }
+}
+
+/// Whether a member that another run excludes is given again later. A run of the same window does the member's work, and may complete it; a
+/// run of the same group ends while the group is driven. For any other run, the member's overlap policy decides, as for `run-job`.
+fn is_given_again(lane: &Lane<'_>, spec: &RunSpec, overlap: &Overlap) -> bool {
+    if spec.overlap_key == OverlapKey::Window {
+        return true;
+    }
+    let Some(holder) = overlap.holder.as_ref().filter(|_| spec.on_overlap == OnOverlap::Fail) else { return false };
+    let run = Store::open(lane.state()).and_then(|store| store.run(holder)).ok().flatten();
+    let group = run.and_then(|run| run.spec().ok()?.group);
+    group.is_some() && group == spec.group
 }
 
 /// # Errors
@@ -79,7 +110,9 @@ fn run_order(
     asked.spec(&spec);
     asked.own(&OwnFlags { run_id: Uuid::parse_str(&run_id).ok(), ..OwnFlags::default() });
     let mut notices = Notices::new(&runner.settings.hooks);
-    let launched = runner.launch(lane, asked.own.run_id, spec, &mut notices);
+    let mut waits = WaitObserver { run_id: &run_id, printer: &mut *printer };
+    let mut observers = Observers(vec![&mut notices, &mut waits]);
+    let launched = runner.launch(lane, asked.own.run_id, spec.clone(), &mut observers);
     let refused = |failure: &CommandError, notices: &mut Notices<'_>| {
         let refusal = asked.unchecked(failure);
         runner.record_refusal(lane, refusal.as_ref(), notices);
@@ -90,7 +123,11 @@ fn run_order(
     let report = match launched {
         Ok(result) => ended(run_id, &result),
         Err(LaunchOrCommand::Launch(error)) => match *error {
-            LaunchError::Run(RunError::Running { .. } | RunError::Overlap(_)) => state(run_id, MemberState::Running),
+            LaunchError::Run(RunError::Running { .. }) => state(run_id, MemberState::Running),
+            LaunchError::Run(RunError::Overlap(overlap)) if is_given_again(lane, &spec, &overlap) => {
+                send(&LaneMessage::Waiting { run_id: run_id.clone(), holder: overlap.holder }, printer);
+                state(run_id, MemberState::Running)
+            }
             LaunchError::Run(RunError::Interrupted { signal }) => {
                 LaneReport { signal: Some(signal), ..state(run_id, MemberState::Pending) }
             }
@@ -122,14 +159,14 @@ impl<'a> SpecRunner<'a> {
         lane: &mut Lane<'_>,
         run_id: Option<Uuid>,
         spec: RunSpec,
-        notices: &mut Notices<'_>,
+        observer: &mut dyn Observer,
     ) -> Result<RunResult, LaunchOrCommand> {
         let (package, _, job) = &find_job_of(&self.catalog, &spec)?;
         spec.check(job).map_err(LaunchError::Spec)?;
         let secrets = secrets::find(&spec, &Configured::default(), self.settings)?;
         let what = Launch { spec, run_id, library: &package.path, lock: self.lock.as_ref(), secrets: &secrets };
         let mut diagnostics = DiagnosticObserver;
-        let mut observers = Observers(vec![&mut diagnostics, notices]);
+        let mut observers = Observers(vec![&mut diagnostics, observer]);
         Ok(lane.run(what, &mut self.signals, &mut observers)?)
     }
 
@@ -184,6 +221,9 @@ fn ended(run_id: String, result: &RunResult) -> LaneReport {
             None => state(run_id, MemberState::Completed),
             cause => LaneReport { cause, message: run.message.clone(), ..state(run_id, MemberState::Failed) },
         },
-        RunResult::Skipped { .. } => state(run_id, MemberState::Skipped),
+        RunResult::Skipped { held_by, .. } => {
+            let held_by = held_by.as_ref().map(|held_by| format!(" as run {}", short_id(held_by))).unwrap_or_default();
+            LaneReport { message: Some(format!("already running{held_by}")), ..state(run_id, MemberState::Skipped) }
+        }
     }
 }

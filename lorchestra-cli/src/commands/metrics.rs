@@ -2,7 +2,7 @@
 //!
 //! Reads what `status` reads, so its cost does not grow with the history. There is no server: a timer writes the file.
 
-use super::history;
+use super::history_and_unclosed;
 use super::status::{self, Judged, Word};
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -10,10 +10,9 @@ use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use clap::Args;
-use lorchestra_core::host::atomic_file::OutputFile;
+use lorchestra_core::host::atomic_file::{OutputFile, unless_reader_left};
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::store::{Run, Store};
-use lorchestra_core::text::path_text;
 use std::fmt::Write as _;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -36,12 +35,12 @@ pub(super) fn run(
     notices: &mut Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
-    let history = history(settings, notices, printer)?;
+    let (history, unclosed) = history_and_unclosed(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
     let mut text = Exposition::default();
     text.family("lorchestra_build_info", "gauge", "The version of lorchestra.");
     text.sample("lorchestra_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
-    jobs(&status::all(settings, store)?, &mut text);
+    jobs(&status::all(settings, (store, &unclosed))?, &mut text);
     delivery(settings, store, &mut text)?;
     space(settings, &mut text);
     match &command.output {
@@ -49,8 +48,7 @@ pub(super) fn run(
         Some(path) => {
             // The node exporter is another user, and must never see a part of the file.
             let written = OutputFile::write_whole(path, Permissions::from_mode(0o644), text.0.as_bytes());
-            let message = || format!("cannot write {}", path_text(path));
-            written.map_err(|e| CommandError::refused(Code::NotWritable, &message(), path, &e))?;
+            unless_reader_left(written).map_err(|e| CommandError::not_written(path, &e))?;
         }
     }
     Ok(Code::Success)

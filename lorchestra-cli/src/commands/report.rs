@@ -12,7 +12,7 @@ use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use clap::Args;
-use lorchestra_core::host::atomic_file::OutputFile;
+use lorchestra_core::host::atomic_file::{OutputFile, unless_reader_left};
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::store::{RunPoint, RunQuery, RunState, Store, short_id};
 use lorchestra_core::text::path_text;
@@ -96,7 +96,7 @@ pub(super) fn run(
         Some(path) => {
             let written = OutputFile::write_whole(path, Permissions::from_mode(0o600), html.as_bytes());
             // The path may be that of standard output.
-            if written.map_err(|e| CommandError::refused(Code::NotWritable, &path_text(path), path, &e))? {
+            if unless_reader_left(written).map_err(|e| CommandError::not_written(path, &e))? {
                 printer.good(format_args!("report written to {}", path_text(path)));
             }
         }

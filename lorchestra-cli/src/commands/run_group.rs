@@ -47,7 +47,8 @@ pub(super) const FILE_FORMAT: &str = "The file:
   [[stage.jobs]]
   job = \"ingester/extract_gmail\"
   params = { account = \"anna\", since = \"last:-2d\" }
-  timeout = \"2h\"              # optional, as are grace, retries, memory_max, on_overlap
+  timeout = \"2h\"              # optional, as are grace, retries, memory_max
+  on_overlap = \"wait=10m\"     # optional, as --on-overlap of run-job
 
   [[stage]]
   [[stage.jobs]]

@@ -116,21 +116,22 @@ pub(super) fn run(command: &RunJob, verbose: u8, settings: &Settings, mut notice
 }
 
 /// Runs a spec that another command has made, as `run-job --spec` does. `signals` is set once signals are handled; a caller that runs several
-/// specs passes the same one each time.
+/// specs passes the same one each time. `unready`: why no run can start on this host now, if that is known.
 pub(super) fn run_spec(
     spec: RunSpec,
     own: &OwnFlags,
-    context: (u8, &Settings),
+    (verbose, settings, unready): (u8, &Settings, Option<&CommandError>),
     signals: &mut Option<Signals>,
     (notices, printer): (&mut Notices<'_>, &mut Printer),
 ) -> SpecEnd {
-    let (verbose, settings) = context;
     let mut asked = Asked::default();
     asked.own(own);
     let mut session = Invocation { settings, verbose, notices, printer, asked };
-    let result = CommandError::unless_files_suffice().and_then(|()| match session.of_spec(spec, own, signals)? {
-        Ok(planned) => session.start(planned, signals),
-        Err(code) => Ok(code),
+    let result = CommandError::unless_files_suffice().and_then(|()| match (session.of_spec(spec, own, signals)?, unready) {
+        // It has ended, or another run has its claim: that does not depend on what this host lacks.
+        (Err(code), _) => Ok(code),
+        (Ok(_), Some(failure)) => Err(failure.clone()),
+        (Ok(planned), None) => session.start(planned, signals),
     });
     match result {
         Ok(code) => SpecEnd { code, cause: None, message: None },

@@ -45,7 +45,8 @@ Exit codes (others as for run-job):
   69       its events are not delivered or it is not claimed, or the plan's URL was not reached:
            run it again as another attempt
   74, 75   run it again later
-  78, 126  fix this node or its configuration first
+  78, 126  fix this node or its configuration first (78 also: the certificate of the plan's
+           server is not trusted)
   143      cancelled (SIGTERM cancels the run)";
 
 #[derive(Debug, Args)]
@@ -141,9 +142,26 @@ pub(super) fn run(
         return batch::run(command, windows, (verbose, settings, signals), (notices, printer));
     }
     match windows.pop() {
-        Some(window) => Ok(window.end(command, (verbose, settings, &mut signals), false, (notices, printer)).code),
+        Some(window) => {
+            let own = command.own(command.quiet);
+            Ok(window.end((command, &own), (verbose, settings, None), &mut signals, (notices, printer)).code)
+        }
         // Not reached: the plan has the member.
         None => Ok(Code::Success),
+    }
+}
+
+impl RunWindow {
+    /// The flags of the run of a window.
+    fn own(&self, quiet: bool) -> OwnFlags {
+        OwnFlags {
+            require_delivery: !self.no_require_delivery,
+            delivery_timeout: self.delivery_timeout,
+            locked: self.locked,
+            json: self.json,
+            quiet,
+            ..OwnFlags::default()
+        }
     }
 }
 
@@ -177,25 +195,17 @@ impl<'a> EngineWindow<'a> {
         Ok(Self { index, attempt, run_id: member_run_id(group, place, attempt.unwrap_or("1")), spec })
     }
 
-    /// Runs it as a command of its own.
+    /// Runs it as a command of its own. `unready`: why no run can start on this host now, if that is known.
     fn end(
         self,
-        command: &RunWindow,
-        (verbose, settings, signals): (u8, &Settings, &mut Option<Signals>),
-        quiet: bool,
+        (command, own): (&RunWindow, &OwnFlags),
+        (verbose, settings, unready): (u8, &Settings, Option<&CommandError>),
+        signals: &mut Option<Signals>,
         observers: (&mut Notices<'_>, &mut Printer),
     ) -> SpecEnd {
         let Self { index, attempt, run_id, spec } = self;
-        let own = OwnFlags {
-            run_id: Some(run_id),
-            require_delivery: !command.no_require_delivery,
-            delivery_timeout: command.delivery_timeout,
-            locked: command.locked,
-            json: command.json,
-            quiet: quiet || command.quiet,
-            ..OwnFlags::default()
-        };
-        let end = run_job::run_spec(spec, &own, (verbose, settings), signals, observers);
+        let own = OwnFlags { run_id: Some(run_id), ..own.clone() };
+        let end = run_job::run_spec(spec, &own, (verbose, settings, unready), signals, observers);
         if end.code != Code::Success && command.results.is_some() {
             let state = StateDir::existing(&settings.state_dir).ok().flatten();
             let run = state.and_then(|state| Store::open(&state).ok()?.run(&run_id.to_string()).ok().flatten());
@@ -265,11 +275,30 @@ impl WindowResult {
     }
 }
 
+impl CommandError {
+    /// Describes why a plan was not written.
+    pub(super) fn plan_not_written(error: PlanFileError) -> Self {
+        match error {
+            PlanFileError::Io { path, source } => Self::not_written(&path, &source),
+            error => error.into(),
+        }
+    }
+}
+
 impl From<PlanFileError> for CommandError {
     fn from(error: PlanFileError) -> Self {
         let message = chain(&error);
         match error {
-            PlanFileError::Io { path, source } => Self::refused(Code::Usage, &path_text(&path), &path, &source),
+            PlanFileError::Io { path, source } => {
+                let failure =
+                    Self::refused(Code::Usage, &format!("the plan {} cannot be read", path_text(&path)), &path, &source);
+                match source.kind() {
+                    std::io::ErrorKind::NotFound => failure
+                        .hint("check the path, and that the file system is mounted on this host")
+                        .hint("or write the plan: lorchestra backfill … --plan FILE"),
+                    _ => failure,
+                }
+            }
             PlanFileError::Checksum { .. } | PlanFileError::Member { .. } => {
                 Self::new(Code::Usage, message).hint("copy the file again, or write it again: backfill … --plan FILE")
             }

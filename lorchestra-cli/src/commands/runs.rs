@@ -10,7 +10,8 @@ mod stop;
 mod watch;
 
 use super::fleet::{Fleet, RunSource};
-use super::{find_active_run, find_run, history};
+use super::unclosed::Unclosed;
+use super::{find_active_run, find_run, history_and_unclosed};
 use crate::complete;
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -21,7 +22,7 @@ use clap::Subcommand;
 use clap_complete::engine::ArgValueCompleter;
 pub(crate) use list::{RunList, style, why};
 use lorchestra_core::host::state::StateDir;
-use lorchestra_core::store::{Run, Store, short_id};
+use lorchestra_core::store::{Run, RunState, Store, short_id};
 use std::time::Duration;
 
 #[derive(Debug, Subcommand)]
@@ -70,8 +71,8 @@ pub(crate) enum Runs {
     },
     /// Remove old runs, logs and payloads at once (retention does so in small steps after each run)
     #[command(
-        before_help = "Examples:\n  lorchestra runs prune --dry-run\n  lorchestra runs prune --older-than 7d\n  lorchestra runs prune --keep 10000\n  lorchestra runs prune --max-size 2G",
-        after_help = "Running runs, and runs with events that a destination has not received, are always kept."
+        before_help = "Examples:\n  lorchestra runs prune --dry-run\n  lorchestra runs prune --older-than 7d\n  lorchestra runs prune --keep 10000\n  lorchestra runs prune --max-size 2G\n  lorchestra runs prune --job ingester/extract_gmail --account anna",
+        after_help = prune::RULE
     )]
     Prune(prune::Prune),
     /// Run an earlier run again with the same parameters, as a new run
@@ -86,6 +87,9 @@ pub(crate) enum Runs {
         /// Run: id, short id, start or end of an id, `last`, or PACKAGE/JOB (the last two choose a running run first)
         #[arg(add = ArgValueCompleter::new(complete::runs))]
         run: String,
+        /// Print one JSON object (schema lorchestra.runs-stop/1)
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -103,12 +107,12 @@ pub(super) fn run(
         && wanted.from.from == RunSource::Bigquery
     {
         let fleet = Fleet::read(crate::values::time("--since", wanted.since.as_deref())?, settings)?;
-        return list::list(wanted, Some(&fleet.history.1), settings, printer);
+        return list::list(wanted, Some(&fleet.history.1), &Unclosed::default(), settings, printer);
     }
-    let history = history(settings, notices, printer)?;
+    let (history, unclosed) = history_and_unclosed(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
     match command {
-        Runs::List(wanted) => list::list(wanted, store, settings, printer),
+        Runs::List(wanted) => list::list(wanted, store, &unclosed, settings, printer),
         Runs::Show { run, spec: true, .. } => {
             let (_, _, run) = named(history, settings, run)?;
             if run.spec_json.is_empty() {
@@ -134,14 +138,17 @@ pub(super) fn run(
             Some(history) => prune::prune(command, history, settings, printer),
             None => {
                 printer.note(list::none(settings));
+                prune::print_nothing(command, printer);
                 Ok(Code::Success)
             }
         },
         // Handled above.
         Runs::Rerun(_) => Ok(Code::Success),
-        Runs::Stop { run } => {
+        Runs::Stop { run, json } => {
             let (state, mut store, run) = active(history, settings, run)?;
-            stop::stop(notices, &state, &mut store, &run, printer)
+            let stopped = stop::stop(notices, &state, &mut store, &run, printer)?;
+            stop::print(&stopped, run.state != RunState::Running, *json, printer);
+            Ok(Code::Success)
         }
     }
 }

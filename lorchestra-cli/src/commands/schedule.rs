@@ -308,9 +308,7 @@ fn binary() -> Result<PathBuf, CommandError> {
 }
 
 fn write(files: &[File], dir: &Path, printer: &mut Printer) -> Result<(), CommandError> {
-    let failed = |path: &Path, e: &io::Error| {
-        CommandError::refused(Code::NotWritable, &format!("cannot write {}", path_text(path)), path, e)
-    };
+    let failed = CommandError::not_written;
     std::fs::create_dir_all(dir).map_err(|e| failed(dir, &e))?;
     for file in files {
         let path = dir.join(&file.name);

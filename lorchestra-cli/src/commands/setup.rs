@@ -5,6 +5,7 @@ use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::wire::SetupObject;
 use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, setup};
 use lorchestra_core::delivery::jsonl::{self, JsonlConfig};
 use lorchestra_core::delivery::openlineage::{OpenLineage, OpenLineageConfig};
@@ -17,7 +18,7 @@ const PROBE: Duration = Duration::from_secs(180);
 
 /// `events setup`.
 pub(super) fn set_up(
-    dry_run: bool,
+    [dry_run, json]: [bool; 2],
     timeout: Option<Duration>,
     to: Vec<DestinationConfig>,
     settings: &Settings,
@@ -25,31 +26,62 @@ pub(super) fn set_up(
 ) -> Result<Code, CommandError> {
     warn_once(settings, printer);
     for to in to {
-        match to {
-            DestinationConfig::BigQuery(config) => table(config, dry_run, timeout.unwrap_or(PROBE), printer)?,
-            DestinationConfig::Jsonl(config) => directory(&config, dry_run, printer)?,
-            DestinationConfig::OpenLineage(config) => endpoint(config, dry_run, printer)?,
+        let destination = to.name();
+        let mut progress = SetupProgress { dry_run, json, printer };
+        let prepared = match to {
+            DestinationConfig::BigQuery(config) => table(config, timeout.unwrap_or(PROBE), &mut progress)?,
+            DestinationConfig::Jsonl(config) => directory(&config, &mut progress)?,
+            DestinationConfig::OpenLineage(config) => endpoint(config, &mut progress)?,
+        };
+        let PreparedTarget { target, steps, event_id, result } = prepared;
+        if json {
+            printer.json(&SetupObject { schema: "lorchestra.events-setup/1", destination, target, dry_run, steps, event_id });
+        } else if !dry_run {
+            printer.good(result);
+        } else if steps.is_empty() {
+            printer.line(format_args!("{target} needs no changes"));
         }
     }
     Ok(Code::Success)
 }
 
-fn table(config: BigQueryConfig, dry_run: bool, limit: Duration, printer: &mut Printer) -> Result<(), CommandError> {
+/// A destination that has, or would have, what it needs.
+struct PreparedTarget {
+    target: String,
+    steps: Vec<String>,
+    event_id: Option<String>,
+    /// What to print about a destination that is ready.
+    result: String,
+}
+
+/// Prints the steps for people when they are known, before they take their time.
+struct SetupProgress<'a> {
+    dry_run: bool,
+    json: bool,
+    printer: &'a mut Printer,
+}
+
+impl SetupProgress<'_> {
+    fn steps(&mut self, steps: &[String]) {
+        let prefix = if self.dry_run { "would " } else { "" };
+        if !self.json {
+            steps.iter().for_each(|step| self.printer.line(format_args!("{prefix}{step}")));
+            self.printer.flush();
+        }
+    }
+}
+
+fn table(config: BigQueryConfig, limit: Duration, progress: &mut SetupProgress<'_>) -> Result<PreparedTarget, CommandError> {
     let mut table = BigQuery::new(config).map_err(|refusal| refused(&refusal))?;
     let late = || CommandError::new(Code::Undelivered, format!("BigQuery did not respond within {}", duration::show(limit)));
     let plan = blocking(async { tokio::time::timeout(limit, setup::plan(&mut table)).await })?;
     let plan = plan.map_err(|_| late())?.map_err(|refusal| refused(&refusal))?;
-    let prefix = if dry_run { "would " } else { "" };
-    for step in &plan.steps {
-        printer.line(format_args!("{prefix}{step}"));
+    let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+    let target = plan.table.clone();
+    progress.steps(&steps);
+    if progress.dry_run {
+        return Ok(PreparedTarget { target, steps, event_id: None, result: String::new() });
     }
-    if dry_run {
-        if plan.steps.is_empty() {
-            printer.line(format_args!("{} needs no changes", plan.table));
-        }
-        return Ok(());
-    }
-    printer.flush();
     let done = blocking(async {
         match tokio::time::timeout(limit, setup::apply(&mut table, &plan)).await {
             Ok(Ok(())) => Ok(setup::probe(&mut table, limit).await),
@@ -58,8 +90,8 @@ fn table(config: BigQueryConfig, dry_run: bool, limit: Duration, printer: &mut P
         }
     })??;
     let event_id = done.map_err(|refusal| refused(&refusal))?;
-    printer.good(format_args!("{} is ready: wrote event {event_id} and read it back", plan.table));
-    Ok(())
+    let result = format!("{target} is ready: wrote event {event_id} and read it back");
+    Ok(PreparedTarget { target, steps, event_id: Some(event_id), result })
 }
 
 /// Returns what `events setup` would create. Changes nothing.
@@ -71,33 +103,26 @@ pub(super) fn missing(config: BigQueryConfig, limit: Duration) -> Result<Vec<Str
     Ok(plan.steps.iter().map(ToString::to_string).collect())
 }
 
-fn directory(config: &JsonlConfig, dry_run: bool, printer: &mut Printer) -> Result<(), CommandError> {
-    let dir = config.dir.display();
+fn directory(config: &JsonlConfig, progress: &mut SetupProgress<'_>) -> Result<PreparedTarget, CommandError> {
+    let target = config.dir.display().to_string();
     let missing = jsonl::missing(config).map_err(|refusal| refused(&refusal))?;
-    if missing {
-        printer.line(format_args!("{}create directory {dir}", if dry_run { "would " } else { "" }));
+    let steps: Vec<String> = missing.then(|| format!("create directory {target}")).into_iter().collect();
+    progress.steps(&steps);
+    if !progress.dry_run {
+        jsonl::set_up(config).map_err(|refusal| refused(&refusal))?;
     }
-    if dry_run {
-        if !missing {
-            printer.line(format_args!("{dir} needs no changes"));
-        }
-        return Ok(());
-    }
-    jsonl::set_up(config).map_err(|refusal| refused(&refusal))?;
-    printer.good(format_args!("{dir} is ready: wrote and removed a test file"));
-    Ok(())
+    let result = format!("{target} is ready: wrote and removed a test file");
+    Ok(PreparedTarget { target, steps, event_id: None, result })
 }
 
-fn endpoint(config: OpenLineageConfig, dry_run: bool, printer: &mut Printer) -> Result<(), CommandError> {
-    let url = config.url.clone();
-    if dry_run {
-        printer.line(format_args!("{url} needs no changes"));
-        return Ok(());
+fn endpoint(config: OpenLineageConfig, progress: &mut SetupProgress<'_>) -> Result<PreparedTarget, CommandError> {
+    let target = config.url.clone();
+    if !progress.dry_run {
+        let mut backend = OpenLineage::new(config);
+        blocking(async { backend.connect().await })?.map_err(|refusal| refused(&refusal))?;
     }
-    let mut backend = OpenLineage::new(config);
-    blocking(async { backend.connect().await })?.map_err(|refusal| refused(&refusal))?;
-    printer.good(format_args!("{url} answers"));
-    Ok(())
+    let result = format!("{target} answers");
+    Ok(PreparedTarget { target, steps: Vec::new(), event_id: None, result })
 }
 
 /// Runs asynchronous work to its end, in a command that does nothing else.

@@ -4,8 +4,9 @@
 mod table;
 
 use super::fleet::{Fleet, From, RunSource};
-use super::history;
+use super::history_and_unclosed;
 use super::known::require_known;
+use super::unclosed::Unclosed;
 use crate::cells;
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -27,11 +28,12 @@ use std::time::Duration;
 const NAMED: usize = 3;
 
 pub(super) const RULE: &str = "\
-A job is failing if a run failed or was refused after its last success. It is stale if its last success is older than expect_every in \
+A job is failing if a run failed or was refused after its last success, or if the supervisor of a run died and the run cannot be closed (the \
+state directory is read-only, for example). It is stale if its last success is older than expect_every in \
 config.toml plus a tenth, or than --stale. A job that such a limit applies to and that never succeeded is stale if no run of it is running, \
 or one has been running for longer than the limit.
 
-SUCCESS is the age of the last success, TOOK the duration of the last run, and USUAL the median duration of successful runs. PENDING is the \
+SUCCESS is the age of the last success, TOOK the duration of the last run that started its job, and USUAL the median duration of successful runs. PENDING is the \
 number of the job's events that a destination has not received yet (10+ means 10 or more: counting stops after 10000 events of all jobs). \
 NEXT FROM is where the next --since last starts, in UTC: a time, or a date if it is more than 300 days away. Columns without any value are \
 left out.";
@@ -96,6 +98,8 @@ pub(super) struct Judged {
     pub(super) bookmark: Option<i64>,
     /// Its events that a destination has not received; empty unless they were counted.
     pending: Vec<PendingCount>,
+    /// A run whose supervisor is dead and that could not be closed, with the reason as its message.
+    abandoned: Option<Run>,
 }
 
 /// The events of a job that one destination has not received.
@@ -114,9 +118,12 @@ pub(super) fn run(
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
     let fleet = if command.from.from == RunSource::Bigquery { Some(Fleet::read(None, settings)?) } else { None };
-    let own = if fleet.is_none() { history(settings, notices, printer)? } else { None };
+    let (own, unclosed) = match fleet {
+        Some(_) => (None, Unclosed::default()),
+        None => history_and_unclosed(settings, notices, printer)?,
+    };
     let store = fleet.as_ref().map(|fleet| &fleet.history).or(own.as_ref()).map(|(_, store)| store);
-    let mut jobs = judged(command.job.as_deref(), command.stale, settings, store)?;
+    let mut jobs = judged(command.job.as_deref(), command.stale, settings, (store, &unclosed))?;
     if let Some(name) = command.job.as_deref().filter(|_| jobs.is_empty()) {
         let (package, job) = split(name);
         require_known(package, job, settings, store).map_err(|failure| match fleet {
@@ -128,7 +135,8 @@ pub(super) fn run(
             let health = JobHealth::never_run(package, job);
             let word = word(&health, Some(limit), now_micros());
             let (expected_every, bookmark) = (None, None);
-            jobs.push(Judged { word, health, expected_every, limit: Some(limit), bookmark, pending: Vec::new() });
+            let limit = Some(limit);
+            jobs.push(Judged { word, health, expected_every, limit, bookmark, pending: Vec::new(), abandoned: None });
         }
     }
     let pending = match store.filter(|_| fleet.is_none()) {
@@ -225,15 +233,15 @@ fn split(name: &str) -> (&str, Option<&str>) {
 }
 
 /// Returns all jobs.
-pub(super) fn all(settings: &Settings, store: Option<&Store>) -> Result<Vec<Judged>, CommandError> {
-    judged(None, None, settings, store)
+pub(super) fn all(settings: &Settings, history: (Option<&Store>, &Unclosed)) -> Result<Vec<Judged>, CommandError> {
+    judged(None, None, settings, history)
 }
 
 fn judged(
     only: Option<&str>,
     stale: Option<Duration>,
     settings: &Settings,
-    store: Option<&Store>,
+    (store, unclosed): (Option<&Store>, &Unclosed),
 ) -> Result<Vec<Judged>, CommandError> {
     let (package, job) = only.map_or((None, None), |name| {
         let (package, job) = split(name);
@@ -253,16 +261,23 @@ fn judged(
     }
     known.sort_by(|a, b| (&a.package, &a.job, &a.account).cmp(&(&b.package, &b.job, &b.account)));
     let now = now_micros();
+    let mut lost = store.map(|store| unclosed.runs(store)).transpose()?.unwrap_or_default();
     known
         .into_iter()
-        .map(|health| {
+        .map(|mut health| {
+            let is_of = |run: &mut Run| run.has_key(&health.package, &health.job, health.account.as_deref());
+            let abandoned = lost.extract_if(.., is_of).min_by_key(|run| run.started_at);
+            if abandoned.is_some() {
+                health.running = health.running.filter(|run| unclosed.reason(run).is_none());
+            }
             let expected_every =
                 settings.jobs.get(&format!("{}/{}", health.package, health.job)).and_then(|job| job.expect_every);
             let key = Key { package: &health.package, job: &health.job, account: health.account.as_deref() };
             let bookmark = store.map(|store| store.bookmark(key)).transpose()?.flatten().map(|bookmark| bookmark.at);
             // A tolerance of a tenth, because run times vary.
             let limit = expected_every.map(|every| every + every / 10).or(stale);
-            Ok(Judged { word: word(&health, limit, now), health, expected_every, limit, bookmark, pending: Vec::new() })
+            let word = if abandoned.is_some() { Word::Failing } else { word(&health, limit, now) };
+            Ok(Judged { word, health, expected_every, limit, bookmark, pending: Vec::new(), abandoned })
         })
         .collect()
 }
@@ -313,6 +328,7 @@ fn object(job: &Judged) -> JobStatus {
         last_success_age_s: last_success.as_ref().map(|run| (now - run.ended_at.unwrap_or(run.started_at)) / 1_000_000),
         last: last.as_ref().map(run),
         running: running.as_ref().map(run),
+        abandoned: job.abandoned.as_ref().map(run),
         failure: failure.as_ref().map(run),
         failures_in_row: *failures,
         usual_ms: usual.map(millis),

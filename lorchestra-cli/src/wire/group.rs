@@ -46,8 +46,10 @@ pub(crate) struct GroupObject {
     /// Number of members: windows, or jobs.
     pub(crate) members: u64,
     pub(crate) completed: u64,
-    /// Failed, skipped or refused.
+    /// Failed or refused.
     pub(crate) failed: u64,
+    /// Not run because another run of the job and account was running, and the overlap policy is `skip`.
+    pub(crate) skipped: u64,
     pub(crate) running: u64,
     /// Not started yet.
     pub(crate) pending: u64,
@@ -68,7 +70,7 @@ impl GroupObject {
             kind: group.kind.clone(),
             name: group.name.clone(),
             state: match () {
-                () if counts.of(MemberState::Completed) == counts.all() => "completed",
+                () if counts.of(MemberState::Completed) + counts.of(MemberState::Skipped) == counts.all() => "completed",
                 () if is_driven => "running",
                 () if group.cancelled_at.is_some() => "cancelled",
                 () if counts.of(MemberState::Pending) + counts.of(MemberState::Running) > 0 => "interrupted",
@@ -79,6 +81,7 @@ impl GroupObject {
             members: counts.all(),
             completed: counts.of(MemberState::Completed),
             failed: counts.failed(),
+            skipped: counts.of(MemberState::Skipped),
             running: counts.of(MemberState::Running),
             pending: counts.of(MemberState::Pending),
             parallel: group.settings.parallel,

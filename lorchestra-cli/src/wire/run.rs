@@ -17,6 +17,9 @@ pub(crate) struct RunLine {
     pub(crate) run: RunObject,
     /// Number of attempts started.
     pub(crate) attempts: u32,
+    /// Why the run could not be closed although its supervisor is dead; omitted for every other run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unclosed: Option<String>,
 }
 
 /// What is known of every run.

@@ -37,13 +37,20 @@ pub enum GroupEvent<'a> {
         /// The member.
         member: &'a Member,
     },
+    /// A member waits until another run has ended. Reported once for each member.
+    Waiting {
+        /// The member.
+        member: &'a Member,
+        /// The other run, if known.
+        holder: Option<&'a str>,
+    },
     /// A member's run has ended.
     Ended {
         /// The member, with its new state.
         member: &'a Member,
         /// Why it failed.
         cause: Option<Cause>,
-        /// The cause for people.
+        /// The cause for people, or why it was skipped.
         message: Option<&'a str>,
     },
     /// Nothing more is started, because of this.
@@ -142,6 +149,10 @@ struct GroupProgress {
     given: HashMap<String, Member>,
     /// Run by other processes, and when to try them again.
     elsewhere: Vec<(Member, Instant)>,
+    /// Runs in lanes that wait for another run.
+    blocked: HashSet<String>,
+    /// Runs whose wait was reported.
+    reported: HashSet<String>,
     failures: u32,
     lost: u32,
     stopped: Option<StopReason>,
@@ -225,6 +236,9 @@ impl Driver<'_> {
                     // The command that cancels stops the runs too.
                     self.stop(StopReason::Cancelled, &mut progress);
                 }
+                if progress.stopped == Some(StopReason::Cancelled) {
+                    self.interrupt_blocked(&pool, &mut progress)?;
+                }
                 self.look_elsewhere(&mut progress)?;
                 (self.report)(&GroupEvent::Tick { running: pool.busy() });
             }
@@ -297,10 +311,29 @@ impl Driver<'_> {
         }
     }
 
+    /// Interrupts lanes that wait for another run, and would start theirs after that. The command that cancels the group sees only runs.
+    fn interrupt_blocked(&self, pool: &Pool, progress: &mut GroupProgress) -> Result<(), GroupError> {
+        for member in std::mem::take(&mut progress.blocked).iter().filter_map(|run_id| progress.given.get(run_id)) {
+            // Otherwise it no longer waits, and a second signal would kill its job.
+            if self.store.member(self.group.n, member.place)?.is_some_and(|now| now.state == MemberState::Pending) {
+                pool.interrupt(&member.run_id);
+            }
+        }
+        Ok(())
+    }
+
     fn ended(&mut self, event: LaneEvent, progress: &mut GroupProgress) -> Result<(), GroupError> {
         match event {
+            LaneEvent::Waiting { run_id, holder } => {
+                let Some(member) = progress.given.get(&run_id) else { return Ok(()) };
+                if progress.reported.insert(run_id.clone()) {
+                    (self.report)(&GroupEvent::Waiting { member, holder: holder.as_deref() });
+                }
+                progress.blocked.insert(run_id);
+            }
             LaneEvent::Ended(report) => {
                 progress.lost = 0;
+                progress.blocked.remove(&report.run_id);
                 let Some(mut member) = progress.given.remove(&report.run_id) else { return Ok(()) };
                 let LaneReport { state, cause, message, signal, .. } = report;
                 if state == MemberState::Running {
@@ -330,6 +363,7 @@ impl Driver<'_> {
             }
             LaneEvent::Lost { run_id, status } => {
                 tracing::info!(run_id, ?status, "the supervisor of a run died");
+                progress.blocked.remove(&run_id);
                 let Some(member) = progress.given.remove(&run_id) else { return Ok(()) };
                 progress.lost += 1;
                 if progress.lost >= LOST {

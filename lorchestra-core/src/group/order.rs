@@ -1,4 +1,5 @@
-//! What the driving process and a lane send each other: one JSON object a line, an order to the lane and a report back.
+//! What the driving process and a lane send each other: one JSON object a line, an order to the lane and messages back, of which the last is
+//! the report.
 
 use crate::outcome::Cause;
 use crate::plan::RunSpec;
@@ -14,12 +15,27 @@ pub struct LaneOrder {
     pub spec: RunSpec,
 }
 
+/// A line from a lane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LaneMessage {
+    /// An order waits for a run that is not of this order.
+    Waiting {
+        /// The order's run.
+        run_id: String,
+        /// The other run, if known.
+        holder: Option<String>,
+    },
+    /// An order is done.
+    Done(LaneReport),
+}
+
 /// What became of an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneReport {
     /// The run's id.
     pub run_id: String,
-    /// Its state; [`MemberState::Running`] if another process runs it.
+    /// Its state; [`MemberState::Running`] if another run excludes it for now: the driving process gives it again.
     pub state: MemberState,
     /// Why it failed.
     pub cause: Option<Cause>,

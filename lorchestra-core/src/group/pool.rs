@@ -3,7 +3,7 @@
 //! Owns the pipes. Each lane is in a process group of its own, so that Ctrl-C on a terminal reaches only the driving process, which passes
 //! it on once. All pipes are close-on-exec: a lane's input ends when the driving process ends, however that happens.
 
-use super::order::{LaneOrder, LaneReport};
+use super::order::{LaneMessage, LaneOrder, LaneReport};
 use crate::host::clock::timespec;
 use crate::host::signals::Signals;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -32,6 +32,13 @@ pub struct LaneCommand {
 pub enum LaneEvent {
     /// Its run has ended, or did not start.
     Ended(LaneReport),
+    /// It waits for another run.
+    Waiting {
+        /// The run's id.
+        run_id: String,
+        /// The other run, if known.
+        holder: Option<String>,
+    },
     /// Its lane died: the run may have ended, may have to be closed, or may never have begun.
     Lost {
         /// The run's id.
@@ -121,7 +128,7 @@ impl Pool {
         let mut dead = Vec::new();
         for (at, lane) in self.lanes.iter_mut().enumerate().filter(|(at, _)| ready[*at]) {
             match lane.read() {
-                Ok(reports) => events.extend(reports.into_iter().map(LaneEvent::Ended)),
+                Ok(messages) => events.extend(messages),
                 Err(()) => dead.push(at),
             }
         }
@@ -138,8 +145,14 @@ impl Pool {
     pub fn signal(&self, signal: i32) {
         let Some(signal) = Signal::from_named_raw(signal) else { return };
         for lane in self.lanes.iter().filter(|lane| lane.run_id.is_some()) {
-            // Not reaped yet, so the pid is still its own.
-            let _ = rustix::process::kill_process(Pid::from_child(&lane.child), signal);
+            lane.signal(signal);
+        }
+    }
+
+    /// Interrupts the lane that has this order.
+    pub fn interrupt(&self, run_id: &str) {
+        for lane in self.lanes.iter().filter(|lane| lane.run_id.as_deref() == Some(run_id)) {
+            lane.signal(Signal::TERM);
         }
     }
 
@@ -168,8 +181,13 @@ impl LaneProcess {
         Ok(Self { child, orders, reports, text: Vec::new(), run_id: None })
     }
 
-    /// Returns the reports that have arrived; `Err` at the end of its output.
-    fn read(&mut self) -> Result<Vec<LaneReport>, ()> {
+    fn signal(&self, signal: Signal) {
+        // Not reaped yet, so the pid is still its own.
+        let _ = rustix::process::kill_process(Pid::from_child(&self.child), signal);
+    }
+
+    /// Returns the messages that have arrived; `Err` at the end of its output.
+    fn read(&mut self) -> Result<Vec<LaneEvent>, ()> {
         let mut ended = false;
         let mut bytes = [0; 16 << 10];
         loop {
@@ -185,17 +203,22 @@ impl LaneProcess {
             }
             break;
         }
-        let mut reports = Vec::new();
+        let mut messages = Vec::new();
         while let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.text.drain(..=end).collect();
-            let Ok(report) = serde_json::from_slice::<LaneReport>(&line) else { continue };
-            if self.run_id.as_ref() == Some(&report.run_id) {
-                self.run_id = None;
-                reports.push(report);
+            match serde_json::from_slice::<LaneMessage>(&line) {
+                Ok(LaneMessage::Done(report)) if self.run_id.as_ref() == Some(&report.run_id) => {
+                    self.run_id = None;
+                    messages.push(LaneEvent::Ended(report));
+                }
+                Ok(LaneMessage::Waiting { run_id, holder }) if self.run_id.as_ref() == Some(&run_id) => {
+                    messages.push(LaneEvent::Waiting { run_id, holder });
+                }
+                _ => {}
             }
         }
-        // Reports come first: the next call finds the end again.
-        if ended && reports.is_empty() { Err(()) } else { Ok(reports) }
+        // Messages come first: the next call finds the end again.
+        if ended && messages.is_empty() { Err(()) } else { Ok(messages) }
     }
 
     /// Closes its pipes and waits for its end.

@@ -100,6 +100,12 @@ impl FileLock {
     }
 }
 
+/// Whether someone holds the lock of an existing file, also for a process that may only read the file.
+pub(crate) fn is_held(path: &Path) -> bool {
+    let file = open_regular(path, OFlags::RDONLY);
+    file.is_ok_and(|file| matches!(FileLock::lock(file, FlockOperation::NonBlockingLockShared), Ok(None)))
+}
+
 /// Name of the lock file that concurrent runs of one key share (overlap policy `allow`). No package name contains a `+`.
 pub fn shared_name(overlap_name: &str) -> String {
     format!("shared+{overlap_name}")
@@ -205,6 +211,18 @@ mod tests {
         assert!(FileLock::try_take(&path).unwrap().is_none());
         drop(held);
         assert!(FileLock::try_take(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_is_seen_by_a_process_that_cannot_take_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        assert!(!is_held(&path) && !path.exists(), "no file, and none is made");
+        let held = FileLock::try_take(&path).unwrap().unwrap();
+        assert!(is_held(&path));
+        drop(held);
+        assert!(!is_held(&path));
+        assert!(FileLock::try_take(&path).unwrap().is_some(), "looking left no lock");
     }
 
     #[test]

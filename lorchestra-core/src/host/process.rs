@@ -4,10 +4,10 @@
 use crate::host::clock::timespec;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -263,31 +263,36 @@ pub(crate) fn ancestors() -> Vec<u32> {
     found
 }
 
+/// Returns the number of processes that are gone. One that sleeps uninterruptibly is found and killed in every round, and may outlive them.
 fn kill_all(remains: &dyn Fn(u32) -> bool) -> usize {
-    let mut killed = 0;
+    let mut killed: BTreeMap<u32, OwnedFd> = BTreeMap::new();
+    let is_gone = |pidfd: &OwnedFd, until: Instant| {
+        let left = timespec(until.saturating_duration_since(Instant::now()));
+        matches!(rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left)), Ok(1..))
+    };
     for _ in 0..ROUNDS {
         let found = own_processes(remains);
         if found.is_empty() {
             break;
         }
-        killed += found.iter().filter(|pidfd| kill(pidfd).is_ok()).count();
         let until = Instant::now() + GONE;
-        for pidfd in &found {
-            let left = until.saturating_duration_since(Instant::now());
-            let left = timespec(left);
-            let _ = rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left));
+        for (pid, pidfd) in found.into_iter().filter(|(_, pidfd)| kill(pidfd).is_ok()) {
+            killed.insert(pid, pidfd);
+        }
+        for pidfd in killed.values() {
+            is_gone(pidfd, until);
         }
     }
-    killed
+    killed.values().filter(|pidfd| is_gone(pidfd, Instant::now())).count()
 }
 
-/// Returns descriptors of this user's processes, except this one, that match the predicate.
-fn own_processes(remains: &dyn Fn(u32) -> bool) -> Vec<OwnedFd> {
+/// Returns the pids and descriptors of this user's processes, except this one, that match the predicate.
+fn own_processes(remains: &dyn Fn(u32) -> bool) -> Vec<(u32, OwnedFd)> {
     let found = own_pids(remains).into_iter().filter_map(|pid| {
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
         let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).ok()?;
         // Checked again with the descriptor open: the pid may have been reused.
-        (is_users(pid) && remains(pid)).then_some(pidfd)
+        (is_users(pid) && remains(pid)).then_some((pid, pidfd))
     });
     found.collect()
 }
@@ -303,6 +308,28 @@ fn own_pids(matches: &dyn Fn(u32) -> bool) -> Vec<u32> {
 /// Whether a process belongs to this user. Root can read the environments of other users' processes, but must not touch those.
 fn is_users(pid: u32) -> bool {
     fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == rustix::process::geteuid().as_raw())
+}
+
+/// Returns a duplicate of a descriptor that this process was started with, with the same position. Fails for one that is not open, or that
+/// this process has opened itself, which the next exec would close.
+pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // O_CLOEXEC, in octal digits.
+    const CLOSED_BY_EXEC: u64 = 0o200_0000;
+    let info = kernel_text(format!("/proc/self/fdinfo/{number}")).map_err(|_| rustix::io::Errno::BADF)?;
+    let flags = info.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("flags:")?.trim(), 8).ok());
+    if flags.is_none_or(|flags| flags & CLOSED_BY_EXEC != 0) {
+        return Err(rustix::io::Errno::BADF.into());
+    }
+    match number {
+        0 => io::stdin().as_fd().try_clone_to_owned(),
+        1 => io::stdout().as_fd().try_clone_to_owned(),
+        2 => io::stderr().as_fd().try_clone_to_owned(),
+        // The safe way to duplicate a descriptor of which only the number is known.
+        _ => {
+            let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+            Ok(rustix::process::pidfd_getfd(own, number, rustix::process::PidfdGetfdFlags::empty())?)
+        }
+    }
 }
 
 /// Peak memory of this process in KiB.

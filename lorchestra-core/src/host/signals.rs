@@ -50,6 +50,7 @@ pub fn reset() {
 #[derive(Debug)]
 pub struct Signals {
     delivery: SignalDelivery<UnixStream, SignalOnly>,
+    received: Option<i32>,
 }
 
 impl Signals {
@@ -62,7 +63,7 @@ impl Signals {
         let ignored = process::ignored_by(std::process::id());
         let minded = KEPT.into_iter().filter(|signal| !ignored(*signal));
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, minded.chain([SIGCHLD]).collect::<Vec<_>>())?;
-        Ok(Self { delivery })
+        Ok(Self { delivery, received: None })
     }
 
     /// Waits up to `at_most` for a signal that stops the run.
@@ -86,7 +87,16 @@ impl Signals {
     /// only ends the poll.
     pub fn endings(&mut self) -> Vec<i32> {
         let pending: Vec<i32> = self.delivery.pending().collect();
-        [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| pending.contains(signal)).collect()
+        let endings: Vec<i32> = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| pending.contains(signal)).collect();
+        self.received = self.received.or(endings.first().copied());
+        endings
+    }
+
+    /// Returns the first stop signal that was ever received, even if something has reacted to it already: a process that runs one thing after
+    /// the other starts nothing more.
+    pub fn received(&mut self) -> Option<i32> {
+        self.endings();
+        self.received
     }
 }
 

@@ -327,12 +327,16 @@ impl<'a> Lane<'a> {
         let env = RunEnv { state: &self.state, worker: self.host.worker, secrets, deliver_first };
         let may_exist = run_id.is_some();
         let run_id = run_id.unwrap_or_else(Uuid::now_v7).to_string();
-        // If its file was replaced, what is written to the old one would be lost.
-        let store = self.store.take().filter(Store::is_current);
+        let store = current(&mut self.store);
         let order = RunOrder { run_id, may_exist, spec, library, store };
         let (result, store) = supervisor::run(&env, order, signals, observer)?;
         self.store = Some(store);
         Ok(result)
+    }
+
+    /// Returns the store that is open, or opens it.
+    fn store(&mut self) -> Result<Store, RunError> {
+        current(&mut self.store).map_or_else(|| Ok(Store::open(&self.state)?), Ok)
     }
 
     /// Looks for another run that has the claim of the window of a spec, as [`find_claimed`] does, but does not wait for delivery. Returns its
@@ -340,9 +344,16 @@ impl<'a> Lane<'a> {
     ///
     /// # Errors
     /// If the claim cannot be read, or the store cannot be used.
-    pub fn find_claimed(&self, spec: &RunSpec, run_id: Uuid, observer: &mut dyn Observer) -> Result<Option<String>, LaunchError> {
+    pub fn find_claimed(
+        &mut self,
+        spec: &RunSpec,
+        run_id: Uuid,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<String>, LaunchError> {
         let Some(holder) = other_holder(spec, run_id)? else { return Ok(None) };
-        record_claimed(&mut Store::open(&self.state).map_err(RunError::Store)?, spec, &holder, observer)?;
+        let mut store = self.store()?;
+        record_claimed(&mut store, spec, &holder, observer)?;
+        self.store = Some(store);
         Ok(Some(holder.run_id))
     }
 
@@ -352,14 +363,13 @@ impl<'a> Lane<'a> {
     /// # Errors
     /// If the store cannot be used.
     pub fn finish(
-        self,
+        mut self,
         run_ids: &[String],
         signals: &mut Signals,
         observer: &mut dyn Observer,
     ) -> Result<Vec<bool>, LaunchError> {
-        let Some(closing) = self.closing else { return Ok(vec![false; run_ids.len()]) };
-        let kept = self.store.filter(Store::is_current);
-        let mut store = kept.map_or_else(|| Store::open(&self.state), Ok).map_err(RunError::Store)?;
+        let Some(closing) = self.closing.take() else { return Ok(vec![false; run_ids.len()]) };
+        let mut store = self.store()?;
         Ok(closing.finish_after(run_ids, &mut store, signals, observer))
     }
 
@@ -367,6 +377,11 @@ impl<'a> Lane<'a> {
     pub fn state(&self) -> &StateDir {
         &self.state
     }
+}
+
+/// Takes the store that is open. Not one whose file was replaced: what is written to the old file would be lost.
+fn current(store: &mut Option<Store>) -> Option<Store> {
+    store.take().filter(Store::is_current)
 }
 
 /// Does `work` while events are delivered, then waits for the rest of all runs' events and applies retention. Returns whether a required

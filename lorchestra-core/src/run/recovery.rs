@@ -81,6 +81,12 @@ pub enum RecoveryError {
         /// What is wrong.
         reason: String,
     },
+    /// Its end is committed together with that of another run, and that failed.
+    #[error("it is closed together with run {run_id}, and that failed")]
+    Together {
+        /// The other run.
+        run_id: String,
+    },
     /// A lock or a directory could not be accessed.
     #[error("{path}", path = path.display())]
     Io {
@@ -224,6 +230,8 @@ fn hold(state: &StateDir, store: &Store, run_id: &str, excludes: bool, room: &mu
             }
             None
         }
+        // In a state directory that this process cannot write, a supervisor that is not visible from here may still hold the lock.
+        Err(_) if locks::is_held(&path) => return Ok(Hold::Held),
         Err(source) => return Err(RecoveryError::Io { path, source }),
     };
     // Read again under the lock: the run may have ended since `spool/` was read.
@@ -283,8 +291,15 @@ fn close(state: &StateDir, store: &mut Store, dead: Vec<HeldRun>, closed: &mut C
                 }
             }
         }
-        // All of them stay open; one is reported.
-        Err(error) => closed.stuck.extend(ends.into_iter().next().map(|(held, ..)| (held.run.run_id, error.into()))),
+        // All of them stay open.
+        Err(error) => {
+            let mut ids = ends.into_iter().map(|(held, ..)| held.run.run_id);
+            if let Some(first) = ids.next() {
+                let others = ids.map(|run_id| (run_id, RecoveryError::Together { run_id: first.clone() })).collect::<Vec<_>>();
+                closed.stuck.push((first, error.into()));
+                closed.stuck.extend(others);
+            }
+        }
     }
 }
 

@@ -43,7 +43,7 @@ use crate::plan::{OnOverlap, RunSpec};
 use crate::secrets::Secrets;
 use crate::store::bookmark::Key;
 use crate::store::own::RunOrigin;
-use crate::store::{AttemptEnd, Backlog, NewRun, Run, RunEnd, RunState, Started, Store, StoreError, Terminal};
+use crate::store::{AttemptEnd, Backlog, NewRun, Run, RunEnd, RunStart, RunState, Started, Store, StoreError, Terminal};
 use attempt::{AttemptRunner, Prepared};
 use lorchestra_plugin_api::results::Results;
 use run_files::RunFilesGuard;
@@ -113,7 +113,8 @@ pub enum RunResult {
         /// The other run, if known.
         held_by: Option<String>,
     },
-    /// A run with the requested id has already ended. Nothing was started.
+    /// A run with the requested id has already ended, or another run has completed the member of a group to which this one belongs. Nothing
+    /// was started.
     Found {
         /// The run.
         run: Box<Run>,
@@ -246,7 +247,8 @@ impl Supervision<'_> {
         Ok((RunResult::Skipped { run_id: self.run_id, held_by }, store))
     }
 
-    /// Steps 2 and 3: everything up to the record of the run. Returns `Err` if a run with this id has already ended.
+    /// Steps 2 and 3: everything up to the record of the run. Returns `Err` if a run with this id has already
+    /// ended, or another run has done its work.
     fn begin(&mut self, lock: FileLock) -> Result<Result<Recorded, (Box<Run>, Store)>, RunError> {
         let state = self.env.state;
         if self.may_exist {
@@ -294,7 +296,10 @@ impl Supervision<'_> {
         if let Some(&signal) = self.signals.endings().first() {
             return Err(RunError::Interrupted { signal });
         }
-        store.begin_run(&new, &self.started(&new))?;
+        if let RunStart::NotNeeded(other) = store.begin_run(&new, &self.started(&new))? {
+            overlap::release(state, &self.spec, lock);
+            return Ok(Err((other, store)));
+        }
         guard.keep();
         self.observer.observe(&RunEvent::Started { run_id: &run_id, spec: &self.spec });
         Ok(Ok(Recorded { store, prepared: Prepared { worker, files }, started, locks: [lives, lock] }))

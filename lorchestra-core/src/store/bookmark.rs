@@ -32,8 +32,19 @@ pub struct Bookmark {
     pub at: i64,
     /// When it was last moved.
     pub moved_at: i64,
-    /// The run that moved it; `None` if set by a user. Retention may have removed the run.
-    pub run_id: Option<String>,
+    /// What moved it.
+    pub moved_by: BookmarkMover,
+}
+
+/// What moved a bookmark. Retention may have removed the run or the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BookmarkMover {
+    /// A user set it.
+    User,
+    /// The run with this id.
+    Run(String),
+    /// A backfill (`--move-bookmark`): the group with this id, or one that had nothing to run.
+    Backfill(Option<String>),
 }
 
 /// The effect of a completed run on the bookmark of its job and account. Times are microseconds since 1970.
@@ -88,7 +99,7 @@ impl Store {
     pub fn set_bookmark(&mut self, key: Key<'_>, at: i64, now: i64) -> Result<Option<Bookmark>, StoreError> {
         self.write("setting a bookmark", |tx| {
             let before = find(tx, key)?;
-            put(tx, key, at, now, None)?;
+            put(tx, key, (at, now), &BookmarkMover::User)?;
             Ok(before)
         })
     }
@@ -121,19 +132,24 @@ pub(super) fn advance(tx: &Transaction<'_>, run: i64, set: Option<i64>, now: i64
     let before = find(tx, key)?.map(|bookmark| bookmark.at);
     let after = after(before, since, reached);
     if let Some(at) = after {
-        put(tx, key, at, now, Some(&run_id))?;
+        put(tx, key, (at, now), &BookmarkMover::Run(run_id))?;
     }
     tx.prepare_cached("UPDATE runs SET bookmark_before = ?2, bookmark_after = ?3 WHERE n = ?1")?
         .execute(params![run, before, after])
         .map(drop)
 }
 
-/// Moves a bookmark as a completed run over `[from, to)` would.
-pub(super) fn advance_to(tx: &Transaction<'_>, key: Key<'_>, (from, to): (i64, i64), now: i64) -> rusqlite::Result<Moved> {
+/// Moves a bookmark as a completed run over `[from, to)` would, for a backfill.
+pub(super) fn advance_to(
+    tx: &Transaction<'_>,
+    key: Key<'_>,
+    (from, to): (i64, i64),
+    (now, group): (i64, Option<&str>),
+) -> rusqlite::Result<Moved> {
     let before = find(tx, key)?.map(|bookmark| bookmark.at);
     let after = after(before, Some(from), to);
     if let Some(at) = after {
-        put(tx, key, at, now, None)?;
+        put(tx, key, (at, now), &BookmarkMover::Backfill(group.map(str::to_owned)))?;
     }
     Ok(Moved { before, after })
 }
@@ -144,33 +160,42 @@ fn find(db: &Connection, key: Key<'_>) -> rusqlite::Result<Option<Bookmark>> {
         .optional()
 }
 
-fn put(tx: &Transaction<'_>, key: Key<'_>, at: i64, now: i64, run_id: Option<&str>) -> rusqlite::Result<()> {
+fn put(tx: &Transaction<'_>, key: Key<'_>, (at, now): (i64, i64), by: &BookmarkMover) -> rusqlite::Result<()> {
+    let (run_id, group_id) = match by {
+        BookmarkMover::User => (None, None),
+        BookmarkMover::Run(run_id) => (Some(run_id.as_str()), None),
+        BookmarkMover::Backfill(group) => (None, Some(group.as_deref().unwrap_or_default())),
+    };
     tx.prepare_cached(
-        "INSERT INTO bookmarks (package, job, account, at, moved_at, run_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT (package, job, account) DO UPDATE SET at = excluded.at, moved_at = excluded.moved_at, run_id = excluded.run_id",
+        "INSERT INTO bookmarks (package, job, account, at, moved_at, run_id, group_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT (package, job, account) DO UPDATE SET at = excluded.at, moved_at = excluded.moved_at, run_id = excluded.run_id,
+            group_id = excluded.group_id",
     )?
-    .execute(params![key.package, key.job, key.account.unwrap_or_default(), at, now, run_id])
+    .execute(params![key.package, key.job, key.account.unwrap_or_default(), at, now, run_id, group_id])
     .map(drop)
 }
 
 fn bookmark(row: &Row<'_>) -> rusqlite::Result<Bookmark> {
     let account: String = row.get("account")?;
+    let group: Option<String> = row.get("group_id")?;
+    let of_backfill = |group: String| BookmarkMover::Backfill((!group.is_empty()).then_some(group));
+    let by_run = row.get::<_, Option<String>>("run_id")?.map(BookmarkMover::Run);
     Ok(Bookmark {
         package: row.get("package")?,
         job: row.get("job")?,
         account: (!account.is_empty()).then_some(account),
         at: row.get("at")?,
         moved_at: row.get("moved_at")?,
-        run_id: row.get("run_id")?,
+        moved_by: by_run.or(group.map(of_backfill)).unwrap_or(BookmarkMover::User),
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{new_run, site, spec, started, terminal};
-    use super::super::{NewRun, RunEnd, RunState, Terminal, retention};
+    use super::super::tests::{end_with, new_run, site, spec, started};
+    use super::super::{NewRun, RunEnd, RunState, retention};
     use super::*;
-    use crate::outcome::{Cause, Failure};
+    use crate::outcome::Cause;
     use crate::plan::{RunSpec, Window};
     use proptest::prelude::*;
     use std::time::Duration;
@@ -230,16 +255,7 @@ mod tests {
     }
 
     fn end(state: RunState, bookmark: Option<i64>) -> RunEnd {
-        let failure = Failure {
-            cause: Cause::Error,
-            message: "no".into(),
-            permanent: false,
-            job_result: None,
-            signal: None,
-            exit_code: None,
-        };
-        let terminal = Terminal { failure: (state == RunState::Failed).then_some(failure), ..terminal() };
-        RunEnd { bookmark, terminal, ..super::super::tests::end() }
+        RunEnd { bookmark, ..end_with((state == RunState::Failed).then_some(Cause::Error)) }
     }
 
     fn at(store: &Store, account: Option<&str>) -> Option<i64> {
@@ -259,8 +275,8 @@ mod tests {
         store.db.execute_batch("DROP TRIGGER no").unwrap();
         assert!(store.end_run("r1", &end(RunState::Completed, None)).unwrap());
         let moved_at = end(RunState::Completed, None).ended_at;
-        let expected =
-            Bookmark { package: "pkg".into(), job: "job".into(), account: None, at: 50, moved_at, run_id: Some("r1".into()) };
+        let moved_by = BookmarkMover::Run("r1".into());
+        let expected = Bookmark { package: "pkg".into(), job: "job".into(), account: None, at: 50, moved_at, moved_by };
         assert_eq!(store.bookmark(KEY).unwrap(), Some(expected));
         assert!(!store.end_run("r1", &end(RunState::Completed, Some(60))).unwrap(), "a second end");
         assert_eq!(at(&store, None), Some(50));
@@ -310,6 +326,7 @@ mod tests {
         assert_eq!(store.set_bookmark(of_a, 7, 1).unwrap(), None);
         assert_eq!(store.set_bookmark(of_a, 5, 2).unwrap().map(|was| was.at), Some(7));
         store.set_bookmark(KEY, 9, 3).unwrap();
+        assert_eq!(store.bookmark(KEY).unwrap().map(|bookmark| bookmark.moved_by), Some(BookmarkMover::User));
         store.set_bookmark(Key { package: "other", ..KEY }, 9, 3).unwrap();
         let names = |found: Vec<Bookmark>| -> Vec<String> {
             found.iter().map(|b| format!("{}/{} {:?} {}", b.package, b.job, b.account.as_deref(), b.at)).collect()
@@ -329,6 +346,7 @@ mod tests {
         store.begin_run(&run("r1", None, None, 50), &started()).unwrap();
         store.end_run("r1", &end(RunState::Completed, None)).unwrap();
         store.begin_run(&new_run("r2"), &started()).unwrap();
+        store.end_run("r2", &end(RunState::Completed, None)).unwrap();
         let none = Duration::ZERO;
         let retention = retention::Retention { logs: none, payloads: none, runs: none, destinations: Vec::new() };
         assert_eq!(store.prune(&site.state, &retention, crate::host::clock::now_micros()).unwrap().runs, 1);

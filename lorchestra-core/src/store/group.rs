@@ -297,7 +297,7 @@ impl Store {
                 return Ok(0);
             }
             let mut again = 0;
-            for state in MemberState::ALL.into_iter().filter(|state| state.is_failure()) {
+            for state in MemberState::ALL.into_iter().filter(|state| state.can_retry()) {
                 again += new_attempts(tx, group, state)?;
             }
             Ok(again)
@@ -396,6 +396,12 @@ impl Store {
             statement.query_map(values, group)?.collect()
         })
     }
+}
+
+/// Returns the run that has completed the member to which a run belongs, if it belongs to one, and another run has completed that.
+pub(super) fn completed_by(tx: &Transaction<'_>, run_id: &str) -> rusqlite::Result<Option<String>> {
+    let by = tx.prepare_cached("SELECT completed_by FROM members WHERE run_id = ?1")?.query_row([run_id], |row| row.get(0));
+    by.optional().map(Option::flatten)
 }
 
 /// Sets the state of the member to which a run belongs, if it belongs to one, and completes the members of other groups that it covers.

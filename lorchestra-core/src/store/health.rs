@@ -1,11 +1,13 @@
 //! Health of each job and account: last success, failures since then and usual duration. Read-only. Uses the index of
-//! [`super::history`], so that its cost grows with the number of jobs and accounts, not with the number of runs.
+//! [`super::history`], so that its cost grows with the number of jobs and accounts, not with the number of runs. Retention keeps the runs
+//! that it reads ([`Store::newest_of`]).
 
 use super::history::{RunKey, RunQuery, RunTimes};
 use super::{Run, RunState, Store, StoreError};
 use crate::host::clock::now_micros;
 use crate::outcome::Cause;
 use rusqlite::{OptionalExtension, params};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Number of completed runs from which the usual duration is calculated.
@@ -53,12 +55,33 @@ impl JobHealth {
     }
 }
 
+/// The newest runs of a job for one account, by which its health is judged.
+#[derive(Debug)]
+struct NewestRuns {
+    /// The last completed runs.
+    completed: Vec<RunTimes>,
+    success: Option<RunTimes>,
+    last: Option<RunTimes>,
+    failure: Option<RunTimes>,
+    failures: u64,
+}
+
 impl Store {
     /// Returns the health of each job that matches a query, ordered by package, job and account.
     pub fn health(&self, query: &RunQuery) -> Result<Vec<JobHealth>, StoreError> {
+        let forgotten = self.forgotten_run()?;
         let keys = self.keys(query)?;
         let same_job = |a: &RunKey, b: &RunKey| (&a.package, &a.job, &a.account) == (&b.package, &b.job, &b.account);
-        keys.chunk_by(same_job).map(|keys| self.health_of(keys)).collect()
+        keys.chunk_by(same_job).filter_map(|keys| self.health_of(keys, forgotten).transpose()).collect()
+    }
+
+    /// Returns the numbers of the runs by which the health of a job for an account is judged: the newest success, the newest failure after
+    /// it, and the newest end.
+    pub(super) fn newest_of(&self, [package, job, account]: &[String; 3]) -> Result<BTreeSet<i64>, StoreError> {
+        let [package, job, account] = [package, job, account].map(|text| Some(text.clone()));
+        let keys = self.keys(&RunQuery { package, job, account, ..RunQuery::default() })?;
+        let NewestRuns { success, last, failure, .. } = self.newest_runs(&keys)?;
+        Ok([success, last, failure].into_iter().flatten().map(|run| run.n).collect())
     }
 
     /// Checks the whole database for damage and returns at most a few lines that describe it.
@@ -70,7 +93,7 @@ impl Store {
         })
     }
 
-    fn health_of(&self, keys: &[RunKey]) -> Result<JobHealth, StoreError> {
+    fn newest_runs(&self, keys: &[RunKey]) -> Result<NewestRuns, StoreError> {
         let all = RunQuery::default();
         let of = |state: RunState| keys.iter().filter(move |key| key.state == state);
         let newest = |keys: &mut dyn Iterator<Item = &RunKey>, query: &RunQuery| -> Result<Option<RunTimes>, StoreError> {
@@ -87,7 +110,6 @@ impl Store {
         let success = newest(&mut of(RunState::Claimed), &until_now)?.max(completed.first().copied());
         let last = newest(&mut keys.iter().filter(|key| !matches!(key.state, RunState::Running | RunState::Completed)), &all)?
             .max(success);
-        let running = of(RunState::Running).next().map_or(Ok(None), |key| self.oldest(key))?;
         let after = RunQuery { since: success.map(|run| run.started_at.saturating_add(1)), ..RunQuery::default() };
         let failed = || {
             keys.iter().filter(|key| {
@@ -99,11 +121,21 @@ impl Store {
         for key in failed() {
             failures += self.count_since(key, after.since.unwrap_or(i64::MIN))?;
         }
+        Ok(NewestRuns { completed, success, last, failure, failures: failures.min(MAX_FAILURES) })
+    }
+
+    /// Returns `None` if the only run is a forgotten one.
+    fn health_of(&self, keys: &[RunKey], forgotten: Option<i64>) -> Result<Option<JobHealth>, StoreError> {
+        let NewestRuns { completed, success, last, failure, failures } = self.newest_runs(keys)?;
+        let running = keys.iter().find(|key| key.state == RunState::Running).map_or(Ok(None), |key| self.oldest(key))?;
+        if running.is_none() && forgotten.is_some() && last.map(|run| run.n) == forgotten {
+            return Ok(None);
+        }
         let run = |found: Option<RunTimes>| found.map_or(Ok(None), |run| Ok(self.select("WHERE n = ?1", [run.n])?.pop()));
         let last_success = run(success)?;
         let key = keys.first();
         let text = |of: fn(&RunKey) -> &String| key.map(of).cloned().unwrap_or_default();
-        Ok(JobHealth {
+        Ok(Some(JobHealth {
             package: text(|key| &key.package),
             job: text(|key| &key.job),
             account: Some(text(|key| &key.account)).filter(|account| !account.is_empty()),
@@ -111,9 +143,9 @@ impl Store {
             last_success,
             running: run(running)?,
             failure: run(failure)?,
-            failures: failures.min(MAX_FAILURES),
+            failures,
             usual: median(&completed),
-        })
+        }))
     }
 
     /// Returns the times of the oldest run of a key.

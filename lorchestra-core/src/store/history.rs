@@ -170,14 +170,20 @@ impl Store {
             let mut at = [query.package.clone().unwrap_or_default(), String::new(), String::new(), String::new(), String::new()];
             if query.package.is_some() {
                 at[1] = query.job.clone().unwrap_or_default();
+                at[2] = query.account.clone().filter(|_| query.job.is_some()).unwrap_or_default();
             }
+            let is_other = |wanted: &Option<String>, found: &String| wanted.as_ref().is_some_and(|wanted| wanted != found);
             loop {
                 let found = next.query_row(rusqlite::params_from_iter(&at), |row| {
                     Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?])
                 });
                 let Some(found) = found.optional()? else { break };
                 at = found;
-                if query.package.as_ref().is_some_and(|package| *package != at[0]) {
+                // Of what the search began at, there is no more.
+                if is_other(&query.package, &at[0])
+                    || query.package.is_some() && is_other(&query.job, &at[1])
+                    || query.package.is_some() && query.job.is_some() && is_other(&query.account, &at[2])
+                {
                     break;
                 }
                 let [package, job, account, state, cause] = at.clone();

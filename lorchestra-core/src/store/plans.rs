@@ -5,7 +5,7 @@
 //! sources: each string literal that begins like a statement must be part of one that was executed. Plans do not depend on the contents of
 //! the tables, because the store never runs `ANALYZE`.
 
-use super::tests::{Site, end, lines, new_run, parsed, results_line, site, spec, started};
+use super::tests::{Site, end, end_with, lines, new_run, parsed, results_line, site, spec, started};
 use super::*;
 use crate::outcome::Cause;
 use crate::plan::{RunSpec, Window};
@@ -68,6 +68,8 @@ fn every_statement_is_answered_by_an_index() {
     prune(&site, &mut outbox.store, vec!["there".into()]);
     let fleet_site = super::tests::site();
     fleet(&mut open(&fleet_site, &seen));
+    let forget_site = super::tests::site();
+    forget(&forget_site, &mut open(&forget_site, &seen));
     let db = rusqlite::Connection::open(site.state.store()).unwrap();
     let seen: Vec<String> = seen.lock().unwrap().iter().filter(|sql| is_statement(sql)).cloned().collect();
 
@@ -249,18 +251,7 @@ fn groups(store: &mut Store) {
     let member = store.member(found.n, 0).unwrap().unwrap();
     store.begin_run(&NewRun { started_at: 2, ..new_run(&member.run_id) }, &started()).unwrap();
     store.begin_run(&NewRun { started_at: 3, ..new_run("later") }, &started()).unwrap();
-    let failure = crate::outcome::Failure {
-        cause: Cause::Error,
-        message: "no".into(),
-        permanent: false,
-        job_result: None,
-        signal: None,
-        exit_code: None,
-    };
-    let over = end();
-    store
-        .end_run(&member.run_id, &RunEnd { terminal: Terminal { failure: Some(failure), ..over.terminal.clone() }, ..over })
-        .unwrap();
+    store.end_run(&member.run_id, &end_with(Some(Cause::Error))).unwrap();
     store.end_run("later", &end()).unwrap();
     assert_eq!(store.members_completed_elsewhere(found.n).unwrap().len(), 1);
     // Retention keeps a group with a pending member.
@@ -360,11 +351,23 @@ fn prune(site: &Site, store: &mut Store, destinations: Vec<String>) {
     let (now, never) = (Duration::ZERO, Duration::from_secs(u64::from(u32::MAX)));
     for runs in [never, now] {
         let retention = retention::Retention { logs: now, payloads: now, runs, destinations: destinations.clone() };
-        store.prunable(&site.state, &retention, later, &store.newest_successes().unwrap()).unwrap();
+        store.prunable(&site.state, &retention, later).unwrap();
         store.end_beyond(1).unwrap();
         store.ended_runs().unwrap();
         store.prune(&site.state, &retention, later).unwrap();
     }
+}
+
+/// The run with the newest event is marked, and removed once there is a newer one.
+fn forget(site: &Site, store: &mut Store) {
+    let (later, retention) = (end().ended_at + 1_000_000, retention::Retention::default());
+    store.begin_run(&new_run("r1"), &started()).unwrap();
+    store.end_run("r1", &end()).unwrap();
+    let forgotten = store.forget(&site.state, &RunQuery::default(), (&retention, later), false).unwrap().unwrap();
+    assert!(forgotten.is_last_marked);
+    store.begin_run(&new_run("r2"), &started()).unwrap();
+    store.prune(&site.state, &retention, later).unwrap();
+    assert_eq!(store.run("r1").unwrap(), None);
 }
 
 /// Normalizes white space, because sources break lines differently.

@@ -7,17 +7,23 @@
 //! A run with undelivered events is skipped, and the next call continues after it, so a thousand of them block nothing. At the end of
 //! everything old enough, it starts over.
 //!
+//! Of each job and account, the newest success, the newest failure after it and the newest end stay, however old they are: without them,
+//! `status` would report a job that died as one that never was. Their logs and payloads are removed in time. [`Store::forget`] removes these
+//! runs too.
+//!
 //! Free pages are reused. If they exceed a tenth of the file, `PAGES` of them per call are returned to the disk.
 
+mod forget;
 mod limits;
 mod preview;
 
+pub use forget::Forgotten;
 pub use preview::Prunable;
 
 use super::{Store, StoreError, outbox};
 use crate::host::state::StateDir;
 use rusqlite::{OptionalExtension, params};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
 use std::time::Duration;
 
@@ -80,9 +86,25 @@ impl AddAssign for Pruned {
     }
 }
 
-/// Runs to keep, however old they are.
-#[derive(Debug, Clone, Default)]
-pub struct Protected(BTreeSet<i64>);
+/// The runs by which `status` judges each job and account, read when they are asked for: retention never removes them.
+#[derive(Debug, Default)]
+struct NewestEnds(BTreeMap<[String; 3], BTreeSet<i64>>);
+
+impl NewestEnds {
+    fn contain(&mut self, store: &Store, run: i64) -> Result<bool, StoreError> {
+        let key = store.read("looking for old runs", |db| {
+            let mut statement = db.prepare_cached("SELECT package, job, account_key FROM runs WHERE n = ?1")?;
+            statement.query_row([run], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]))
+        })?;
+        if let Some(ends) = self.0.get(&key) {
+            return Ok(ends.contains(&run));
+        }
+        let ends = store.newest_of(&key)?;
+        let is_one = ends.contains(&run);
+        self.0.insert(key, ends);
+        Ok(is_one)
+    }
+}
 
 /// A run that is old enough.
 struct Old {
@@ -135,36 +157,25 @@ struct Pass<'a> {
     before: i64,
     /// Destinations that must have received the events.
     waiting: &'a [String],
-    protected: &'a Protected,
 }
 
 impl Store {
     /// Removes some of the data that is older than `retention` allows at `now` (microseconds since 1970). Never touches running runs. Also
     /// checkpoints the WAL after a flood of events.
     pub fn prune(&mut self, state: &StateDir, retention: &Retention, now: i64) -> Result<Pruned, StoreError> {
-        self.prune_except(state, retention, now, &Protected::default())
-    }
-
-    /// Like [`Self::prune`], but removes nothing of the protected runs.
-    pub fn prune_except(
-        &mut self,
-        state: &StateDir,
-        retention: &Retention,
-        now: i64,
-        protected: &Protected,
-    ) -> Result<Pruned, StoreError> {
         self.end_flood()?;
         let before = |age: Duration| now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
         let events = EVENTS.max(self.taken_in.saturating_mul(2));
         // Data that a power loss brings back is removed again.
         self.deferred(|store| {
             let waiting = store.waiting(&retention.destinations, before(FORGOTTEN))?;
-            let (runs, of_runs) = store.prune_runs(state, (before(retention.runs), &waiting, protected), events)?;
+            store.remove_forgotten(state, &waiting)?;
+            let (runs, of_runs) = store.prune_runs(state, (before(retention.runs), &waiting), events)?;
             store.prune_groups(before(retention.runs))?;
-            let logs = of_runs + store.prune_logs(state, before(retention.logs), protected)?;
+            let logs = of_runs + store.prune_logs(state, before(retention.logs))?;
             // Delivered data is removed even if no destination is configured any more.
             let waiting = if waiting.is_empty() { store.destinations()? } else { waiting };
-            let payloads = store.prune_payloads((before(retention.payloads), &waiting, protected), events)?;
+            let payloads = store.prune_payloads((before(retention.payloads), &waiting), events)?;
             store.give_back()?;
             Ok(Pruned { runs, logs, payloads })
         })?
@@ -187,40 +198,51 @@ impl Store {
     fn prune_runs(
         &mut self,
         state: &StateDir,
-        (before, waiting, protected): (i64, &[String], &Protected),
+        (before, waiting): (i64, &[String]),
         mut left: usize,
     ) -> Result<(usize, usize), StoreError> {
-        let mut logs = 0;
+        let (mut logs, mut ends) = (0, NewestEnds::default());
         // The newest event stays: its number must not be reused, or the next event would count as delivered.
         let newest = self.newest_run()?;
-        let runs = self.pass(Pass { what: "runs", sql: OLD_RUNS, before, waiting, protected }, |store, old, _| {
-            if newest == Some(old.n) {
+        let runs = self.pass(Pass { what: "runs", sql: OLD_RUNS, before, waiting }, |store, old, _| {
+            if newest == Some(old.n) || ends.contain(store, old.n)? {
                 return Ok(PruneStep::Kept);
             }
-            // If the process is killed after this, the next call finds the run again.
-            logs += usize::from(remove_dir(&state.run_logs(&old.run_id))?);
-            store.remove_artifacts(old.n)?;
-            loop {
-                let some = EVENTS.min(left);
-                let removed = store.write("removing an old run", |tx| {
-                    let sql =
-                        "DELETE FROM events WHERE n IN (SELECT n FROM events WHERE run = ?1 AND NOT terminal ORDER BY n LIMIT ?2)";
-                    let removed = tx.prepare_cached(sql)?.execute(params![old.n, rows(some)])?;
-                    if removed < some {
-                        tx.prepare_cached("DELETE FROM runs WHERE n = ?1")?.execute([old.n])?;
-                    }
-                    Ok(removed)
-                })?;
-                left -= removed;
-                if removed < some {
-                    return Ok(PruneStep::Done);
-                }
-                if left == 0 {
-                    return Ok(PruneStep::Unfinished(0));
-                }
-            }
+            logs += usize::from(store.remove_files(state, old)?);
+            store.remove_rows(old.n, &mut left)
         })?;
         Ok((runs, logs))
+    }
+
+    /// Removes the logs and artifacts of a run, before its rows: if the process is killed in between, the next call finds the run again.
+    /// Returns whether it had logs.
+    fn remove_files(&self, state: &StateDir, old: &Old) -> Result<bool, StoreError> {
+        let had_logs = remove_dir(&state.run_logs(&old.run_id))?;
+        self.remove_artifacts(old.n)?;
+        Ok(had_logs)
+    }
+
+    /// Removes at most `left` events of a run, and with the last one the run.
+    fn remove_rows(&mut self, run: i64, left: &mut usize) -> Result<PruneStep, StoreError> {
+        loop {
+            let some = EVENTS.min(*left);
+            let removed = self.write("removing an old run", |tx| {
+                let sql =
+                    "DELETE FROM events WHERE n IN (SELECT n FROM events WHERE run = ?1 AND NOT terminal ORDER BY n LIMIT ?2)";
+                let removed = tx.prepare_cached(sql)?.execute(params![run, rows(some)])?;
+                if removed < some {
+                    tx.prepare_cached("DELETE FROM runs WHERE n = ?1")?.execute([run])?;
+                }
+                Ok(removed)
+            })?;
+            *left -= removed;
+            if removed < some {
+                return Ok(PruneStep::Done);
+            }
+            if *left == 0 {
+                return Ok(PruneStep::Unfinished(0));
+            }
+        }
     }
 
     /// The run that has the newest event.
@@ -231,17 +253,8 @@ impl Store {
     }
 
     /// Returns the number of removed log directories.
-    fn prune_logs(&mut self, state: &StateDir, before: i64, protected: &Protected) -> Result<usize, StoreError> {
-        let mut from = START;
-        let old = loop {
-            let mut old = self.old(OLD_LOGS, from, before)?;
-            let next = old.last().filter(|_| old.len() == RUNS).map(Position::after);
-            old.retain(|old| !protected.0.contains(&old.n));
-            match next {
-                Some(next) if old.is_empty() => from = next,
-                _ => break old,
-            }
-        };
+    fn prune_logs(&mut self, state: &StateDir, before: i64) -> Result<usize, StoreError> {
+        let old = self.old(OLD_LOGS, START, before)?;
         if old.is_empty() {
             return Ok(0);
         }
@@ -257,18 +270,14 @@ impl Store {
         Ok(removed)
     }
 
-    fn prune_payloads(
-        &mut self,
-        (before, waiting, protected): (i64, &[String], &Protected),
-        mut left: usize,
-    ) -> Result<usize, StoreError> {
+    fn prune_payloads(&mut self, (before, waiting): (i64, &[String]), mut left: usize) -> Result<usize, StoreError> {
         // If nothing is ever delivered, payloads are kept.
         if waiting.is_empty() {
             return Ok(0);
         }
         let sql = "SELECT n, run_id, ended_at FROM runs
             WHERE payloads AND (ended_at, n) >= (?1, ?2) AND ended_at < ?3 ORDER BY ended_at, n LIMIT ?4";
-        self.pass(Pass { what: "payloads", sql, before, waiting, protected }, |store, old, mut after| {
+        self.pass(Pass { what: "payloads", sql, before, waiting }, |store, old, mut after| {
             loop {
                 let some = EVENTS.min(left);
                 let cleared: Vec<i64> = store.write("removing old payloads", |tx| {
@@ -301,7 +310,7 @@ impl Store {
         pass: Pass<'_>,
         mut each: impl FnMut(&mut Self, &Old, i64) -> Result<PruneStep, StoreError>,
     ) -> Result<usize, StoreError> {
-        let Pass { what, sql, before, waiting, protected } = pass;
+        let Pass { what, sql, before, waiting } = pass;
         let from = self.position(what)?;
         let found = self.old(sql, from, before)?;
         // At the end of everything old enough, the next pass starts over with the oldest.
@@ -309,7 +318,7 @@ impl Store {
         let mut done = 0;
         for old in &found {
             let event = if old.n == from.run { from.event } else { 0 };
-            if event == i64::MAX || protected.0.contains(&old.n) {
+            if event == i64::MAX {
                 continue;
             }
             match self.delivery_of(old.n, waiting)? {

@@ -8,7 +8,7 @@ use crate::outcome::{Cause, Outcome};
 use crate::plan::{RunSpec, SpecError};
 use chrono::{DateTime, Utc};
 use lorchestra_plugin_api::results::Results;
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 /// State of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,14 +200,30 @@ pub struct RunFilter {
     pub limit: Option<u64>,
 }
 
+/// Whether a run was recorded that was about to start.
+#[derive(Debug)]
+pub enum RunStart {
+    /// It was.
+    Begun,
+    /// This other run has done its work.
+    NotNeeded(Box<Run>),
+}
+
 impl Store {
-    /// Records a run that is about to start, with its first attempt and its `job.started`.
-    pub fn begin_run(&mut self, run: &NewRun, started: &Started) -> Result<(), StoreError> {
+    /// Records a run that is about to start, with its first attempt and its `job.started`. Records nothing if it is the run of a member that a
+    /// run outside its group has completed since it was given to a supervisor.
+    pub fn begin_run(&mut self, run: &NewRun, started: &Started) -> Result<RunStart, StoreError> {
         self.write("recording the run", |tx| {
+            if let Some(by) = group::completed_by(tx, &run.run_id)?
+                && let Some(other) = select(tx, "WHERE run_id = ?1", [by])?.pop()
+            {
+                return Ok(RunStart::NotNeeded(Box::new(other)));
+            }
             let n = insert_run(tx, run, RunState::Running)?;
             insert_attempt(tx, n, 1, run.started_at, run.worker_pid)?;
             let event = OwnEvent { run: n, attempt: 1, event_type: OwnType::Started, at: run.started_at, terminal: false };
-            insert_own(tx, &event, started)
+            insert_own(tx, &event, started)?;
+            Ok(RunStart::Begun)
         })
     }
 
@@ -329,12 +345,14 @@ impl Store {
     }
 
     pub(super) fn select(&self, clause: &str, values: impl rusqlite::Params) -> Result<Vec<Run>, StoreError> {
-        self.read("reading runs", |db| {
-            let sql = format!("SELECT *, (SELECT count(*) FROM attempts WHERE run = runs.n) AS attempts FROM runs {clause}");
-            let mut statement = db.prepare_cached(&sql)?;
-            statement.query_map(values, run)?.collect()
-        })
+        self.read("reading runs", |db| select(db, clause, values))
     }
+}
+
+fn select(db: &Connection, clause: &str, values: impl rusqlite::Params) -> rusqlite::Result<Vec<Run>> {
+    let sql = format!("SELECT *, (SELECT count(*) FROM attempts WHERE run = runs.n) AS attempts FROM runs {clause}");
+    let mut statement = db.prepare_cached(&sql)?;
+    statement.query_map(values, run)?.collect()
 }
 
 fn insert_run(tx: &Transaction<'_>, run: &NewRun, state: RunState) -> rusqlite::Result<i64> {

@@ -72,7 +72,8 @@ fn apply(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
 /// - `run_groups`, `members`: see [`super::group`]. `members_failed` has only members that have failed, so it costs nothing in a group that
 ///   succeeds.
 /// - `artifacts`: files that belong to runs, by size, inode and time of change, so that only these files are removed with the run.
-/// - `bookmarks`: the account '' means none. A run whose job has a `since` moves one; the run's row records the move.
+/// - `bookmarks`: the account '' means none. A run whose job has a `since` moves one; the run's row records the move. `group_id` is the
+///   backfill that moved it; '' for one that had nothing to run, and so is no group.
 /// - `retention`: for each kind of data, the run and event at which the last call stopped.
 /// - Delivery, by destination. `outbox`: all events up to `delivered_to` are settled; the last batch went to `target`; `seen_at` is when a
 ///   command last had the destination configured; no process uses `closed_route` until `closed_until`. `file` identifies the store's file:
@@ -183,6 +184,7 @@ CREATE TABLE bookmarks (
     at       INTEGER NOT NULL,
     moved_at INTEGER NOT NULL,
     run_id   TEXT,
+    group_id TEXT,
     PRIMARY KEY (package, job, account)
 ) STRICT, WITHOUT ROWID;
 

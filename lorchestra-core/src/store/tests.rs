@@ -295,7 +295,7 @@ fn many_processes_may_create_it_at_once() {
             std::thread::spawn(move || Store::open(&state).unwrap().begin_run(&new_run(&format!("r{n}")), &started()).unwrap())
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    threads.into_iter().for_each(|thread| drop(thread.join().unwrap()));
     assert_eq!(Store::open(&site.state).unwrap().runs(&RunFilter::default()).unwrap().len(), 8);
 }
 
@@ -373,6 +373,8 @@ fn retention_removes_old_runs_and_logs_and_no_others() {
     // Its end is the newest event: its number must not be reused.
     assert_eq!(store.prune(&site.state, &retention, later(800)).unwrap().runs, 0);
     store.begin_run(&new_run("next"), &started()).unwrap();
+    assert_eq!(store.prune(&site.state, &retention, later(800)).unwrap().runs, 0, "it is the newest success");
+    store.end_run("next", &end()).unwrap();
     assert_eq!(store.prune(&site.state, &retention, later(800)).unwrap().runs, 1);
     let left: Vec<String> = store.runs(&RunFilter::default()).unwrap().into_iter().map(|run| run.run_id).collect();
     assert_eq!(left, ["next", &ids[2]]);
@@ -423,6 +425,9 @@ fn undelivered_runs_are_kept_complete() {
     assert_eq!(store.store.prune(&site.state, &keep_runs, late).unwrap().payloads, 1);
     assert!(events_of(&store.store, Some("r1")).iter().all(|event| event.payload.is_none()));
     assert_eq!(store.store.prune(&site.state, &keep_runs, late).unwrap().payloads, 0, "once");
+    assert_eq!(store.store.prune(&site.state, &retention, late).unwrap().runs, 0, "it is the newest success");
+    store.store.begin_run(&new_run("r3"), &started()).unwrap();
+    store.store.end_run("r3", &end()).unwrap();
     assert_eq!(store.store.prune(&site.state, &retention, late).unwrap().runs, 1);
 }
 

@@ -239,6 +239,19 @@ impl Emulator {
         self.create_table(dataset, table, &json!({"schema": {"fields": super::fake::event_columns()}}));
     }
 
+    /// Inserts rows, as tabledata.insertAll takes them.
+    ///
+    /// # Panics
+    /// If the emulator refuses any.
+    pub fn insert(&self, dataset: &str, table: &str, rows: &[Map<String, Value>]) {
+        for some in rows.chunks(500) {
+            let rows: Vec<Value> = some.iter().map(|row| json!({ "json": row })).collect();
+            let path = format!("/datasets/{dataset}/tables/{table}/insertAll");
+            let answer = self.must("POST", &path, Some(&json!({ "rows": rows })));
+            assert!(answer["insertErrors"].as_array().is_none_or(Vec::is_empty), "{answer}");
+        }
+    }
+
     /// Returns the rows of a query, by column: numbers and booleans as such, everything else as text, null as null.
     ///
     /// # Panics

@@ -187,7 +187,7 @@ mod tests {
     fn a_topic_has_the_needs_that_its_source_names() {
         assert_eq!(names(&["killed"]), <[&str; 0]>::default());
         assert_eq!(names(&["imap"]), ["Dovecot"]);
-        assert_eq!(names(&["slurm"]), ["Slurm"]);
+        assert_eq!(names(&["slurm"]), ["BigQuery emulator", "Slurm"]);
         assert_eq!(names(&["trust"]), ["systemd-analyze"]);
         assert_eq!(names(&["browser"]), ["Chromium"]);
         assert_eq!(names(&["web"]), ["plugin with an async runtime"]);

@@ -14,16 +14,16 @@ use lorchestra_core::text::escaped;
 /// Maximum number of bookmarks to name.
 const NAMED: usize = 5;
 
-/// Moves the bookmarks of accounts for which completed runs cover the whole range: they have no window in the group.
+/// Moves the bookmarks of accounts for which completed runs cover the whole range: they have no window in the group, if there is one.
 pub(super) fn move_covered(
-    (command, accounts): (&Backfill, &[Option<String>]),
+    (command, accounts, group): (&Backfill, &[Option<String>], Option<&str>),
     (range, quiet): ((i64, i64), bool),
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<(), CommandError> {
     let job = (command.package.as_deref().unwrap_or_default(), command.job.as_deref().unwrap_or_default());
     let state = StateDir::open(&settings.state_dir)?;
-    let moved = Store::open(&state)?.move_bookmarks(job, accounts, range, now_micros())?;
+    let moved = Store::open(&state)?.move_bookmarks(job, accounts, range, (now_micros(), group))?;
     if !quiet {
         report(&moved, range, printer);
     }

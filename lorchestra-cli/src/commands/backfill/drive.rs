@@ -243,6 +243,8 @@ pub(super) struct GroupView {
     quiet: bool,
     done: u64,
     failed: u64,
+    /// How many waits of members are still printed: one range may overlap with that of a backfill that is running.
+    waits_left: u64,
     all: u64,
     /// When this command started, and how many had ended by then.
     begun: (Instant, u64),
@@ -251,10 +253,12 @@ pub(super) struct GroupView {
 
 impl GroupView {
     pub(super) fn new(group: &Group, counts: GroupCounts, quiet: bool) -> Self {
-        let (all, done) = (counts.all(), counts.of(MemberState::Completed) + counts.failed());
+        let all = counts.all();
+        let done = all - counts.of(MemberState::Pending) - counts.of(MemberState::Running);
         let bar = (!quiet && Bar::is_seen()).then(|| GroupBar::start(group.name.clone(), done, all));
+        let waits_left = if group.kind == KIND { SHOWN } else { u64::MAX };
         let now = Instant::now();
-        Self { bar, quiet, done, failed: 0, all, begun: (now, done), printed: now }
+        Self { bar, quiet, done, failed: 0, waits_left, all, begun: (now, done), printed: now }
     }
 
     pub(super) fn event(&mut self, event: &GroupEvent<'_>, printer: &RefCell<&mut Printer>) {
@@ -262,6 +266,10 @@ impl GroupView {
             GroupEvent::Started { member } => tracing::info!(run_id = member.run_id, label = member.label, "member started"),
             GroupEvent::Ended { member, cause, message } => {
                 self.done += 1;
+                if member.state == MemberState::Skipped && !self.quiet {
+                    let (message, run) = (message.unwrap_or_default(), short_id(&member.run_id));
+                    self.print(|| printer.borrow_mut().note(format_args!("- {} skipped: {message} (run {run})", member.label)));
+                }
                 if !member.state.is_failure() {
                     return;
                 }
@@ -271,6 +279,13 @@ impl GroupView {
                     let message = message.map(text::first_line).unwrap_or_default();
                     let run = short_id(&member.run_id);
                     self.print(|| printer.borrow_mut().bad(format_args!("{}: {why}: {message} (run {run})", member.label)));
+                }
+            }
+            GroupEvent::Waiting { member, holder } => {
+                if self.waits_left > 0 && !self.quiet {
+                    self.waits_left -= 1;
+                    let holder = holder.map_or_else(|| "another run".to_owned(), |run| format!("run {}", short_id(run)));
+                    self.print(|| printer.borrow_mut().note(format_args!("{}: waiting for {holder} to end", member.label)));
                 }
             }
             GroupEvent::Stopping(reason) => {
@@ -332,11 +347,13 @@ pub(super) fn summary(
 ) -> Code {
     let Driven { counts, stopped } = driven;
     let (all, completed, failed) = (counts.all(), counts.of(MemberState::Completed), counts.failed());
+    let skipped = counts.of(MemberState::Skipped);
+    let and_skipped = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
     let (name, id) = (&group.name, short_id(&group.group_id));
     let what = if group.kind == KIND { "windows" } else { "jobs" };
     let code = match stopped {
         Some(StopReason::Signal(signal)) => Code::Interrupted(*signal),
-        _ if completed < all => Code::Failed,
+        _ if completed + skipped < all => Code::Failed,
         _ if undelivered => Code::Undelivered,
         _ => Code::Success,
     };
@@ -349,14 +366,16 @@ pub(super) fn summary(
             printer.note(show);
         }
         printer.json(&GroupLine { schema: "lorchestra.group/1", group: GroupObject::of(group, *counts, false) });
-    } else if completed == all {
+    } else if completed + skipped == all {
         if !flags.quiet {
-            printer.good(format_args!("{name}: {all} {what} completed in {} (group {id})", show::elapsed(took)));
+            printer
+                .good(format_args!("{name}: {completed} {what} completed{and_skipped} in {} (group {id})", show::elapsed(took)));
         }
     } else {
-        let rest = all - completed - failed;
+        let rest = all - completed - failed - skipped;
         let open = if rest > 0 { format!(", {rest} not run") } else { String::new() };
-        printer.bad(format_args!("{name}: {completed} of {all} {what} completed, {failed} failed{open} (group {id})"));
+        printer
+            .bad(format_args!("{name}: {completed} of {all} {what} completed, {failed} failed{and_skipped}{open} (group {id})"));
         if group.kind == KIND {
             printer.note(show);
             printer.note(format_args!("  lorchestra backfill resume {id}"));

@@ -121,7 +121,7 @@ pub(in crate::commands) fn show(
         let mut windows = Vec::new();
         for of in MemberState::ALL {
             for member in store.members(group.n, of, u64::MAX)? {
-                let run = if of.is_failure() { reasons.run(group, &member)? } else { None };
+                let run = if of.can_retry() { reasons.run(group, &member)? } else { None };
                 let there = reasons_there.remove(&member.place);
                 windows.push(WindowObject {
                     place: member.place,

@@ -56,7 +56,11 @@ fn created(path: &Path, mode: u32, check: &'static str) -> Option<Finding> {
     if path.exists() || !path.parent().is_some_and(Path::is_dir) {
         return None;
     }
-    Some(finding(check, fs::DirBuilder::new().mode(mode).create(path), format!("created {}", path_text(path))))
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        // By another process, at the same time.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
+        result => Some(finding(check, result, format!("created {}", path_text(path)))),
+    }
 }
 
 fn finding(check: &'static str, result: io::Result<()>, what: String) -> Finding {

@@ -10,6 +10,7 @@ use crate::settings::Settings;
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::files::check_writable;
+use lorchestra_core::host::locks::FileLock;
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::run::recovery::leftovers::Leftovers;
@@ -133,6 +134,8 @@ fn directory_and_store(
         findings.push(Finding::ok("state", format!("{shown} does not exist yet")));
         return Ok(());
     };
+    // One at a time: each reports what it has removed itself. Without the lock, which may be impossible to take, only the numbers may be wrong.
+    let _lock = fix.then(|| FileLock::take(&state.lock("doctor")));
     // The history may be readable all the same.
     if let Err(error) = state.check_writable() {
         findings.push(Finding::of("state", &error.into()));

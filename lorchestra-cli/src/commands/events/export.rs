@@ -10,7 +10,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::values;
 use clap::{Args, ValueEnum};
-use lorchestra_core::host::atomic_file::OutputFile;
+use lorchestra_core::host::atomic_file::{OutputFile, unless_reader_left};
 use lorchestra_core::store::Event;
 use lorchestra_core::text::path_text;
 use std::fs::Permissions;
@@ -140,7 +140,7 @@ fn into_table(
     path: &Path,
     each: &mut dyn FnMut(&mut EventSink<'_>) -> Result<(), CommandError>,
 ) -> Result<(u64, bool), CommandError> {
-    let failed = |error: &io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
+    let failed = |error: &io::Error| CommandError::not_written(path, error);
     let mut table = begun(path).and_then(EventTable::new).map_err(|e| failed(&e))?;
     let (mut count, mut error) = (0_u64, None);
     each(&mut |event| {
@@ -148,16 +148,16 @@ fn into_table(
         table.push(event).map_err(|e| error = Some(e))
     })?;
     let result = error.map_or(Ok(()), Err).and_then(|()| finished(table.finish()?));
-    result.map(|is_file| (count, is_file)).map_err(|e| failed(&e))
+    unless_reader_left(result).map(|is_file| (count, is_file)).map_err(|e| failed(&e))
 }
 
 /// Writes all lines into a file that other users cannot read. Returns what [`finished`] returns.
 fn into_file(path: &Path, each: &mut dyn FnMut(&mut LineSink<'_>) -> Result<(), CommandError>) -> Result<bool, CommandError> {
-    let failed = |error: &io::Error| CommandError::refused(Code::NotWritable, &path_text(path), path, error);
+    let failed = |error: &io::Error| CommandError::not_written(path, error);
     let mut out = begun(path).map_err(|e| failed(&e))?;
     let mut error = None;
     each(&mut |text| writeln!(out, "{text}").map_err(|e| error = Some(e)))?;
-    error.map_or(Ok(()), Err).and_then(|()| finished(out)).map_err(|e| failed(&e))
+    unless_reader_left(error.map_or(Ok(()), Err).and_then(|()| finished(out))).map_err(|e| failed(&e))
 }
 
 fn csv_line(event: &Event) -> String {

@@ -66,17 +66,17 @@ impl Asked {
     /// Returns the refusal to record for a failure. `None` if nothing is recorded.
     pub(crate) fn refusal(&self, failure: &CommandError, settings: &Settings) -> Option<Refusal> {
         let refusal = self.unchecked(failure)?;
+        // A caller that chose an id and finds the job running has most likely found that same run: it repeats the call.
+        if refusal.cause == Cause::Overlap && self.own.run_id.is_some() {
+            return None;
+        }
         let mistyped = failure.bare && !is_expected(&refusal.package, &refusal.job, settings);
         (!mistyped).then_some(refusal)
     }
 
-    /// Like [`Self::refusal`], but also for packages and jobs unknown to this machine.
+    /// Like [`Self::refusal`], but also for packages and jobs unknown to this machine, and for runs whose id another program of ours chose.
     pub(crate) fn unchecked(&self, failure: &CommandError) -> Option<Refusal> {
         let cause = failure.refusal()?;
-        // A caller that chose an id and finds the job running has most likely found that same run: it repeats the call.
-        if cause == Cause::Overlap && self.own.run_id.is_some() {
-            return None;
-        }
         let (package, job) = (self.package.clone()?, self.job.clone()?);
         if self.only_asks || !is_name(&package) || !is_name(&job) {
             return None;

@@ -2,8 +2,9 @@
 //! starts short windows together, because starting a process for each takes longer than they do.
 //!
 //! What all windows need alike is done once: libraries are sealed, runs of dead supervisors are closed, destinations are connected, old data is
-//! removed. If some of that fails, each window is refused as one alone would be. Each window still waits for the delivery of its own events before it takes its claim, and is reported when it is claimed. After
-//! the last one, the process waits for the terminal events. A window whose terminal event is not delivered in time gets a second report, with
+//! removed. If some of that fails, each window is refused for that reason, as one alone would be, unless it has ended or is claimed. Each window
+//! still waits for the delivery of its own events before it takes its claim, and is reported when it is claimed. After the last one, the process
+//! waits for the terminal events. A window whose terminal event is not delivered in time gets a second report, with
 //! exit code 69, which replaces the first.
 
 use super::{EngineWindow, RunWindow, WindowResult};
@@ -18,7 +19,8 @@ use crate::notify::Notices;
 use crate::observe::DiagnosticObserver;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use lorchestra_core::host::signals::Signals;
+use crate::show;
+use lorchestra_core::host::signals::{Signals, signal_name};
 use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::run::error::RunError;
 use lorchestra_core::run::event::Observers;
@@ -65,31 +67,14 @@ pub(super) fn run(
     (notices, printer): (&mut Notices<'_>, &mut Printer),
 ) -> Result<Code, CommandError> {
     let begun = Instant::now();
-    let mut batch = WindowBatch { command, printer, begun, reports: 0 };
+    let mut batch = WindowBatch { command, printer, begun, windows: windows.len(), reports: 0 };
     let required = !command.no_require_delivery;
     let timeout = command.delivery_timeout.unwrap_or(settings.delivery_timeout);
     let mut signals = Some(signals.map_or_else(crate::commands::handle_signals, Ok)?);
     let host = settings.host(Delivery { to: &settings.destinations, required, timeout })?;
-    let Some((mut runner, mut lane)) = prepare(command, (settings, &mut signals), &host, notices) else {
-        // Each is refused, with its reason.
-        for window in windows {
-            if batch.is_over() {
-                break;
-            }
-            let (index, run_id) = (window.index, window.run_id);
-            let started = Instant::now();
-            let end = window.end(command, (verbose, settings, &mut signals), true, (&mut *notices, &mut *batch.printer));
-            let end = EngineWindowEnd {
-                code: end.code,
-                state: None,
-                cause: end.cause,
-                message: end.message,
-                delivers: None,
-                is_last: false,
-            };
-            batch.report(index, run_id, end, started);
-        }
-        return Ok(Code::Success);
+    let (mut runner, mut lane) = match prepare(command, (settings, &mut signals), &host, notices) {
+        Ok(prepared) => prepared,
+        Err(failure) => return Ok(batch.refuse((windows, &failure), (verbose, settings, &mut signals), notices)),
     };
     let mut reported = Vec::new();
     let mut code = Code::Success;
@@ -97,8 +82,8 @@ pub(super) fn run(
         if batch.is_over() {
             break;
         }
-        if let Some(&signal) = runner.signals.endings().first() {
-            code = Code::Interrupted(signal);
+        if let Some(signal) = runner.signals.received() {
+            code = batch.interrupted(signal);
             break;
         }
         let started = Instant::now();
@@ -134,13 +119,47 @@ struct WindowBatch<'a> {
     command: &'a RunWindow,
     printer: &'a mut Printer,
     begun: Instant,
+    windows: usize,
     reports: usize,
 }
 
 impl WindowBatch<'_> {
+    /// Refuses each window that has not ended and is not claimed.
+    fn refuse(
+        &mut self,
+        (windows, failure): (Vec<EngineWindow<'_>>, &CommandError),
+        (verbose, settings, signals): (u8, &Settings, &mut Option<Signals>),
+        notices: &mut Notices<'_>,
+    ) -> Code {
+        let own = self.command.own(true);
+        for window in windows {
+            if self.is_over() {
+                break;
+            }
+            // It may have arrived while the destinations were asked, or while the refusal before was delivered.
+            if let Some(signal) = signals.as_mut().and_then(Signals::received) {
+                return self.interrupted(signal);
+            }
+            let (index, run_id, started) = (window.index, window.run_id, Instant::now());
+            let context = (verbose, settings, Some(failure));
+            let end = window.end((self.command, &own), context, signals, (&mut *notices, &mut *self.printer));
+            let (code, cause, message) = (end.code, end.cause, end.message);
+            let end = EngineWindowEnd { code, state: None, cause, message, delivers: None, is_last: false };
+            self.report(index, run_id, end, started);
+        }
+        Code::Success
+    }
+
     /// Whether no further window may start.
     fn is_over(&self) -> bool {
         self.reports > 0 && self.command.stop_after.is_some_and(|limit| self.begun.elapsed() >= limit)
+    }
+
+    fn interrupted(&mut self, signal: i32) -> Code {
+        let (code, left) = (Code::Interrupted(signal), self.windows - self.reports);
+        let what = format!("stopped by {}: {} not started", signal_name(signal), show::counted(left, "window"));
+        self.printer.failure(&CommandError::new(code, what));
+        code
     }
 
     fn report(&mut self, index: usize, run_id: Uuid, end: EngineWindowEnd, started: Instant) -> WindowReport {
@@ -164,20 +183,21 @@ impl WindowBatch<'_> {
     }
 }
 
-/// Does what all windows need alike; `None` if it fails, for a reason that each window reports.
+/// Does what all windows need alike. `signals` stays if it fails.
 fn prepare<'a>(
     command: &RunWindow,
     (settings, signals): (&'a Settings, &mut Option<Signals>),
     host: &'a Host<'a>,
     notices: &mut Notices<'_>,
-) -> Option<(SpecRunner<'a>, Lane<'a>)> {
-    CommandError::unless_files_suffice().ok()?;
-    let lock = SpecRunner::lock(settings, command.locked).ok()?;
+) -> Result<(SpecRunner<'a>, Lane<'a>), CommandError> {
+    CommandError::unless_files_suffice()?;
+    let lock = SpecRunner::lock(settings, command.locked)?;
     if host.delivery.required {
-        delivery::check(settings, host.delivery.timeout).ok()?;
+        delivery::check(settings, host.delivery.timeout)?;
     }
-    let lane = Lane::delivering(host, &mut Observers(vec![&mut DiagnosticObserver, notices])).ok()?;
-    Some((SpecRunner::with(settings, lock, signals.take()?), lane))
+    let lane = Lane::delivering(host, &mut Observers(vec![&mut DiagnosticObserver, notices]))?;
+    let signals = signals.take().map_or_else(crate::commands::handle_signals, Ok)?;
+    Ok((SpecRunner::with(settings, lock, signals), lane))
 }
 
 /// Runs a window, unless another run has its claim.

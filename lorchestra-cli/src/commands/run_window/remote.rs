@@ -4,8 +4,9 @@
 //! A plan decides which jobs run with which parameters. TLS or the sum in the URL protects it on the way, so a plain-text URL needs the sum.
 //! The libraries are those of the node, compared by their sha256.
 //!
-//! A server that cannot be reached, or is overloaded, is a reason to run the window again later; an address that is wrong is not. User
-//! information and query of a URL are credentials: no message has them. Signals end the download, also for PID 1 of a container.
+//! A server that cannot be reached, or is overloaded, is a reason to run the window again later; an address that is wrong is not, nor is a
+//! certificate that this node does not trust. User information and query of a URL are credentials: no message has them. Signals end the
+//! download, also for PID 1 of a container.
 
 use crate::commands::handle_signals;
 use crate::exit::Code;
@@ -14,6 +15,9 @@ use lorchestra_core::group::plan_file::PlanFile;
 use lorchestra_core::host::signals::{Signals, signal_name};
 use lorchestra_core::text::chain;
 use reqwest::{StatusCode, Url};
+use rustls::CertificateError;
+use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -50,6 +54,8 @@ enum Unread {
     Later(String),
     /// It will not.
     Never(String),
+    /// Nor will it with TLS as it is on the server and on this node.
+    Tls { why: String, hint: &'static str },
 }
 
 impl PlanPlace {
@@ -103,7 +109,10 @@ impl PlanUrl {
 pub(super) fn read(plan: &PlanUrl) -> Result<(PlanFile, Signals), CommandError> {
     let shown = plan.shown();
     let mut signals = handle_signals()?;
-    let no_client = |why: String| CommandError::new(Code::Internal, format!("no HTTP client: {why}"));
+    let no_client = |why: String| {
+        CommandError::new(Code::Config, format!("no HTTP client: {why}"))
+            .hint("if root certificates are missing, install the package ca-certificates")
+    };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| no_client(error.to_string()))?;
     let client = reqwest::Client::builder()
@@ -157,7 +166,49 @@ fn failure(shown: &Path, unread: Unread) -> CommandError {
             .hint("check the address and the network of this node, and run the window again"),
         Unread::Never(why) => CommandError::new(Code::Usage, format!("the plan could not be read from {at}: {why}"))
             .hint("check the address, and whether this node may read it: curl -I URL"),
+        Unread::Tls { why, hint } => {
+            CommandError::new(Code::Config, format!("the plan could not be read from {at}: {why}")).hint(hint)
+        }
     }
+}
+
+/// Why a request failed before it had a complete answer.
+fn unread(error: reqwest::Error) -> Unread {
+    let error = error.without_url();
+    let hint = match tls_error(&error) {
+        Some(rustls::Error::InvalidCertificate(fault)) => match fault {
+            CertificateError::UnknownIssuer => {
+                "install the issuer's certificate on this node, or set SSL_CERT_FILE to a file with the certificates to trust"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "use a name in the URL for which the certificate is valid, or correct the server's certificate"
+            }
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => "renew the server's certificate, and check the clock of this node",
+            _ => "correct the server's certificate",
+        },
+        Some(rustls::Error::InvalidMessage(_) | rustls::Error::PeerIncompatible(_)) => {
+            "check the port and the scheme of the URL: the server must speak TLS 1.2 or 1.3"
+        }
+        // Connections that break are no faults of the configuration.
+        _ => return Unread::Later(chain(&error)),
+    };
+    Unread::Tls { why: chain(&error), hint }
+}
+
+/// Returns the TLS error that caused an error, if one did.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let inner = |error: &&'a (dyn Error + 'static)| -> Option<&'a (dyn Error + 'static)> {
+        // The source of an I/O error is that of the error in it.
+        let error = *error;
+        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        }
+    };
+    std::iter::successors(Some(error), inner).find_map(|error| error.downcast_ref())
 }
 
 /// Reads a URL, with a few attempts.
@@ -173,8 +224,7 @@ async fn download(client: &reqwest::Client, url: &Url) -> Result<Vec<u8>, Unread
 }
 
 async fn attempt(client: &reqwest::Client, url: &Url) -> Result<Vec<u8>, Unread> {
-    let later = |error: reqwest::Error| Unread::Later(chain(&error.without_url()));
-    let mut answer = client.get(url.clone()).send().await.map_err(later)?;
+    let mut answer = client.get(url.clone()).send().await.map_err(unread)?;
     let status = answer.status();
     if status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) {
         return Err(Unread::Later(format!("the server answered {status}")));
@@ -191,7 +241,7 @@ async fn attempt(client: &reqwest::Client, url: &Url) -> Result<Vec<u8>, Unread>
     }
     let mut bytes = Vec::new();
     // A body that is shorter than announced is an error.
-    while let Some(chunk) = answer.chunk().await.map_err(later)? {
+    while let Some(chunk) = answer.chunk().await.map_err(unread)? {
         if bytes.len() + chunk.len() > MAX_BYTES {
             return Err(too_large());
         }

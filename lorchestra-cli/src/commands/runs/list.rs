@@ -5,6 +5,7 @@
 use super::duration;
 use crate::cells;
 use crate::commands::fleet::From;
+use crate::commands::unclosed::Unclosed;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::{BAD, Printer, WARNING};
@@ -25,8 +26,6 @@ const INDENT: usize = 10;
 const NARROW: usize = 2;
 /// Minimum width of a job's name.
 const NAME: usize = 20;
-/// Width of name and account together if the line is not limited.
-const WIDE: usize = 120;
 
 /// Filters and format of `runs list`.
 #[derive(Debug, Args)]
@@ -102,6 +101,7 @@ impl RunList {
 pub(super) fn list(
     wanted: &RunList,
     store: Option<&Store>,
+    unclosed: &Unclosed,
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
@@ -113,7 +113,12 @@ pub(super) fn list(
     };
     if wanted.json {
         for run in &runs {
-            printer.json(&RunLine { schema: "lorchestra.run/1", run: RunObject::of(run), attempts: run.attempts });
+            printer.json(&RunLine {
+                schema: "lorchestra.run/1",
+                run: RunObject::of(run),
+                attempts: run.attempts,
+                unclosed: unclosed.reason(run).map(str::to_owned),
+            });
         }
         return Ok(Code::Success);
     }
@@ -125,7 +130,9 @@ pub(super) fn list(
         });
         return Ok(Code::Success);
     }
-    table(&runs, printer);
+    let now = now_micros();
+    let rows: Vec<RunRow> = runs.iter().map(|run| RunRow::of(run, unclosed.reason(run), now)).collect();
+    lines(&rows, printer.width()).iter().for_each(|line| printer.line(line));
     Ok(Code::Success)
 }
 
@@ -134,38 +141,62 @@ pub(super) fn none(settings: &Settings) -> String {
     format!("No runs yet (state directory {}, {}).", path_text(&settings.state_dir), settings.user())
 }
 
-fn table(runs: &[Run], printer: &mut Printer) {
-    let names: Vec<String> = runs.iter().map(|run| escaped(&text::one_line(&format!("{}/{}", run.package, run.job)))).collect();
-    let has_account = runs.iter().any(|run| run.account.is_some());
-    // RUN, AGE, STATE and TOOK.
-    let room = printer.width().unwrap_or(WIDE).saturating_sub(INDENT + 6 + 11 + 9);
-    let longest = cells::widest(names.iter().map(String::as_str));
-    // A name that is cut names nothing: without room for the longest one, each has a line of its own.
-    let is_narrow = printer.width().is_some() && room < longest;
-    let longest = longest.max(NAME);
-    let header = if has_account { format!("{:longest$}  ACCOUNT", "JOB") } else { "JOB".to_owned() };
-    let header = if is_narrow { String::new() } else { cells::fitted(&header, room) };
-    printer.line(format!("{:<8}  {:>4}  {:<9}  {:>7}  {header}", "RUN", "AGE", "STATE", "TOOK").trim_end());
-    let now = now_micros();
-    for (run, name) in runs.iter().zip(&names) {
-        let style = style(run.state);
-        let took = duration(run).map(show::elapsed).unwrap_or_default();
-        let account = run.account.as_deref().map(|account| escaped(&text::one_line(account))).unwrap_or_default();
-        let what = cells::fitted(format!("{}  {account}", cells::padded(name, longest)).trim_end(), room);
-        let what = if is_narrow { "" } else { &what };
-        let (id, age, state) = (short_id(&run.run_id), show::age(now, run.started_at), run.state.as_str());
-        printer.line(format!("{id:<8}  {age:>4}  {style}{state:<9}{style:#}  {took:>7}  {what}").trim_end());
-        if let Some(width) = printer.width().filter(|_| is_narrow) {
-            for line in cells::folded(&format!("{name} {account}"), width.saturating_sub(NARROW)) {
-                printer.line(format_args!("{:NARROW$}{line}", ""));
-            }
-        }
-        if let Some(why) = why(run) {
-            let indent = if is_narrow { NARROW } else { INDENT };
-            let width = printer.width().map_or(text::LINE, |width| width.saturating_sub(indent));
-            printer.line(format_args!("{:indent$}{style}{}{style:#}", "", cells::fitted(&why, width)));
+/// A run as it is printed.
+struct RunRow {
+    short_id: String,
+    age: String,
+    state: &'static str,
+    style: Style,
+    took: String,
+    name: String,
+    account: String,
+    why: Option<String>,
+}
+
+impl RunRow {
+    fn of(run: &Run, unclosed: Option<&str>, now: i64) -> Self {
+        let name = escaped(&text::one_line(&format!("{}/{}", run.package, run.job)));
+        Self {
+            short_id: short_id(&run.run_id).to_owned(),
+            age: show::age(now, run.started_at),
+            state: if unclosed.is_some() { "abandoned" } else { run.state.as_str() },
+            style: if unclosed.is_some() { BAD } else { style(run.state) },
+            took: duration(run).map(show::elapsed).unwrap_or_default(),
+            name,
+            account: run.account.as_deref().map(|account| escaped(&text::one_line(account))).unwrap_or_default(),
+            why: unclosed.map(|why| format!("its supervisor died, and the run cannot be closed yet: {why}")).or_else(|| why(run)),
         }
     }
+}
+
+/// Formats the table for a terminal of this width: lines with the style of a part of them. A name that is cut names nothing: without room for
+/// the longest job and account, they have lines of their own.
+fn lines(rows: &[RunRow], width: Option<usize>) -> Vec<String> {
+    // Without RUN, AGE, STATE and TOOK.
+    let room = width.map_or(usize::MAX, |width| width.saturating_sub(INDENT + 6 + 11 + 9));
+    let longest = cells::widest(rows.iter().map(|row| row.name.as_str())).max(NAME);
+    let has_account = rows.iter().any(|row| !row.account.is_empty());
+    let names: Vec<String> =
+        rows.iter().map(|row| format!("{}  {}", cells::padded(&row.name, longest), row.account).trim_end().to_owned()).collect();
+    let is_narrow = cells::widest(names.iter().map(String::as_str)) > room;
+    let header = if has_account { format!("{:longest$}  ACCOUNT", "JOB") } else { "JOB".to_owned() };
+    let header = if is_narrow { String::new() } else { cells::fitted(&header, room) };
+    let mut lines = vec![format!("{:<8}  {:>4}  {:<9}  {:>7}  {header}", "RUN", "AGE", "STATE", "TOOK").trim_end().to_owned()];
+    for (row, what) in rows.iter().zip(&names) {
+        let RunRow { short_id, age, state, style, took, name, account, why } = row;
+        let what = if is_narrow { "" } else { what };
+        lines.push(format!("{short_id:<8}  {age:>4}  {style}{state:<9}{style:#}  {took:>7}  {what}").trim_end().to_owned());
+        if let Some(width) = width.filter(|_| is_narrow) {
+            let below = cells::folded(&format!("{name} {account}"), width.saturating_sub(NARROW).max(1));
+            lines.extend(below.iter().map(|line| format!("{:NARROW$}{line}", "")));
+        }
+        if let Some(why) = why {
+            let indent = if is_narrow { NARROW } else { INDENT };
+            let width = width.map_or(text::LINE, |width| width.saturating_sub(indent));
+            lines.push(format!("{:indent$}{style}{}{style:#}", "", cells::fitted(why, width)));
+        }
+    }
+    lines
 }
 
 /// Formats `error: the message`.
@@ -181,5 +212,50 @@ pub(crate) fn style(state: RunState) -> Style {
         RunState::Failed | RunState::Refused => BAD,
         RunState::Running => WARNING,
         _ => Style::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, account: &str) -> RunRow {
+        RunRow {
+            short_id: "7c41d03f".into(),
+            age: "2h".into(),
+            state: "failed",
+            style: Style::new(),
+            took: "1.25s".into(),
+            name: name.into(),
+            account: account.into(),
+            why: Some(format!("error: {}", "x".repeat(300))),
+        }
+    }
+
+    #[test]
+    fn names_are_whole_at_every_width() {
+        let long = "anna.with-a-rather-long-name@a-rather-long-domain.example.org";
+        let rows = [row("ingester/extract_gmail", long), row("p/j", "📬 メール box")];
+        for width in (12..200).map(Some).chain([None]) {
+            let lines = lines(&rows, width);
+            let text = lines.concat().replace(' ', "");
+            for name in ["ingester/extract_gmail", long, "p/j", "📬メールbox"] {
+                assert!(text.contains(name), "{width:?}: {lines:#?}");
+            }
+            // The columns of a run need 36 cells.
+            let fits = |line: &String| width.is_none_or(|width| cells::width(line) <= width.max(36));
+            assert!(lines.iter().all(fits), "{width:?}: {lines:#?}");
+        }
+        let eighty = lines(&rows, Some(80));
+        assert_eq!(
+            eighty[..3],
+            [
+                "RUN        AGE  STATE         TOOK".to_owned(),
+                "7c41d03f    2h  failed       1.25s".to_owned(),
+                format!("  ingester/extract_gmail"),
+            ]
+        );
+        assert_eq!(eighty[3], format!("  {long}"));
+        assert_eq!(lines(&rows, None)[1], format!("7c41d03f    2h  failed       1.25s  ingester/extract_gmail  {long}"));
     }
 }

@@ -1,16 +1,19 @@
-//! `runs prune`: removes at once everything that retention removes in small steps after each run; by age, by number of runs, or by size.
-//! Runs with events that a destination has not received, and active runs, are kept.
+//! `runs prune`: removes at once everything that retention removes in small steps after each run; by age, by number of runs, by size, or all
+//! runs of a job. Runs with events that a destination has not received, and active runs, are kept.
 
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show::counted;
+use crate::values;
+use crate::wire::PruneObject;
 use clap::Args;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
-use lorchestra_core::store::Store;
-use lorchestra_core::store::retention::{Protected, Pruned, Retention};
+use lorchestra_core::store::retention::{Forgotten, Prunable, Pruned, Retention};
+use lorchestra_core::store::{RunQuery, Store};
+use lorchestra_core::text::printable;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,20 +22,46 @@ const IDLE: u32 = 3;
 /// Maximum number of rounds for a limit on the size: each removes runs in proportion to what is too much.
 const ROUNDS: u32 = 12;
 
+/// The text if nothing is old enough.
+const NOTHING: &str = "nothing to remove";
+
+pub(super) const RULE: &str = "\
+Running runs, and runs with events that a destination has not received, are always kept. So are, of each job and account, the newest success, the \
+newest failure after it and the newest run that ended, without their logs: status reports a job that died as long as one of its runs is there. \
+Use --job to remove them too. The bookmark stays: run lorchestra bookmarks reset to remove it.";
+
 #[derive(Debug, Args)]
 pub(crate) struct Prune {
     /// Remove everything older than this, instead of using the limits in config.toml
-    #[arg(long, value_name = "DURATION", value_parser = crate::values::limit)]
+    #[arg(long, value_name = "DURATION", value_parser = values::limit)]
     older_than: Option<Duration>,
-    /// Keep the N newest runs and the newest success of each job and account, and remove the others
-    #[arg(long, value_name = "N", value_parser = crate::values::number::<u64>(0..), conflicts_with = "older_than")]
+    /// Keep the N newest runs, and remove older ones
+    #[arg(long, value_name = "N", value_parser = values::number::<u64>(0..), conflicts_with = "older_than")]
     keep: Option<u64>,
     /// Remove the oldest runs until the state directory is smaller than this
     #[arg(long, value_name = "SIZE", value_parser = lorchestra_core::plan::size::parse, conflicts_with_all = ["older_than", "keep"])]
     max_size: Option<u64>,
+    /// Forget a job that no longer exists: remove all of its runs, of any age
+    #[arg(long, value_name = "PACKAGE/JOB", conflicts_with_all = ["older_than", "keep", "max_size"])]
+    job: Option<String>,
+    /// With --job: forget only this account ('' for runs without one)
+    #[arg(long, value_name = "ACCOUNT", requires = "job")]
+    account: Option<String>,
     /// Print what would be removed without removing it
     #[arg(long)]
     dry_run: bool,
+    /// Print one JSON object (schema lorchestra.runs-prune/1)
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was removed, as it is printed.
+#[derive(Default)]
+struct PruneReport {
+    object: PruneObject,
+    /// What to print on stdout, unless the object is printed.
+    text: String,
+    notes: Vec<String>,
 }
 
 pub(super) fn prune(
@@ -42,49 +71,127 @@ pub(super) fn prune(
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
     let now = now_micros();
-    let older_than = |age: Duration| {
-        let mut retention = settings.retention.clone();
-        (retention.runs, retention.logs) = (age, age.min(retention.logs));
-        retention.payloads = age.min(retention.payloads);
-        retention
+    let report = match (&command.job, command.max_size) {
+        (Some(job), _) => forget(command, job, (&state, &mut store), (&settings.retention, now))?,
+        (None, Some(max)) => to_size(max, command.dry_run, (&state, &mut store, now), &settings.retention)?,
+        (None, None) => by_age(command, (&state, &mut store, now), &settings.retention)?,
     };
-    let retention = match (command.older_than, command.keep, command.max_size) {
-        (Some(age), ..) => older_than(age),
-        (_, Some(keep), _) => match beyond(&store, keep, now)? {
-            Some(age) => older_than(age),
-            None => return Ok(nothing(printer)),
-        },
-        (.., Some(max)) => return to_size(max, command.dry_run, (&state, &mut store, now), &older_than, printer),
-        _ => settings.retention.clone(),
-    };
-    let protected = if command.keep.is_some() { store.newest_successes()? } else { Protected::default() };
-    let before = store.prunable(&state, &retention, now, &protected)?;
-    kept(before.undelivered, printer);
-    if command.dry_run {
-        printer.line(format_args!("would remove {} runs and the logs of {}", before.runs, before.logs));
-        return Ok(Code::Success);
-    }
-    let all = remove(&state, &mut store, &retention, (now, &protected))?;
-    if command.keep.is_some() && all == Pruned::default() {
-        return Ok(nothing(printer));
-    }
-    printer.good(match all.payloads {
-        0 => format!("removed {} runs and the logs of {}", all.runs, all.logs),
-        payloads => format!("removed {} runs, the logs of {} and the payloads of {payloads}", all.runs, all.logs),
-    });
+    print(command, report, printer);
     Ok(Code::Success)
 }
 
-fn nothing(printer: &mut Printer) -> Code {
-    printer.line("nothing to remove");
-    Code::Success
+/// Prints what a history that does not exist has lost.
+pub(super) fn print_nothing(command: &Prune, printer: &mut Printer) {
+    if command.json {
+        print(command, PruneReport::default(), printer);
+    }
 }
 
-fn kept(undelivered: u64, printer: &mut Printer) {
-    if undelivered > 0 {
-        let runs = counted(usize::try_from(undelivered).unwrap_or(usize::MAX), "old run");
-        printer.note(format_args!("{runs} with undelivered events stay: run lorchestra events flush."));
+fn print(command: &Prune, report: PruneReport, printer: &mut Printer) {
+    let PruneReport { object, text, notes } = report;
+    notes.iter().for_each(|note| printer.note(note));
+    if command.json {
+        printer.json(&PruneObject { schema: "lorchestra.runs-prune/1", dry_run: command.dry_run, ..object });
+    } else if command.dry_run || text == NOTHING {
+        printer.line(text);
+    } else {
+        printer.good(text);
     }
+}
+
+/// Limits of the same age for runs, logs and payloads.
+fn older_than(age: Duration, configured: &Retention) -> Retention {
+    let (logs, payloads) = (age.min(configured.logs), age.min(configured.payloads));
+    Retention { runs: age, logs, payloads, ..configured.clone() }
+}
+
+fn by_age(
+    command: &Prune,
+    (state, store, now): (&StateDir, &mut Store, i64),
+    configured: &Retention,
+) -> Result<PruneReport, CommandError> {
+    let retention = match (command.older_than, command.keep) {
+        (Some(age), _) => older_than(age, configured),
+        (None, Some(keep)) => match beyond(store, keep, now)? {
+            // What stays keeps its logs.
+            Some(age) => Retention { runs: age, ..configured.clone() },
+            None => return Ok(PruneReport { text: NOTHING.to_owned(), ..PruneReport::default() }),
+        },
+        (None, None) => configured.clone(),
+    };
+    let Prunable { runs, logs, undelivered, .. } = store.prunable(state, &retention, now)?;
+    let mut report = PruneReport { notes: kept(undelivered), ..PruneReport::default() };
+    report.object.undelivered = undelivered;
+    if command.dry_run {
+        report.text = format!("would remove {runs} runs and the logs of {logs}");
+        (report.object.runs, report.object.logs) = (runs, logs);
+        return Ok(report);
+    }
+    let all = remove(state, store, &retention, now)?;
+    report.text = match all {
+        _ if command.keep.is_some() && all == Pruned::default() => NOTHING.to_owned(),
+        Pruned { payloads: 0, runs, logs } => format!("removed {runs} runs and the logs of {logs}"),
+        Pruned { payloads, runs, logs } => format!("removed {runs} runs, the logs of {logs} and the payloads of {payloads}"),
+    };
+    report.object.count(all);
+    Ok(report)
+}
+
+/// Removes all runs of a job, or of a job and an account.
+fn forget(
+    command: &Prune,
+    job: &str,
+    (state, store): (&StateDir, &mut Store),
+    limits: (&Retention, i64),
+) -> Result<PruneReport, CommandError> {
+    let Some((package, name)) = job.split_once('/').filter(|(package, name)| !package.is_empty() && !name.is_empty()) else {
+        return Err(CommandError::new(Code::Usage, format!("--job {job:?} is not the name of a job")).hint("give PACKAGE/JOB"));
+    };
+    let query = RunQuery {
+        package: Some(package.to_owned()),
+        job: Some(name.to_owned()),
+        account: command.account.clone(),
+        ..RunQuery::default()
+    };
+    let Some(forgotten) = store.forget(state, &query, limits, command.dry_run)? else {
+        return Err(unknown(&query, store)?);
+    };
+    let Forgotten { runs, logs, undelivered, running, is_last_marked } = forgotten;
+    let would = if command.dry_run { "would remove" } else { "removed" };
+    let mut notes = kept(undelivered);
+    if running > 0 {
+        let running = counted(usize::try_from(running).unwrap_or(usize::MAX), "running run");
+        notes.push(format!("{running} of {} cannot be removed: wait, or run lorchestra runs stop.", printable(job)));
+    }
+    if is_last_marked {
+        notes.push(
+            "One of them has the newest event: it is no longer in status, and the end of the next run removes it.".to_owned(),
+        );
+    }
+    let object = PruneObject { runs, logs, undelivered, running: Some(running), ..PruneObject::default() };
+    Ok(PruneReport { object, text: format!("{would} {runs} runs and the logs of {logs}"), notes })
+}
+
+/// The error for a job or an account that has no run: a misspelt one must not look as if it was forgotten.
+fn unknown(query: &RunQuery, store: &Store) -> Result<CommandError, CommandError> {
+    let name = format!("{}/{}", query.package.as_deref().unwrap_or_default(), query.job.as_deref().unwrap_or_default());
+    let keys = store.keys(&RunQuery { account: None, ..query.clone() })?;
+    let mut accounts: Vec<String> = keys.into_iter().map(|key| format!("{:?}", key.account)).collect();
+    accounts.dedup();
+    Ok(match &query.account {
+        Some(account) if !accounts.is_empty() => {
+            let message = format!("{} has no run for account {account:?}", printable(&name));
+            let (more, shown) = (accounts.len() > 8, accounts.iter().take(8).cloned().collect::<Vec<_>>().join(", "));
+            CommandError::new(Code::Failed, message).hint(format!("accounts: {shown}{}", if more { ", …" } else { "" }))
+        }
+        _ => CommandError::new(Code::Failed, format!("{} has no run", printable(&name)))
+            .hint("run lorchestra status to see the jobs that have run"),
+    })
+}
+
+fn kept(undelivered: u64) -> Vec<String> {
+    let runs = counted(usize::try_from(undelivered).unwrap_or(usize::MAX), "old run");
+    if undelivered == 0 { Vec::new() } else { vec![format!("{runs} with undelivered events stay: run lorchestra events flush.")] }
 }
 
 /// Returns the age from which runs are not among the `keep` newest ones.
@@ -99,12 +206,10 @@ fn to_size(
     max: u64,
     dry_run: bool,
     (state, store, now): (&StateDir, &mut Store, i64),
-    older_than: &dyn Fn(Duration) -> Retention,
-    printer: &mut Printer,
-) -> Result<Code, CommandError> {
+    configured: &Retention,
+) -> Result<PruneReport, CommandError> {
     let logs = |state: &StateDir| state.run_logs("x").parent().map_or(0, bytes);
-    let mut all = Pruned::default();
-    let none = Protected::default();
+    let (mut all, mut report) = (Pruned::default(), PruneReport::default());
     let mut size = store.used_bytes()? + logs(state);
     for _ in 0..ROUNDS {
         if size <= max {
@@ -114,30 +219,42 @@ fn to_size(
         let share = u128::from(runs) * u128::from(max) / u128::from(size.max(1));
         let keep = u64::try_from(share).unwrap_or(runs).min(runs.saturating_sub(1));
         let Some(age) = beyond(store, keep, now)? else { break };
-        let retention = older_than(age);
+        let retention = older_than(age, configured);
         if dry_run {
-            let found = store.prunable(state, &retention, now, &none)?;
-            kept(found.undelivered, printer);
-            printer.line(format_args!("would remove about {} of {runs} runs ({} MiB in use)", found.runs, size >> 20));
-            return Ok(Code::Success);
+            let found = store.prunable(state, &retention, now)?;
+            report.notes = kept(found.undelivered);
+            report.text = format!("would remove about {} of {runs} runs ({} MiB in use)", found.runs, size >> 20);
+            let Prunable { runs, logs, undelivered, .. } = found;
+            report.object = PruneObject { runs, logs, undelivered, used_bytes: Some(size), ..PruneObject::default() };
+            return Ok(report);
         }
-        let Pruned { runs, logs: removed, payloads } = remove(state, store, &retention, (now, &none))?;
-        all = Pruned { runs: all.runs + runs, logs: all.logs + removed, payloads: all.payloads + payloads };
+        let removed = remove(state, store, &retention, now)?;
+        all += removed;
         size = store.used_bytes()? + logs(state);
-        if runs + removed + payloads == 0 {
-            kept(store.prunable(state, &retention, now, &none)?.undelivered, printer);
+        if removed == Pruned::default() {
+            report.object.undelivered = store.prunable(state, &retention, now)?.undelivered;
+            report.notes = kept(report.object.undelivered);
             break;
         }
     }
+    report.object.count(all);
+    report.object.used_bytes = Some(size);
     if all == Pruned::default() && size <= max {
-        return Ok(nothing(printer));
+        report.text = NOTHING.to_owned();
+        return Ok(report);
     }
-    let mib = size.div_ceil(1 << 20);
-    printer.good(format_args!("removed {} runs and the logs of {}; {mib} MiB are in use", all.runs, all.logs));
+    report.text = format!(
+        "removed {} runs and the logs of {}; {} are in use",
+        all.runs,
+        all.logs,
+        format_args!("{} MiB", size.div_ceil(1 << 20))
+    );
     if size > max {
-        printer.note("The rest is the newest run, running ones, undelivered events, and the store's own pages.");
+        let rest =
+            "The rest is the newest runs of each job and account, running ones, undelivered events, and the store's own pages.";
+        report.notes.push(rest.to_owned());
     }
-    Ok(Code::Success)
+    Ok(report)
 }
 
 /// Size of all files below a directory.
@@ -151,22 +268,17 @@ fn bytes(dir: &Path) -> u64 {
 }
 
 /// Removes everything that is old enough.
-fn remove(
-    state: &StateDir,
-    store: &mut Store,
-    retention: &Retention,
-    (now, protected): (i64, &Protected),
-) -> Result<Pruned, CommandError> {
-    let before = store.prunable(state, retention, now, protected)?;
+fn remove(state: &StateDir, store: &mut Store, retention: &Retention, now: i64) -> Result<Pruned, CommandError> {
+    let before = store.prunable(state, retention, now)?;
     let mut all = Pruned::default();
     // Enough calls to pass over all runs once, plus the calls that remove nothing.
     let mut left = before.examined / 50 + u64::from(IDLE);
     let mut idle = 0;
     while idle < IDLE || left > 0 {
-        let Pruned { runs, logs, payloads } = store.prune_except(state, retention, now, protected)?;
-        idle = if runs + logs + payloads == 0 { idle + 1 } else { 0 };
+        let removed = store.prune(state, retention, now)?;
+        idle = if removed == Pruned::default() { idle + 1 } else { 0 };
         left = left.saturating_sub(1);
-        all = Pruned { runs: all.runs + runs, logs: all.logs + logs, payloads: all.payloads + payloads };
+        all += removed;
     }
     Ok(all)
 }

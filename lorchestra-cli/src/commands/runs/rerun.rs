@@ -106,7 +106,7 @@ pub(super) fn rerun(
             delivery_timeout: wanted.delivery_timeout,
             ..OwnFlags::default()
         };
-        let code = run_job::run_spec(spec, &own, (verbose, settings), &mut signals, (notices, printer)).code;
+        let code = run_job::run_spec(spec, &own, (verbose, settings, None), &mut signals, (notices, printer)).code;
         if runs.len() == 1 || matches!(code, Code::Interrupted(_)) {
             return Ok(code);
         }

@@ -4,6 +4,7 @@ use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::Notices;
 use crate::printer::Printer;
+use crate::wire::StopObject;
 use lorchestra_core::host::process::ignored_by;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::run::recovery::{close_all_abandoned, is_locked, worker_is_elsewhere};
@@ -16,13 +17,14 @@ const STOPPING: Duration = Duration::from_secs(60);
 /// How long to wait if the supervisor is dead and the run must be closed: another command may be closing it.
 const CLOSING: Duration = Duration::from_secs(15);
 
+/// Stops a run, and returns it as it ended.
 pub(super) fn stop(
     notices: &mut Notices<'_>,
     state: &StateDir,
     store: &mut Store,
     run: &Run,
     printer: &mut Printer,
-) -> Result<Code, CommandError> {
+) -> Result<Run, CommandError> {
     if run.state != RunState::Running {
         if let Some(other) = running_instead(store, run)? {
             let (id, other) = (short_id(&run.run_id), short_id(&other.run_id));
@@ -30,8 +32,7 @@ pub(super) fn stop(
             let what = format!("run {id} has already ended: {state}; run {other} of {job} is running");
             return Err(CommandError::new(Code::Failed, what).hint(format!("run lorchestra runs stop {other} to stop it")));
         }
-        printer.line(format_args!("Run {} has already ended: {}", short_id(&run.run_id), run.state.as_str()));
-        return Ok(Code::Success);
+        return Ok(run.clone());
     }
     let supervisor = run.supervisor();
     let failed =
@@ -76,9 +77,7 @@ pub(super) fn stop(
             ));
         };
         if now.state != RunState::Running {
-            let why = now.cause.map(|cause| format!(" ({})", cause.as_str())).unwrap_or_default();
-            printer.good(format_args!("run {} has ended: {}{why}", short_id(&run.run_id), now.state.as_str()));
-            return Ok(Code::Success);
+            return Ok(now);
         }
         if Instant::now() >= deadline {
             let failure =
@@ -94,6 +93,20 @@ pub(super) fn stop(
             });
         }
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Prints how a run ended. `had_ended`: before this command.
+pub(super) fn print(run: &Run, had_ended: bool, json: bool, printer: &mut Printer) {
+    let (short, state) = (short_id(&run.run_id), run.state.as_str());
+    if json {
+        let (run_id, short_id) = (run.run_id.clone(), short.to_owned());
+        printer.json(&StopObject { schema: "lorchestra.runs-stop/1", run_id, short_id, state, cause: run.cause, had_ended });
+    } else if had_ended {
+        printer.line(format_args!("Run {short} has already ended: {state}"));
+    } else {
+        let why = run.cause.map(|cause| format!(" ({})", cause.as_str())).unwrap_or_default();
+        printer.good(format_args!("run {short} has ended: {state}{why}"));
     }
 }
 

@@ -1,7 +1,9 @@
 //! `runs watch`: running runs on a terminal, drawn again and again: age, progress, memory, last line of output. Reads the store and files
 //! of runs; affects none.
 //!
-//! Owns the terminal while it runs ([`WatchScreen`]) and restores it on every way out. One frame is one write and never larger than the screen.
+//! [`screen`] owns the terminal while it runs; what is on it is drawn by `ratatui`, which writes only the cells that change.
+
+mod screen;
 
 use super::style;
 use crate::cells;
@@ -9,20 +11,22 @@ use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::follow::readable;
 use crate::notify::Notices;
-use crate::printer::{BAD, GOOD, Printer, WARNING};
+use crate::printer::{GOOD, Printer, WARNING};
 use crate::settings::Settings;
 use crate::show;
-use lorchestra_core::host::clock::{now_micros, timespec};
+use anstyle::Style;
+use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::process::tree_rss_kib;
-use lorchestra_core::host::signals::Signals;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::run::log;
 use lorchestra_core::run::recovery::close_all_abandoned;
 use lorchestra_core::run::supervisor::progress;
 use lorchestra_core::store::{Run, RunFilter, RunState, Store, short_id};
 use lorchestra_core::text::{self, escaped, printable};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+use ratatui_core::layout::{Constraint, Layout};
+use ratatui_core::terminal::Frame;
+use ratatui_core::text::{Line, Text};
+use screen::{WatchScreen, WatchStep};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -37,7 +41,7 @@ const INDENT: usize = 10;
 
 /// A running run, as it is drawn.
 #[derive(Debug, Default)]
-struct Line {
+struct WatchedRun {
     short_id: String,
     started_at: i64,
     name: String,
@@ -62,7 +66,8 @@ pub(super) fn watch(
     }
     let mut signals = crate::commands::handle_signals()?;
     printer.flush();
-    let screen = WatchScreen::enter();
+    let lost = |error: std::io::Error| CommandError::new(Code::Failed, format!("cannot draw on the terminal: {error}"));
+    let mut screen = WatchScreen::enter(printer).map_err(lost)?;
     let mut running: Vec<Run> = Vec::new();
     let mut ended: Vec<Run> = Vec::new();
     let code = loop {
@@ -77,20 +82,31 @@ pub(super) fn watch(
             }
             ended.drain(..ended.len().saturating_sub(ENDED));
             for run in &now {
-                lines.push(line(state, store, run)?);
+                lines.push(watched(state, store, run)?);
             }
             running = now;
         }
-        let (columns, rows) = printer.size().unwrap_or((80, 24));
-        screen.draw(&frame(&lines, &ended, now_micros(), columns), rows, printer);
-        if printer.is_broken() {
-            break Code::Success;
-        }
-        if let Some(code) = screen.wait(&mut signals, interval) {
+        let now = now_micros();
+        let due = Instant::now() + interval;
+        let step = loop {
+            let view = |frame: &mut Frame<'_>| {
+                let rows = rows(&lines, &ended, now, usize::from(frame.area().width));
+                draw(frame, &rows, printer);
+            };
+            // The terminal may be gone.
+            if screen.draw(printer, view).is_err() {
+                break WatchStep::Leave(Code::Success);
+            }
+            match screen.wait(&mut signals, due, printer) {
+                WatchStep::Resized => {}
+                step => break step,
+            }
+        };
+        if let WatchStep::Leave(code) = step {
             break code;
         }
     };
-    screen.leave(printer);
+    drop(screen);
     Ok(code)
 }
 
@@ -106,13 +122,13 @@ fn running_now(state: &StateDir, store: &mut Store, notices: &mut Notices<'_>) -
     Ok(runs)
 }
 
-fn line(state: &StateDir, store: &Store, run: &Run) -> Result<Line, CommandError> {
+fn watched(state: &StateDir, store: &Store, run: &Run) -> Result<WatchedRun, CommandError> {
     let worker = store.attempts(&run.run_id)?.pop().and_then(|attempt| attempt.worker_pid);
     let account = run.account.as_deref().map(|account| format!(" {}", escaped(&text::one_line(account)))).unwrap_or_default();
     let attempt = if run.attempts > 1 { format!(" (attempt {})", run.attempts) } else { String::new() };
     let printed = last_line(&state.output(&run.run_id, run.attempts)).map(|line| printable(&String::from_utf8_lossy(&line)));
     let traced = || last_line(&state.trace(&run.run_id)).map(|line| readable(&line));
-    Ok(Line {
+    Ok(WatchedRun {
         short_id: short_id(&run.run_id).to_owned(),
         started_at: run.started_at,
         name: format!("{}/{}{account}{attempt}", run.package, run.job),
@@ -128,39 +144,61 @@ fn last_line(path: &Path) -> Option<Vec<u8>> {
     tail.split(|byte| *byte == b'\n').rfind(|line| !line.trim_ascii().is_empty()).map(<[u8]>::to_vec)
 }
 
-/// Formats the screen: a line without style, and the style of its first characters.
-fn frame(lines: &[Line], ended: &[Run], now: i64, columns: usize) -> Vec<String> {
+/// A row of the screen: its text and its style.
+#[derive(Debug)]
+struct ScreenRow(String, Style);
+
+/// Returns the rows of the screen. Those of the first line do not scroll away.
+fn rows(lines: &[WatchedRun], ended: &[Run], now: i64, columns: usize) -> Vec<ScreenRow> {
+    let plain = |text: String| ScreenRow(text, Style::new());
     let time = show::time(now);
-    let mut frame = vec![cells::fitted(&format!("{} running · {time} · q or Ctrl-C to leave", lines.len()), columns)];
+    let mut rows = vec![ScreenRow(format!("{} running · {time} · q or Ctrl-C to leave", lines.len()), Style::new().bold())];
     if !lines.is_empty() {
-        frame.push(String::new());
-        frame.push(row(["RUN", "AGE", "PROGRESS", "MEMORY", "JOB"], columns));
+        rows.push(plain(String::new()));
+        rows.push(plain(row(["RUN", "AGE", "PROGRESS", "MEMORY", "JOB"], false)));
     }
+    // A name that is cut names nothing: without room for the longest one, each has lines of its own.
+    let is_narrow = COLUMNS + cells::widest(lines.iter().map(|line| line.name.as_str())) > columns;
     for line in lines {
         let age = show::age(now, line.started_at);
         let memory = line.rss_kib.map(|kib| format!("{} MiB", kib.div_ceil(1024))).unwrap_or_default();
         let done = line.progress.map(|(done, total)| done_of(done, total)).unwrap_or_default();
-        frame.push(row([&line.short_id, &age, &done, &memory, &line.name], columns));
-        if !line.last.is_empty() {
-            frame.push(format!("{:INDENT$}{}", "", cells::fitted(&line.last, columns.saturating_sub(INDENT))));
-        }
+        rows.push(plain(row([&line.short_id, &age, &done, &memory, &line.name], is_narrow)));
+        let room = columns.saturating_sub(INDENT).max(1);
+        let below = cells::folded(if is_narrow { &line.name } else { "" }, room);
+        let last = Some(cells::fitted(&line.last, room)).filter(|last| !last.is_empty());
+        rows.extend(below.into_iter().chain(last).map(|text| plain(format!("{:INDENT$}{text}", ""))));
     }
     if !ended.is_empty() {
-        frame.push(String::new());
+        rows.push(plain(String::new()));
     }
     for run in ended.iter().rev() {
         let took = super::duration(run).map(show::elapsed).unwrap_or_default();
         let why = super::why(run).map(|why| format!(": {why}")).unwrap_or_default();
         let text = format!("{} {} {}/{} after {took}{why}", short_id(&run.run_id), run.state.as_str(), run.package, run.job);
-        let style = if run.state == RunState::Completed { GOOD } else { style(run.state) };
-        frame.push(format!("{style}{}{style:#}", cells::fitted(&text, columns)));
+        rows.push(ScreenRow(text, if run.state == RunState::Completed { GOOD } else { style(run.state) }));
     }
-    frame
+    rows
 }
 
-fn row([run, age, done, memory, name]: [&str; 5], columns: usize) -> String {
-    let name = cells::fitted(name, columns.saturating_sub(COLUMNS).max(10));
-    cells::fitted(format!("{run:<8}  {age:>4}  {done:<22}  {memory:>8}  {name}").trim_end(), columns)
+fn row([run, age, done, memory, name]: [&str; 5], is_narrow: bool) -> String {
+    let name = if is_narrow { "" } else { name };
+    format!("{run:<8}  {age:>4}  {done:<22}  {memory:>8}  {name}").trim_end().to_owned()
+}
+
+/// Draws the first rows that fit. The last row of the screen stays free, or shows the number of those that do not fit.
+fn draw(frame: &mut Frame<'_>, rows: &[ScreenRow], printer: &Printer) {
+    let [body, foot] = Layout::vertical([Constraint::Fill(1), Constraint::Length(1)]).areas(frame.area());
+    let width = usize::from(frame.area().width);
+    let line = |text: &str, style: Style| {
+        let text = printer.own_marks(&cells::fitted(text, width)).into_owned();
+        Line::styled(text, if printer.has_color() { style.into() } else { ratatui_core::style::Style::new() })
+    };
+    let fits = usize::from(body.height);
+    frame.render_widget(Text::from_iter(rows.iter().take(fits).map(|ScreenRow(text, style)| line(text, *style))), body);
+    if rows.len() > fits {
+        frame.render_widget(line(&format!("… {} more lines", rows.len() - fits), WARNING), foot);
+    }
 }
 
 /// `1204/10000 [====     ]`, or `1204` if the total is unknown.
@@ -177,118 +215,52 @@ fn done_of(done: u64, total: u64) -> String {
     if text.len() <= 22 { text } else { format!("[{bar}] {percent:>3}%") }
 }
 
-/// The terminal while it shows the runs: its other screen, without a cursor, and keys that arrive at once.
-struct WatchScreen {
-    /// The settings of the terminal before, if stdin is one.
-    before: Option<Termios>,
-}
-
-impl WatchScreen {
-    fn enter() -> Self {
-        let before = tcgetattr(rustix::stdio::stdin()).ok();
-        if let Some(before) = &before {
-            let mut keys = before.clone();
-            keys.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
-            // A stopped process would leave the other screen in place.
-            keys.special_codes[SpecialCodeIndex::VSUSP] = 0;
-            let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &keys);
-        }
-        put(b"\x1b[?1049h\x1b[?25l");
-        Self { before }
-    }
-
-    /// Draws the first lines that fit. The last row stays free, or names the number of lines that do not fit.
-    fn draw(&self, lines: &[String], rows: usize, printer: &mut Printer) {
-        let fits = rows.saturating_sub(1).max(1);
-        let mut frame = String::from("\x1b[H");
-        for line in lines.iter().take(fits) {
-            frame.push_str(&format!("{line}\x1b[K\r\n"));
-        }
-        frame.push_str("\x1b[J");
-        if lines.len() > fits {
-            frame.push_str(&format!("{WARNING}… {} more lines{WARNING:#}", lines.len() - fits));
-        }
-        if !printer.has_color() {
-            frame = plain(&frame);
-        }
-        printer.bytes(frame.as_bytes());
-        printer.flush();
-    }
-
-    /// Waits for the next update. Returns an exit code if the user leaves.
-    fn wait(&self, signals: &mut Signals, interval: Duration) -> Option<Code> {
-        let until = Instant::now() + interval;
-        loop {
-            if let Some(signal) = signals.endings().first() {
-                return Some(Code::Interrupted(*signal));
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return None;
-            }
-            let stdin = rustix::stdio::stdin();
-            let mut fds = vec![PollFd::new(&*signals, PollFlags::IN)];
-            if self.before.is_some() {
-                fds.push(PollFd::new(&stdin, PollFlags::IN));
-            }
-            let _ = poll(&mut fds, Some(&timespec(left)));
-            let readable = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
-            let mut key = [0; 16];
-            if readable {
-                match rustix::io::read(stdin, &mut key) {
-                    // The terminal is gone.
-                    Ok(0) | Err(_) => return Some(Code::Success),
-                    Ok(n) if key[..n].iter().any(|key| matches!(key, b'q' | b'Q' | 4)) => return Some(Code::Success),
-                    Ok(_) => {}
-                }
-            }
-        }
-    }
-
-    fn leave(self, printer: &mut Printer) {
-        printer.flush();
-        drop(self);
-    }
-}
-
-impl Drop for WatchScreen {
-    fn drop(&mut self) {
-        put(b"\x1b[?25h\x1b[?1049l");
-        if let Some(before) = &self.before {
-            let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, before);
-        }
-    }
-}
-
-/// Writes to the terminal; if it is gone, there is nothing to restore.
-fn put(bytes: &[u8]) {
-    let _ = rustix::io::write(rustix::stdio::stdout(), bytes);
-}
-
-/// Removes colours, but not movements of the cursor.
-fn plain(frame: &str) -> String {
-    [GOOD, BAD, WARNING].iter().fold(frame.to_owned(), |text, style| text.replace(&style.to_string(), "")).replace("\x1b[0m", "")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ratatui_core::backend::TestBackend;
+    use ratatui_core::terminal::Terminal;
 
-    #[test]
-    fn a_frame_fits_its_columns() {
-        let line = Line {
+    fn run(name: &str) -> WatchedRun {
+        WatchedRun {
             short_id: "7c41d03f".into(),
             started_at: 0,
-            name: "p".repeat(64) + "/" + &"j".repeat(64),
+            name: name.into(),
             progress: Some((u64::MAX - 1, u64::MAX)),
             rss_kib: Some(123_456_789),
             last: "x".repeat(500),
-        };
-        for columns in [80, 200, 20] {
-            for text in frame(std::slice::from_ref(&line), &[], 60_000_000, columns) {
-                assert!(cells::width(&text) <= columns, "{columns}: {text:?}");
-            }
         }
+    }
+
+    /// What is on a screen of this size.
+    fn drawn(lines: &[WatchedRun], columns: u16, height: u16) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(columns, height)).unwrap();
+        let printer = Printer::new();
+        terminal.draw(|frame| draw(frame, &rows(lines, &[], 60_000_000, usize::from(columns)), &printer)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let text = |y: u16| (0..columns).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
+        (0..height).map(text).collect()
+    }
+
+    #[test]
+    fn names_are_whole_on_every_screen() {
+        let long = "p".repeat(64) + "/" + &"j".repeat(64);
+        for columns in [20, 40, 80, 200] {
+            let text = drawn(&[run(&long), run("p/short")], columns, 50).concat().replace(' ', "");
+            assert!(text.contains(&long) && text.contains("p/short"), "{columns}: {text}");
+        }
+        let eighty = drawn(&[run("p/short")], 80, 24);
+        assert_eq!(eighty[2], "RUN        AGE  PROGRESS                  MEMORY  JOB");
+        assert_eq!(eighty[3], "7c41d03f    1m  [======= ]  99%         120564 MiB  p/short");
+        assert_eq!(eighty[4].len(), 82, "the mark of what is cut has three bytes: {:?}", eighty[4]);
+    }
+
+    #[test]
+    fn the_last_row_names_what_does_not_fit() {
+        let many: Vec<WatchedRun> = (0..20).map(|n| run(&format!("p/j{n}"))).collect();
+        let screen = drawn(&many, 80, 24);
+        assert!(screen[0].starts_with("20 running · ") && screen[23] == "… 20 more lines", "{screen:#?}");
+        assert_eq!(drawn(&many[..5], 80, 24)[23], "", "free");
     }
 
     #[test]

@@ -40,7 +40,10 @@ struct Entry {
 }
 
 pub(super) fn list(wanted: &List, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
-    let catalog = catalog(settings)?;
+    // What is installed is listed all the same.
+    let catalog = catalog(settings).map_err(|failure| {
+        printer.warning(format_args!("whether these jobs can run is not known: {}", failure.message));
+    });
     let mut entries = Vec::new();
     let config_home = settings.variable("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let own = config_home.unwrap_or_else(|| settings.home.join(".config")).join("systemd/user");
@@ -55,7 +58,7 @@ pub(super) fn list(wanted: &List, settings: &Settings, printer: &mut Printer) ->
         }
     }
     for entry in &mut entries {
-        entry.problems.extend(missing_job(&catalog, entry));
+        entry.problems.extend(catalog.as_ref().ok().and_then(|catalog| missing_job(catalog, entry)));
     }
     if wanted.json {
         for Entry { kind, when, package, job, file, problems } in &entries {

@@ -9,7 +9,7 @@ use crate::show;
 use chrono::{DateTime, Utc};
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::plan;
-use lorchestra_core::store::{JobHealth, MAX_FAILURES, Run, short_id};
+use lorchestra_core::store::{JobHealth, MAX_FAILURES, Run, RunState, short_id};
 use lorchestra_core::text::{self, escaped};
 
 /// Width of the column STATUS with its gap, in cells; explanations begin below what follows.
@@ -92,7 +92,7 @@ fn rows(jobs: &[Judged], now: i64) -> Vec<JobRow> {
             name: plain(&format!("{package}/{name}")),
             account: account.as_deref().map(plain).unwrap_or_default(),
             success: last_success.as_ref().map_or("never".into(), |run| show::age(now, run.ended_at.unwrap_or(run.started_at))),
-            took: last.as_ref().and_then(duration).map(show::elapsed).unwrap_or_default(),
+            took: last.as_ref().filter(|run| has_started(run)).and_then(duration).map(show::elapsed).unwrap_or_default(),
             usual: usual.map(show::elapsed).unwrap_or_default(),
             pending: most.map(|most| format!("{}{}", most.events, if most.is_minimum { "+" } else { "" })).unwrap_or_default(),
             next: job.bookmark.map(|at| moment(at, now)).unwrap_or_default(),
@@ -100,6 +100,11 @@ fn rows(jobs: &[Judged], now: i64) -> Vec<JobRow> {
         }
     };
     jobs.iter().map(row).collect()
+}
+
+/// Whether a run started its job: otherwise its duration is not one of the job.
+fn has_started(run: &Run) -> bool {
+    !matches!(run.state, RunState::Refused | RunState::Skipped)
 }
 
 /// Says what failed, hangs or is missing.
@@ -115,6 +120,9 @@ fn explanations(job: &Judged, now: i64) -> Vec<String> {
         };
         let why = why(run).map(|why| format!(": {why}")).unwrap_or_default();
         lines.push(format!("{times} {}{why}", ago(run)));
+    }
+    if let Some(run) = &job.abandoned {
+        lines.push(format!("abandoned {}: its supervisor died, and the run cannot be closed yet", ago(run)));
     }
     if let Some(run) = running {
         lines.push(format!("running for {} (run {})", show::age(now, run.started_at), short_id(&run.run_id)));
@@ -223,7 +231,6 @@ pub(super) mod tests {
     use super::super::PendingCount;
     use super::*;
     use lorchestra_core::outcome::Cause;
-    use lorchestra_core::store::RunState;
     use std::time::Duration;
 
     const HOUR: i64 = 3_600_000_000;
@@ -265,7 +272,8 @@ pub(super) mod tests {
             usual: Some(Duration::from_millis(200)),
             ..JobHealth::never_run(package, name)
         };
-        Judged { health, word: Word::Ok, expected_every: None, limit: None, bookmark: None, pending: Vec::new() }
+        let (expected_every, limit, bookmark, abandoned) = (None, None, None, None);
+        Judged { health, word: Word::Ok, expected_every, limit, bookmark, pending: Vec::new(), abandoned }
     }
 
     fn failing(package: &str, name: &str, failures: u64) -> Judged {
@@ -320,6 +328,27 @@ stale    vector-projector/index                   never
          expected every 1d
 ";
         assert_eq!(drawn(&jobs, None), expected);
+    }
+
+    /// A refusal takes no time, which next to the usual duration would look like a fast run.
+    #[test]
+    fn only_a_run_that_started_has_a_duration() {
+        for (state, shows) in
+            [(RunState::Completed, true), (RunState::Failed, true), (RunState::Refused, false), (RunState::Skipped, false)]
+        {
+            let last = Some(Run { state, ..run() });
+            let job = ok("a", "one", None);
+            let job = Judged { health: JobHealth { last, ..job.health }, ..job };
+            assert_eq!(drawn(&[job], Some(80)).contains("0.21s  0.20s"), shows, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn an_abandoned_run_is_explained() {
+        let hangs = Run { state: RunState::Running, started_at: NOW - 72 * HOUR, ended_at: None, ..run() };
+        let job = Judged { word: Word::Failing, abandoned: Some(hangs), ..ok("a", "one", None) };
+        let text = drawn(&[job], Some(80));
+        assert!(text.contains("\n         abandoned 3d ago (run d8da6609): its supervisor died, and the run\n"), "{text}");
     }
 
     #[test]

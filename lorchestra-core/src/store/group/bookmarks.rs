@@ -32,25 +32,26 @@ impl Store {
             complete
                 .map(|(package, job, account)| {
                     let key = Key { package: &package, job: &job, account: account.as_deref() };
-                    let moved = advance_to(tx, key, range, now)?;
+                    let moved = advance_to(tx, key, range, (now, Some(&group.group_id)))?;
                     Ok((account, moved))
                 })
                 .collect()
         })
     }
 
-    /// Moves the bookmarks of accounts of a job for which a range is complete already, by the same rule.
+    /// Moves the bookmarks of accounts of a job for which a range is complete already, by the same rule. `group`: that of the other accounts,
+    /// if there is one.
     pub fn move_bookmarks(
         &mut self,
         (package, job): (&str, &str),
         accounts: &[Option<String>],
         range: (i64, i64),
-        now: i64,
+        (now, group): (i64, Option<&str>),
     ) -> Result<MovedAccounts, StoreError> {
         self.write("moving bookmarks", |tx| {
             let moved = accounts.iter().map(|account| {
                 let key = Key { package, job, account: account.as_deref() };
-                Ok((account.clone(), advance_to(tx, key, range, now)?))
+                Ok((account.clone(), advance_to(tx, key, range, (now, group))?))
             });
             moved.collect()
         })
@@ -59,6 +60,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::bookmark::BookmarkMover;
     use super::super::super::tests::{site, spec};
     use super::super::tests::{new_group, run_to_end};
     use super::super::{GroupSettings, NewGroup, NewMember};
@@ -87,5 +89,9 @@ mod tests {
         assert_eq!(store.move_group_bookmarks(&group, 1).unwrap(), anna(Some(9), None));
         let moved = store.bookmarks(None, None).unwrap();
         assert_eq!(moved.iter().map(|bookmark| bookmark.account.as_deref()).collect::<Vec<_>>(), [Some("anna")]);
+        assert_eq!(moved[0].moved_by, BookmarkMover::Backfill(Some(group.group_id.clone())));
+        // Of a backfill without any window left.
+        store.move_bookmarks(("pkg", "job"), &[Some("bert".into())], (0, 9), (1, None)).unwrap();
+        assert_eq!(store.bookmarks(None, None).unwrap()[1].moved_by, BookmarkMover::Backfill(None));
     }
 }

@@ -4,6 +4,9 @@
 //! The transactions that end runs record that, so counts, lists and `resume` agree without asking. A member that has never failed is not
 //! concerned: without `--merge`, a group runs its members regardless of other runs.
 //!
+//! The next run of a member that has failed is recorded only if no such run has completed it by then: the transaction that begins it checks
+//! that. If it has begun, it runs, even if the other run ends a moment later: the two were running at the same time.
+//!
 //! Both directions are index searches: from a run that has completed to the members that have failed, of which there are usually none
 //! (`members_failed`), and from a run that fails to the runs that completed while it ran.
 
@@ -102,7 +105,7 @@ fn second(micros: Option<i64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::super::tests::{end_with, new_run, site, spec, started};
-    use super::super::super::{NewRun, Store};
+    use super::super::super::{NewRun, RunStart, Store};
     use super::super::tests::new_group;
     use super::super::{Group, Member, MemberState, NewGroup, NewMember, Retry};
     use crate::outcome::Cause;
@@ -212,11 +215,12 @@ mod tests {
         begin(&mut store, "later", days(0, 3), 40);
         finish(&mut store, "later", true);
         assert_eq!(states(&store, &group), [true, true, false]);
-        // Its own next attempt, which had already been given to a supervisor, changes nothing.
+        // Its own next attempt, which had already been given to a supervisor, does not begin.
         let second = member(&store, &group, 0);
         assert_eq!(second.attempt, 2);
-        begin(&mut store, &second.run_id, days(0, 1), 50);
-        finish(&mut store, &second.run_id, false);
+        let start = store.begin_run(&NewRun { spec: days(0, 1), ..new_run(&second.run_id) }, &started()).unwrap();
+        assert!(matches!(start, RunStart::NotNeeded(by) if by.run_id == "later"));
+        assert_eq!(store.run(&second.run_id).unwrap(), None);
         assert_eq!(member(&store, &group, 0).completed_by.as_deref(), Some("later"));
         assert_eq!(states(&store, &group), [true, true, false]);
     }

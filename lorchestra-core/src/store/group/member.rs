@@ -34,9 +34,14 @@ impl MemberState {
         }
     }
 
-    /// Whether a run of the member has ended without success.
+    /// Whether the member failed. One that was skipped did not: its overlap policy asked for that.
     pub fn is_failure(self) -> bool {
-        matches!(self, Self::Failed | Self::Skipped | Self::Refused)
+        matches!(self, Self::Failed | Self::Refused)
+    }
+
+    /// Whether the member has ended without success, so that it can run again.
+    pub fn can_retry(self) -> bool {
+        self.is_failure() || self == Self::Skipped
     }
 
     pub(super) fn from_name(name: &str) -> Self {
@@ -73,7 +78,7 @@ impl GroupCounts {
         self.0[state as usize]
     }
 
-    /// The number of members whose last run ended without success.
+    /// The number of members that failed.
     pub fn failed(self) -> u64 {
         MemberState::ALL.into_iter().filter(|state| state.is_failure()).map(|state| self.of(state)).sum()
     }

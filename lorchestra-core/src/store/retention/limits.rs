@@ -1,8 +1,6 @@
 //! Converts a limit on the number of runs, or on their size, to the age from which runs are too many.
 
-use super::Protected;
-use crate::store::history::RunQuery;
-use crate::store::{RunState, Store, StoreError};
+use crate::store::{Store, StoreError};
 use rusqlite::OptionalExtension;
 
 impl Store {
@@ -12,16 +10,6 @@ impl Store {
             let sql = "SELECT ended_at FROM runs WHERE ended_at IS NOT NULL ORDER BY ended_at DESC LIMIT 1 OFFSET ?1";
             db.query_row(sql, [i64::try_from(keep).unwrap_or(i64::MAX)], |row| row.get(0)).optional()
         })
-    }
-
-    /// Returns the newest successful run of each job and account.
-    pub fn newest_successes(&self) -> Result<Protected, StoreError> {
-        let query = RunQuery { state: Some(RunState::Completed), ..RunQuery::default() };
-        let mut protected = Protected::default();
-        for key in self.keys(&query)? {
-            protected.0.extend(self.newest(&key, &query, 1)?.into_iter().map(|run| run.n));
-        }
-        Ok(protected)
     }
 
     /// Returns the number of runs that have ended. Walks over an index.

@@ -1,6 +1,6 @@
 //! Counts what retention would remove, without removing it.
 
-use super::{DeliveryState, OLD_LOGS, OLD_RUNS, Old, Position, Protected, RUNS, START};
+use super::{DeliveryState, NewestEnds, OLD_LOGS, OLD_RUNS, Old, Position, RUNS, START};
 use crate::host::state::StateDir;
 use crate::store::retention::{FORGOTTEN, Retention};
 use crate::store::{Store, StoreError};
@@ -22,22 +22,16 @@ pub struct Prunable {
 
 impl Store {
     /// Counts what repeated calls of [`Store::prune`] would remove. Examines every run that is old enough.
-    pub fn prunable(
-        &self,
-        state: &StateDir,
-        retention: &Retention,
-        now: i64,
-        protected: &Protected,
-    ) -> Result<Prunable, StoreError> {
+    pub fn prunable(&self, state: &StateDir, retention: &Retention, now: i64) -> Result<Prunable, StoreError> {
         let before = |age: Duration| now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
         let waiting = self.waiting(&retention.destinations, before(FORGOTTEN))?;
         let newest = self.newest_run()?;
-        let mut found = Prunable::default();
+        let (mut found, mut ends) = (Prunable::default(), NewestEnds::default());
         let mut with_logs = BTreeSet::new();
         let has_logs = |old: &Old| state.run_logs(&old.run_id).is_dir();
         self.each_old(OLD_RUNS, before(retention.runs), |store, old| {
             found.examined += 1;
-            if newest == Some(old.n) || protected.0.contains(&old.n) {
+            if newest == Some(old.n) || ends.contain(store, old.n)? {
                 return Ok(());
             }
             match store.delivery_of(old.n, &waiting)? {
@@ -53,7 +47,7 @@ impl Store {
         })?;
         self.each_old(OLD_LOGS, before(retention.logs), |_, old| {
             found.examined += 1;
-            if !protected.0.contains(&old.n) && has_logs(old) {
+            if has_logs(old) {
                 with_logs.insert(old.n);
             }
             Ok(())

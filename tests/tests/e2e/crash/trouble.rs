@@ -101,7 +101,7 @@ fn a_store_that_becomes_full_loses_nothing() {
     assert!(ended.err().contains("it is kept in the spool"), "{}", ended.shown());
     // Still full: the problem is reported, and readable data is shown.
     let listed = run(&disks, &sandbox, &["runs", "list"]).exits(0);
-    assert!(listed.err().contains("cannot close run") && listed.out().contains("running"), "{}", listed.shown());
+    assert!(listed.err().contains("cannot close run") && listed.out().contains("abandoned"), "{}", listed.shown());
     fs::remove_file(ballast).unwrap();
     let (state, cause, _, seen) = only_run(&disks, &sandbox, "cancelled.seen");
     assert_eq!(

@@ -456,6 +456,39 @@ fn a_window_that_is_not_delivered_is_not_claimed() {
     site.all_is_delivered(Write::Storage, "after the outage");
 }
 
+/// What a process with several windows has found out about its destinations counts for each: it asks, and waits for an answer, only once.
+#[test]
+fn the_windows_of_a_process_whose_destination_denies_access_are_refused_together() {
+    let site = Site::new(Write::Storage);
+    let (plan, claims) = (site.sandbox.arg("plan.jsonl"), site.sandbox.arg("claims"));
+    std::fs::create_dir(&claims).unwrap();
+    let range = ["--from", "2024-01-01", "--to", "2024-01-04", "--every", "1d"];
+    site.sandbox.lorchestra(&[&["backfill", "misbehave", "windowed", "--plan", &plan][..], &range].concat()).exits(0);
+    let window = ["run-window", "--plan", &plan, "--indexes", "0,1,2", "--claims", &claims];
+    let with = |attempt, timeout| [&window[..], &["--attempt", attempt, "--delivery-timeout", timeout]].concat();
+    let denied = Fault::Status(403, "accessDenied");
+    // One answer a second: another wait would find that access is allowed.
+    site.fake.faults().times(3, Method::TablesGet, denied.clone());
+    let ended = site.sandbox.lorchestra(&with("1", "2500ms")).exits(0);
+    let reports = ended.json_lines("lorchestra.window-report/1");
+    let codes: Vec<u64> = reports.iter().map(|report| report["exit_code"].as_u64().unwrap()).collect();
+    assert_eq!(codes, [69; 3], "{}", ended.shown());
+    assert_eq!(ended.err().matches("error: ").count(), 3, "{}", ended.shown());
+    assert!(site.sandbox.runs().is_empty(), "nothing was started");
+    // A signal while it waits: no window is refused.
+    let refused = site.sandbox.all_runs().len();
+    assert_eq!(refused, 3);
+    site.fake.faults().clear(Method::TablesGet);
+    site.fake.faults().forever(Method::TablesGet, denied);
+    let before = site.fake.requests(Method::TablesGet);
+    let running = site.sandbox.start(&with("2", "3s"));
+    eventually("it asks", || site.fake.requests(Method::TablesGet) > before);
+    running.signal(Signal::TERM);
+    let stopped = running.wait().exits(143);
+    assert_eq!((stopped.out(), stopped.err()), ("", "error: stopped by SIGTERM: 3 windows not started\n"));
+    assert_eq!(site.sandbox.all_runs().len(), refused);
+}
+
 /// A process with several windows reports each when it is claimed, and again if its last event is not delivered.
 #[test]
 fn a_claimed_window_whose_last_event_is_not_delivered_is_reported_again() {

@@ -1,9 +1,11 @@
-//! `backfill --engine slurm` on a real cluster of three nodes, each with its own store: every window effective once, whatever is killed or
-//! frozen. `LORCHESTRA_TEST_WINDOWS=18250` for a soak.
+//! `backfill --engine slurm` on a real cluster of three nodes, each with its own store: every window effective once, whatever is killed, frozen
+//! or cut off. `LORCHESTRA_TEST_WINDOWS=18250` for a soak.
 
+use lorchestra_tests::bigquery::emulator;
+use lorchestra_tests::bigquery::fake::{Fake, TableName};
 use lorchestra_tests::slurm::NODES;
 use lorchestra_tests::slurm::site::Site;
-use lorchestra_tests::{eventually, processes};
+use lorchestra_tests::{Sandbox, eventually, processes};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,17 +58,75 @@ impl Nodes for Site {
     }
 }
 
+/// The table to which all nodes deliver.
+struct Warehouse {
+    fake: Fake,
+    table: TableName,
+}
+
+impl Warehouse {
+    /// Starts it, and configures it for all nodes.
+    fn of(site: &Site) -> Self {
+        let (fake, table) = (Fake::start(), TableName::parse("p1.lorchestra.events"));
+        fake.create_event_table(&table);
+        site.sandbox.configure(&configuration("lorchestra", &fake.rest_endpoint(), &fake.grpc_endpoint()));
+        Self { fake, table }
+    }
+
+    /// Cuts all connections for some seconds. Nothing is claimed in the meantime: no window can be delivered.
+    fn cut(&self, site: &Site) {
+        self.fake.go_down();
+        std::thread::sleep(Duration::from_secs(5));
+        let claims = claims(site);
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(self::claims(site), claims, "windows were claimed without delivery");
+        self.fake.come_up();
+    }
+
+    /// Number of events that count for each window, out of the view that `events setup` creates, over the rows that were delivered.
+    fn effective(&self) -> BTreeMap<String, u64> {
+        let emulator = emulator::shared();
+        let dataset = emulator.own_dataset();
+        let sandbox = Sandbox::with(&[]);
+        sandbox.configure(&configuration(&dataset, &emulator.rest_endpoint(), &emulator.grpc_endpoint()));
+        sandbox.lorchestra(&["events", "setup"]).exits(0);
+        let rows: Vec<_> = self.fake.rows(&self.table).into_iter().map(|row| row.values).collect();
+        emulator.insert(&dataset, "events", &rows);
+        let sql = format!(
+            "SELECT JSON_VALUE(payload, '$.since') AS since, COUNT(*) AS n FROM `{dataset}.events_effective`
+             WHERE event_type = 'window.seen' GROUP BY since"
+        );
+        let counts = emulator.rows(&sql);
+        counts.iter().map(|row| (row["since"].as_str().unwrap().to_owned(), row["n"].as_u64().unwrap())).collect()
+    }
+}
+
+fn configuration(dataset: &str, rest: &str, grpc: &str) -> String {
+    format!(
+        "[destinations.bigquery]\nproject = \"p1\"\ndataset = \"{dataset}\"\ntable = \"events\"\n\
+         endpoint = \"{rest}\"\nstorage_endpoint = \"{grpc}\"\n"
+    )
+}
+
+/// Number of claimed windows of the only group.
+fn claims(site: &Site) -> usize {
+    let groups = std::fs::read_dir(site.sandbox.path("shared/claims")).into_iter().flatten().flatten();
+    groups.map(|group| std::fs::read_dir(group.path()).unwrap().count()).sum()
+}
+
 #[expect(clippy::disallowed_methods, reason = "a soak sets the number of windows")]
 fn windows() -> u32 {
     std::env::var("LORCHESTRA_TEST_WINDOWS").ok().and_then(|text| text.parse().ok()).unwrap_or(60)
 }
 
-/// One node is frozen with its windows, one is killed with its windows, the controller is stopped and started, the watching command is killed.
+/// One node is frozen with its windows, one is killed with its windows, the controller is stopped and started, the watching command is killed,
+/// and BigQuery cannot be reached for a while.
 #[test]
 fn every_window_is_effective_once_whatever_is_killed_or_frozen() {
     let windows = windows();
     // Several arrays.
     let mut site = Site::new(windows / 2 - 5);
+    let warehouse = Warehouse::of(&site);
     let go = site.sandbox.arg("go");
     let first = site.backfill(windows, &["--go", &go]);
     eventually("every node runs windows", || (0..NODES).all(|node| site.running(node).len() == 4));
@@ -80,26 +140,33 @@ fn every_window_is_effective_once_whatever_is_killed_or_frozen() {
     site.cluster.restart_controller();
     std::fs::write(&go, "").unwrap();
     let resumed = site.start(&["backfill", "resume", "last"]);
+    eventually("some windows are claimed", || claims(&site) >= 2);
+    warehouse.cut(&site);
+    let before = claims(&site);
+    assert!(before < windows as usize, "all windows are claimed before the network was cut");
     eventually("both nodes are down", || {
         site.cluster.node_states().iter().filter(|state| state.starts_with("down")).count() == 2
     });
     site.cluster.start_node(1);
-    let limit = Duration::from_secs(60 + u64::from(windows));
+    let limit = Duration::from_secs(120 + u64::from(windows));
     let ended = resumed.wait_within(limit).exits(0);
     assert!(ended.out().contains(&format!("{windows} windows completed")), "{}{}", ended.shown(), site.cluster.log());
     // Both copies of the frozen windows are alive now.
     site.signal(&frozen, Signal::CONT);
-    site.cluster.freeze_node(0, false);
     let until = Instant::now() + Duration::from_secs(60);
     while !site.running(0).is_empty() {
         assert!(Instant::now() < until, "{:?}", site.running(0));
         std::thread::sleep(Duration::from_millis(100));
     }
+    // Not before: its daemon kills what runs elsewhere now, which ends as cancelled or as superseded, whichever is first.
+    site.cluster.freeze_node(0, false);
     let (states, completed) = site.summary();
     assert_eq!(completed.len(), windows as usize, "{states:?}");
     assert!(completed.values().all(|runs| *runs == 1), "{completed:?}");
     assert_eq!(states["superseded"], frozen.len(), "{states:?}");
-    assert_eq!(states["failed"], killed.len(), "{states:?}");
+    let failed: Vec<Value> = (0..NODES).flat_map(|node| site.runs(node)).filter(|run| run["state"] == "failed").collect();
+    assert_eq!(failed.iter().filter(|run| run["cause"] == "abandoned").count(), killed.len(), "{failed:?}");
+    assert!(failed.iter().all(|run| run["cause"] == "abandoned" || run["cause"] == "claim"), "{failed:?}");
     let group = site.group();
     assert_eq!((&group["state"], &group["completed"]), (&json!("completed"), &json!(windows)));
     assert_eq!(group["engine"], "slurm");
@@ -111,6 +178,15 @@ fn every_window_is_effective_once_whatever_is_killed_or_frozen() {
     };
     let completed = (0..NODES).flat_map(|node| site.runs(node)).collect();
     assert_eq!(ids(listed.json_lines("lorchestra.run/1"), "claimed"), ids(completed, "completed"));
+    // What was frozen or killed is delivered by the next command on its node, and does not count.
+    for node in 0..NODES {
+        let state = site.sandbox.arg(&format!("nodes/n{node}"));
+        let flush = ["events", "flush", "--timeout", "50s"];
+        site.sandbox.lorchestra_with(&[("XDG_STATE_HOME", &state)], &flush).exits(0);
+    }
+    let effective = warehouse.effective();
+    assert_eq!(effective.len(), windows as usize, "{effective:?}");
+    assert!(effective.values().all(|events| *events == 1), "{effective:?}");
     eventually("no process is left", || site.sandbox.processes().is_empty());
 }
 

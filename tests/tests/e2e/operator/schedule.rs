@@ -281,6 +281,11 @@ fn what_is_installed_is_listed_with_its_problems() {
         "{}",
         shown.shown()
     );
+    // What is installed does not depend on plugins that may run.
+    sandbox.configure("locked = true\n");
+    let unread = sandbox.lorchestra_with(&[("PATH", &path)], &["schedule", "list"]).exits(0);
+    assert!(unread.out().contains("misbehave/noop") && unread.out().contains("/opt/gone"), "{}", unread.shown());
+    assert!(unread.err().contains("warning: whether these jobs can run is not known: ") && unread.err().contains("plugins.lock"));
 }
 
 /// A scheduler starts a command without the variables of a shell.

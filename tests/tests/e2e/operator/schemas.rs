@@ -134,6 +134,14 @@ fn what_commands_print_is_valid() {
     let window = ["run-window", "--index", "1", "--plan", &sandbox.arg("plan"), "--claims", &sandbox.arg("claims")];
     sandbox.lorchestra(&[&window[..], &["--attempt", "1", "--no-require-delivery"]].concat()).exits(0);
     fs::remove_file(claims.join("1")).unwrap();
+    let mut run = |args: &[&str], code| seen.extend(check(&sandbox.lorchestra(args).exits(code)));
+    run(&["bookmarks", "set", "misbehave/windowed", "2024-03-02", "--json"], 0);
+    run(&["bookmarks", "reset", "misbehave/windowed", "--json"], 0);
+    run(&["events", "setup", "--dry-run", "--json"], 0);
+    run(&["events", "setup", "--json"], 0);
+    run(&["events", "flush", "--json"], 0);
+    run(&["runs", "prune", "--older-than", "1d", "--dry-run", "--json"], 0);
+    run(&["runs", "stop", "misbehave/noop", "--json"], 0);
     let files = [sandbox.read("plan").lines().next().unwrap().to_owned(), claim(&sandbox.path("claims"))];
     seen.extend(files.iter().map(|text| check_text(text)));
     let mut run = |args: &[&str], code| seen.extend(check(&sandbox.lorchestra(args).exits(code)));

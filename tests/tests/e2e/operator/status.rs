@@ -1,6 +1,7 @@
 //! `status` shows which jobs are failing or stale, and exits with 1 if there is one.
 
-use lorchestra_tests::{Fixture, Sandbox, eventually};
+use lorchestra_tests::small_disk::SmallDisks;
+use lorchestra_tests::{Ended, Fixture, Running, Sandbox, eventually};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -169,4 +170,96 @@ fn each_job_has_its_pending_events_and_its_next_window() {
     let numbered = pending(0)[0]["pending"].to_string();
     assert_eq!((lines[1][6], lines[1].len()), (&*numbered, 7), "{}", shown.shown());
     assert_eq!(lines[3].last(), Some(&"2024-02-01"), "{}", shown.shown());
+}
+
+/// Nothing can be recorded, so the run is not closed, but it is not running either.
+#[test]
+fn an_abandoned_run_is_failing_also_if_it_cannot_be_closed() {
+    let sandbox = Sandbox::with_binary(&[Fixture::Misbehave]);
+    let Some(disks) = SmallDisks::mount(&sandbox, &[(sandbox.state(), 8000)]) else { return };
+    let run = |args: &[&str]| disks.start(&sandbox, args).wait();
+    // In a mount namespace of its own, in which the state directory is read-only.
+    let state = sandbox.state().display().to_string();
+    let script = format!(
+        "exec unshare -m sh -c 'mount --bind {state} {state} && mount -o remount,bind,ro {state} && exec \"$0\" \"$@\"' \"$0\" \"$@\""
+    );
+    let reading = |args: &[&str]| -> Ended { Running::start(disks.command_by(&sandbox, &script, args)).wait() };
+    let words_read = |code: i32| words(&reading(&["status", "--json"]).exits(code).json("lorchestra.status/1"));
+    run(&["run-job", "-q", "misbehave", "shell", "--command", "true"]).exits(0);
+    assert_eq!(words_read(0), ["shell - ok"]);
+    let command = format!("touch {}; sleep 300", sandbox.arg("started"));
+    let running = disks.start(&sandbox, &["run-job", "misbehave", "shell", "--command", &command]);
+    eventually("the job runs", || sandbox.path("started").exists());
+    assert_eq!(words_read(0), ["shell - running"]);
+    let listed = reading(&["runs", "list", "--running", "--json"]).exits(0);
+    assert_eq!(listed.json_lines("lorchestra.run/1")[0].get("unclosed"), None, "it is alive: {}", listed.shown());
+    running.signal(Signal::KILL);
+    drop(running);
+    let status = reading(&["status", "--json"]).exits(1).json("lorchestra.status/1");
+    let job = &status["jobs"][0];
+    assert_eq!((&job["running"], &job["status"]), (&Value::Null, &"failing".into()), "{job}");
+    assert!(job["abandoned"]["message"].as_str().unwrap().contains("Read-only file system"), "{job}");
+    let shown = reading(&["status", "misbehave/shell"]).exits(1);
+    assert!(shown.out().contains("abandoned ") && shown.out().contains("cannot be closed yet"), "{}", shown.shown());
+    assert!(!shown.out().contains("running for"), "{}", shown.shown());
+    let listed = reading(&["runs", "list"]).exits(0);
+    assert!(listed.out().contains("  abandoned "), "{}", listed.shown());
+    let listed = reading(&["runs", "list", "--json", "--limit", "1"]).exits(0);
+    assert!(listed.json_lines("lorchestra.run/1")[0]["unclosed"].is_string(), "{}", listed.shown());
+    let metrics = reading(&["metrics"]).exits(0);
+    assert!(
+        metrics.out().contains("lorchestra_job_healthy{package=\"misbehave\",job=\"shell\",account=\"\"} 0"),
+        "{}",
+        metrics.shown()
+    );
+    // Where it can be written, it is closed.
+    let closed = run(&["status", "--json"]).exits(1).json("lorchestra.status/1");
+    let job = &closed["jobs"][0];
+    assert_eq!((&job["abandoned"], &job["failure"]["cause"]), (&Value::Null, &"abandoned".into()));
+}
+
+#[test]
+fn what_status_shows_is_not_pruned_and_can_be_forgotten() {
+    let sandbox = sandbox();
+    let numbered = |account: &str, then: &[&str], code: i32| {
+        sandbox.lorchestra(&[&["run-job", "-q", "misbehave", "numbered", "--account", account], then].concat()).exits(code);
+    };
+    numbered("bert", &[], 0);
+    numbered("bert", &["--then", "fail"], 1);
+    numbered("anna", &[], 0);
+    numbered("anna", &[], 0);
+    sandbox.lorchestra(&["run-job", "-q", "misbehave", "noop"]).exits(0);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let before = status(&sandbox, &[], 1);
+    assert_eq!(words(&before), ["noop - ok", "numbered anna ok", "numbered bert failing"]);
+    let pruned = sandbox.lorchestra(&["runs", "prune", "--older-than", "1s"]).exits(0);
+    assert!(pruned.out().starts_with("✓ removed 1 runs and the logs of 5"), "{}", pruned.shown());
+    let after = status(&sandbox, &[], 1);
+    for at in 0..3 {
+        for key in ["status", "last_success", "last", "failure"] {
+            assert_eq!(after["jobs"][at][key], before["jobs"][at][key], "{key}");
+        }
+    }
+    let forget = |args: &[&str], code: i32| sandbox.lorchestra(&[&["runs", "prune", "--job"], args].concat()).exits(code);
+    assert_eq!(
+        forget(&["misbehave/numbered", "--account", "bert", "--dry-run"], 0).out(),
+        "would remove 2 runs and the logs of 0\n"
+    );
+    let unknown = forget(&["misbehave/numbered", "--account", "nobody"], 1);
+    assert!(unknown.err().contains("accounts: \"anna\", \"bert\""), "{}", unknown.shown());
+    assert!(forget(&["misbehave/nothing"], 1).err().starts_with("error: misbehave/nothing has no run\n"));
+    forget(&["misbehave"], 2);
+    sandbox.lorchestra(&["runs", "prune", "--account", "bert"]).exits(2);
+    assert_eq!(words(&status(&sandbox, &[], 1)).len(), 3, "nothing was removed");
+    let json = forget(&["misbehave/numbered", "--account", "bert", "--json"], 0).json("lorchestra.runs-prune/1");
+    assert_eq!((&json["runs"], &json["running"]), (&2.into(), &0.into()));
+    assert_eq!(words(&status(&sandbox, &[], 0)), ["noop - ok", "numbered anna ok"]);
+    // This one has the newest event of all.
+    let last = forget(&["misbehave/noop"], 0);
+    assert!(last.out().starts_with("✓ removed 1 runs") && last.err().contains("newest event"), "{}", last.shown());
+    assert_eq!(words(&status(&sandbox, &[], 0)), ["numbered anna ok"]);
+    numbered("anna", &[], 0);
+    assert!(sandbox.runs().iter().all(|run| run.0["job"] == "numbered"), "the end of the next run has removed it");
+    sandbox.lorchestra(&["run-job", "-q", "misbehave", "noop"]).exits(0);
+    assert_eq!(words(&status(&sandbox, &[], 0)), ["noop - ok", "numbered anna ok"]);
 }

@@ -96,20 +96,38 @@ fn watching_needs_a_terminal() {
     assert!(refused.err().contains("runs list --running") && !sandbox.state().exists(), "{}", refused.shown());
 }
 
-/// The frames that a terminal was given, without escape sequences.
-fn frames(shown: &str) -> Vec<Vec<String>> {
-    let frames = shown.split("\u{1b}[H").skip(1);
-    let plain = |line: &str| {
-        let mut text = String::new();
-        let mut rest = line;
-        while let Some((before, after)) = rest.split_once("\u{1b}[") {
-            text.push_str(before);
-            rest = after.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';' || c == '?').get(1..).unwrap_or_default();
+/// The screen of a terminal that was given these bytes: text, positions, and what clears it. What follows the last frame does not count.
+fn screen(shown: &str, columns: usize, rows: usize) -> Vec<String> {
+    let mut cells = vec![vec![' '; columns]; rows];
+    let (mut x, mut y) = (0, 0);
+    let mut chars = shown.split("\u{1b}[?1049l").next().unwrap_or_default().chars();
+    while let Some(c) = chars.next() {
+        if c != '\u{1b}' {
+            // A terminal stays in the last column. Before a resize, positions may be beyond.
+            if let Some(cell) = cells.get_mut(y).and_then(|row| row.get_mut(x)) {
+                *cell = c;
+            }
+            x += 1;
+            continue;
         }
-        // The terminal adds one to each line feed.
-        (text + rest).replace('\r', "")
-    };
-    frames.map(|frame| frame.split("\r\n").map(plain).collect()).collect()
+        let (mut numbers, mut end) = (String::new(), ' ');
+        for c in chars.by_ref().skip(1) {
+            if c.is_ascii_alphabetic() {
+                end = c;
+                break;
+            }
+            numbers.push(c);
+        }
+        let from = if numbers == "2" { 0 } else { y };
+        let mut numbers = numbers.split(';').map(|n| n.parse::<usize>().unwrap_or(1));
+        match end {
+            'H' => (y, x) = (numbers.next().unwrap_or(1) - 1, numbers.next().unwrap_or(1) - 1),
+            'J' => cells.iter_mut().skip(from).for_each(|row| row.fill(' ')),
+            'K' => cells.iter_mut().skip(y).take(1).for_each(|row| row.iter_mut().skip(x).for_each(|cell| *cell = ' ')),
+            _ => {}
+        }
+    }
+    cells.into_iter().map(|row| row.into_iter().collect::<String>().trim_end().to_owned()).collect()
 }
 
 #[test]
@@ -120,7 +138,7 @@ fn running_runs_are_watched_on_a_terminal() {
     command.env("TERM", "xterm").stdin(terminal.stdio()).stdout(terminal.stdio()).stderr(terminal.stdio());
     let mut watching = command.spawn().unwrap();
     drop(command);
-    let last = || frames(&terminal.shown()).iter().rev().nth(1).cloned().unwrap_or_default().join("\n");
+    let last = || screen(&terminal.shown(), 80, 24).join("\n");
     eventually("an empty screen", || last().starts_with("0 running"));
 
     let printing = two_steps(&sandbox);
@@ -134,7 +152,7 @@ fn running_runs_are_watched_on_a_terminal() {
         frame.starts_with("2 running")
             && line("kit/advance").contains("[==      ]  30% 3/10")
             && line("kit/advance").contains(" MiB ")
-            && frame.contains("misbehave/shell\n          first")
+            && frame.contains("  misbehave/shell\n          first\n")
             && ids.iter().all(|id| frame.contains(id))
     });
     fs::write(&go, "").unwrap();
@@ -146,10 +164,57 @@ fn running_runs_are_watched_on_a_terminal() {
     assert!(processes::is_alive(watching.id()));
     terminal.types("q");
     assert!(watching.wait().unwrap().success());
-    let shown = terminal.shown();
     eventually("the screen of before", || terminal.shown().ends_with("\u{1b}[?25h\u{1b}[?1049l"));
-    for frame in frames(&shown) {
-        assert!(frame.len() <= 24 && frame.iter().all(|line| line.chars().count() <= 80), "{frame:#?}");
+}
+
+#[test]
+fn the_view_follows_the_size_of_the_terminal() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let run = two_steps(&sandbox);
+    let terminal = Terminal::open();
+    let mut command = sandbox.command(&["runs", "watch", "--interval", "1h"]);
+    command.env("TERM", "xterm").stdin(terminal.stdio()).stdout(terminal.stdio()).stderr(terminal.stdio());
+    let mut watching = command.spawn().unwrap();
+    drop(command);
+    eventually("a screen", || screen(&terminal.shown(), 80, 24).join("\n").contains("  misbehave/shell\n          first\n"));
+    terminal.resize(40, 4);
+    // The name has no room next to the columns any more, and the last line no room at all.
+    eventually("a smaller one", || {
+        let rows = screen(&terminal.shown(), 40, 4);
+        rows[0].starts_with("1 running") && rows[3] == "... 3 more lines"
+    });
+    terminal.types("q");
+    assert!(watching.wait().unwrap().success());
+    fs::write(sandbox.path("go"), "").unwrap();
+    run.wait().exits(0);
+}
+
+/// The keys arrive at once and are not shown, and everything is as before afterwards, also after a signal that the command does not expect.
+#[test]
+fn the_terminal_is_restored_however_watching_ends() {
+    let sandbox = Sandbox::with(&[]);
+    for ending in [Ok("q"), Ok("\u{3}"), Ok("\u{4}"), Err(Signal::TERM), Err(Signal::HUP)] {
+        let terminal = Terminal::open();
+        let modes = terminal.modes();
+        // The terminal is that of the session, so that Ctrl-C becomes a signal.
+        let mut command = sandbox.command_by("exec setsid -c \"$0\" \"$@\"", &["runs", "watch"]);
+        command.env("TERM", "xterm").stdin(terminal.stdio()).stdout(terminal.stdio()).stderr(terminal.stdio());
+        let mut watching = command.spawn().unwrap();
+        drop(command);
+        eventually("a screen", || terminal.shown().contains("0 running"));
+        assert_ne!(terminal.modes(), modes, "{ending:?}");
+        match ending {
+            Ok(keys) => terminal.types(keys),
+            Err(signal) => processes::signal(watching.id(), signal),
+        }
+        let expected = match ending {
+            Ok("\u{3}") => 130,
+            Ok(_) => 0,
+            Err(signal) => 128 + signal.as_raw(),
+        };
+        assert_eq!(watching.wait().unwrap().code(), Some(expected), "{ending:?}");
+        eventually("the screen of before", || terminal.shown().ends_with("\u{1b}[?25h\u{1b}[?1049l"));
+        assert_eq!(terminal.modes(), modes, "{ending:?}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! `backfill`: the windows of a range as a group: each effective once, whatever is killed; cancelled in order; resumed.
 
+use lorchestra_tests::history::short_id;
 use lorchestra_tests::{Ended, Fixture, Running, Sandbox, eventually, processes};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -99,6 +100,11 @@ fn the_bookmark_of_an_account_moves_only_if_asked_for_and_only_when_its_windows_
     let moved = bookmarks();
     assert_eq!(moved.len(), 1, "{moved:?}");
     assert_eq!((&moved[0]["account"], &moved[0]["at"]), (&json!("bert"), &json!("2024-03-02T00:00:00.000000Z")));
+    let id = group(&sandbox)["group_id"].clone();
+    assert_eq!([&moved[0]["moved_by"], &moved[0]["group_id"], &moved[0]["run_id"]], [&json!("backfill"), &id, &Value::Null]);
+    let shown = sandbox.lorchestra(&["bookmarks", "show"]).exits(0);
+    let by = format!(" by backfill {}\n", short_id(id.as_str().unwrap()));
+    assert!(shown.out().ends_with(&by), "{by}: {}", shown.shown());
 }
 
 #[test]

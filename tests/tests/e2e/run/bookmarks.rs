@@ -82,7 +82,7 @@ fn success_moves_the_bookmark_and_the_next_run_starts_there() {
     let all = bookmarks(&sandbox);
     let expected = json!({
         "schema": "lorchestra.bookmark/1", "package": "misbehave", "job": "windowed", "account": null, "at": january(10),
-        "moved_at": run.0["ended_at"], "run_id": run.id(),
+        "moved_at": run.0["ended_at"], "moved_by": "run", "run_id": run.id(), "group_id": null,
     });
     assert_eq!(all, [expected]);
 

@@ -243,6 +243,107 @@ fn a_flag_overrides_the_configured_policy() {
     running.wait().exits(143);
 }
 
+/// A group file with jobs that wait for a file, each with these lines, in one stage, and another job in a second one.
+fn group_file(sandbox: &Sandbox, jobs: &[&str]) -> String {
+    let go = sandbox.arg("go");
+    let jobs: String = jobs
+        .iter()
+        .map(|more| format!("[[stage.jobs]]\njob = \"misbehave/wait_for_file\"\nparams = {{ file = {go:?} }}\n{more}\n"))
+        .collect();
+    let last = "[[stage]]\n[[stage.jobs]]\njob = \"misbehave/noop\"\n";
+    std::fs::write(sandbox.path("nightly.toml"), format!("[[stage]]\n{jobs}{last}")).unwrap();
+    sandbox.arg("nightly.toml")
+}
+
+/// Starts `run-group`, and returns it with the text that it has printed to stderr up to the line that contains this.
+fn group_that_prints(sandbox: &Sandbox, args: &[&str], line: &str) -> (Running, String) {
+    let (err, pipe) = (sandbox.arg("err"), sandbox.arg("pipe"));
+    let _ = std::fs::remove_file(&err);
+    let script = format!("rm -f {pipe}; mkfifo {pipe}; tee {err} <{pipe} >&2 & exec 2>{pipe}");
+    let running = Running::start(sandbox.command_by(&script, &[&["run-group"], args].concat()));
+    eventually(line, || sandbox.read("err").contains(line));
+    (running, sandbox.read("err"))
+}
+
+/// Another run excludes a job of a group: it does what its policy says, as `run-job` does, and says so.
+#[test]
+fn a_job_of_a_group_follows_its_policy() {
+    let sandbox = sandbox();
+    let running = sandbox.start(&["run-job", "misbehave", "wait_for_file", "--file", &sandbox.arg("go")]);
+    eventually("the holder is recorded", || sandbox.runs().len() == 1);
+    let id = sandbox.runs()[0].id().to_owned();
+    let short = short_id(&id);
+    let waits = format!("misbehave/wait_for_file: waiting for run {short} to end\n");
+    for (policy, message) in [
+        (
+            "",
+            format!(
+                "✗ misbehave/wait_for_file: overlap: misbehave/wait_for_file is already running; run lorchestra runs stop {short}"
+            ),
+        ),
+        ("on_overlap = \"wait=1s\"", "misbehave/wait_for_file is still running after waiting 1.".to_owned()),
+    ] {
+        let before = sandbox.all_runs().len();
+        let ended = sandbox.lorchestra(&["run-group", &group_file(&sandbox, &[policy])]).exits(1);
+        assert!(
+            ended.err().contains(&message) && ended.err().contains("0 of 2 jobs completed, 1 failed, 1 not run"),
+            "{}",
+            ended.shown()
+        );
+        assert_eq!(ended.err().matches(&waits).count(), usize::from(!policy.is_empty()), "{}", ended.shown());
+        let refused = &sandbox.all_runs()[0];
+        assert_eq!((sandbox.all_runs().len(), refused.state(), refused.cause()), (before + 1, "refused", "overlap"));
+    }
+    // It is no failure: the next stage starts.
+    let skipping = group_file(&sandbox, &["on_overlap = \"skip\""]);
+    let ended = sandbox.lorchestra(&["run-group", &skipping]).exits(0);
+    let skipped = sandbox.runs()[1].short().to_owned();
+    let line = format!("- misbehave/wait_for_file skipped: already running as run {short} (run {skipped})\n");
+    assert!(ended.err().contains(&line), "{}", ended.shown());
+    assert!(ended.out().contains("nightly: 1 jobs completed, 1 skipped in "), "{}", ended.shown());
+    assert_eq!(states(&sandbox), ["completed", "skipped", "running"]);
+    let json = sandbox.lorchestra(&["run-group", "-q", "--json", &skipping]).exits(0);
+    let group = json.json("lorchestra.group/1");
+    assert_eq!(
+        (group["state"].as_str(), group["failed"].as_u64(), group["skipped"].as_u64()),
+        (Some("completed"), Some(0), Some(1))
+    );
+    assert_eq!(json.err(), "");
+
+    // A group that is cancelled while its job waits starts nothing; by Ctrl-C too.
+    let waiting = group_file(&sandbox, &["on_overlap = \"wait\""]);
+    for is_signal in [true, false] {
+        let before = sandbox.all_runs().len();
+        let (group, err) = group_that_prints(&sandbox, &[&waiting], &waits);
+        if is_signal {
+            group.signal(Signal::INT);
+            group.wait().exits(130);
+        } else {
+            let id = err.split("(group ").nth(1).and_then(|rest| rest.split(')').next()).unwrap();
+            sandbox.lorchestra(&["backfill", "cancel", id]).exits(0);
+            group.wait().exits(1);
+        }
+        assert_eq!(sandbox.all_runs().len(), before);
+    }
+    let (group, _) = group_that_prints(&sandbox, &[&waiting], &waits);
+    std::fs::write(sandbox.path("go"), "").unwrap();
+    running.wait().exits(0);
+    assert!(group.wait().exits(0).out().contains("2 jobs completed"));
+    assert_eq!(sandbox.read("err").matches("waiting for run").count(), 1);
+}
+
+/// Jobs of one stage that exclude each other run one after the other.
+#[test]
+fn jobs_of_one_group_do_not_fail_because_of_each_other() {
+    let sandbox = sandbox();
+    let file = group_file(&sandbox, &["name = \"one\"", "name = \"two\""]);
+    let (group, _) = group_that_prints(&sandbox, &["-j", "2", &file], ": waiting for run ");
+    std::fs::write(sandbox.path("go"), "").unwrap();
+    assert!(group.wait().exits(0).out().contains("3 jobs completed"));
+    assert_eq!(sandbox.read("err").matches("waiting for run").count(), 1);
+    assert_eq!(sandbox.all_runs().len(), 3, "nothing was refused");
+}
+
 #[test]
 fn an_invalid_policy_is_a_usage_error() {
     let sandbox = sandbox();

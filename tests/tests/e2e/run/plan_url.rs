@@ -1,10 +1,15 @@
 //! `run-window --plan URL`: a plan that a node reads by HTTP, or one message why it cannot, with the exit code that engines act on.
 
 use lorchestra_tests::{Fixture, Running, Sandbox, eventually};
+use rcgen::{CertificateParams, DnType, KeyPair};
 use rustix::process::Signal;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A server that answers each path with bytes of its own, and records the requests.
@@ -135,6 +140,97 @@ fn a_plan_is_read_from_a_url_or_one_message_says_why_not() {
     let ended = run(&at("/plan.jsonl", &whole), "3").exits(2);
     assert!(ended.err().contains("has 3 members"), "{}", ended.shown());
     assert_eq!(node.all_runs().len(), 3, "nothing else has started");
+}
+
+/// A server that answers every request with these bytes, over TLS with a certificate that is written to a file.
+struct TlsWeb {
+    port: u16,
+    connections: Arc<AtomicUsize>,
+}
+
+impl TlsWeb {
+    fn start(answer: Vec<u8>, certificate: CertificateParams, file: &Path) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let certificate = certificate.self_signed(&key).unwrap();
+        std::fs::write(file, certificate.pem()).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        let config = Arc::new(config);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&connections);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                seen.fetch_add(1, Ordering::SeqCst);
+                let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), stream.unwrap());
+                // A client that does not trust the certificate says so and leaves.
+                if stream.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {
+                    let _ = stream.write_all(&answer);
+                    stream.conn.send_close_notify();
+                    let _ = stream.flush();
+                }
+            }
+        });
+        Self { port, connections }
+    }
+}
+
+/// What is wrong with the server's certificate does not pass: each is refused at the first attempt, with the cause and the fix.
+#[test]
+fn a_certificate_that_is_not_trusted_is_refused_at_once() {
+    let node = Sandbox::with(&[Fixture::Misbehave]);
+    let file = node.arg("plan.jsonl");
+    let days = ["--from", "2024-01-01", "--to", "2024-01-02", "--every", "1d", "--plan", &file];
+    node.lorchestra(&[&["backfill", "misbehave", "windowed"][..], &days].concat()).exits(0);
+    let plan = std::fs::read(&file).unwrap();
+    let of = |name: &str| {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        // Each is its own issuer, which is found by its name.
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    };
+    let start = |certificate, name: &str| TlsWeb::start(body(&plan, plan.len()), certificate, &node.path(name));
+    let mut expired = of("127.0.0.1");
+    expired.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let (good, other, old) = (start(of("127.0.0.1"), "good"), start(of("example.org"), "other"), start(expired, "old"));
+    let run = |port: u16, trusted: &str| {
+        let trusted = node.arg(trusted);
+        let url = format!("https://anna:hunter2@127.0.0.1:{port}/plan.jsonl");
+        let window = ["run-window", "--plan", &url, "--index", "0", "--no-require-delivery"];
+        node.lorchestra_with(&[("SSL_CERT_FILE", &trusted)], &window)
+    };
+    for (server, trusted, why, hint) in [
+        (&good, "other", "UnknownIssuer", "install the issuer's certificate on this node"),
+        (&other, "other", "not valid for name", "use a name in the URL for which the certificate is valid"),
+        (&old, "old", "expired", "check the clock of this node"),
+    ] {
+        let ended = run(server.port, trusted).exits(78);
+        for expected in ["the plan could not be read from https://127.0.0.1:", why, hint] {
+            assert!(ended.err().contains(expected), "{expected}: {}", ended.shown());
+        }
+        assert!(!ended.err().contains("hunter2"), "{}", ended.shown());
+        assert_eq!(server.connections.load(Ordering::SeqCst), 1, "{why}");
+    }
+    // A server without TLS, which answers what it does not understand.
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = plain.local_addr().unwrap().port();
+    let answers = std::thread::spawn(move || {
+        let (mut stream, _) = plain.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").unwrap();
+        // Until the client has seen it.
+        while stream.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
+    });
+    let ended = run(port, "good").exits(78);
+    assert!(ended.err().contains("check the port and the scheme of the URL"), "{}", ended.shown());
+    answers.join().unwrap();
+    run(good.port, "good").exits(0);
+    assert_eq!(node.all_runs().len(), 1);
 }
 
 /// User information and query are sent, and never printed.

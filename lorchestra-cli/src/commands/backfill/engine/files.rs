@@ -57,7 +57,7 @@ impl<'a> GroupFiles<'a> {
                 .map_err(|error| CommandError::new(Code::Config, format!("the spec of {label} cannot be read: {error}")))?;
             members.push(PlannedMember { label, spec });
         }
-        Ok(plan_file::write(&self.plan(), &self.group.group_id, &self.group.name, &members)?)
+        plan_file::write(&self.plan(), &self.group.group_id, &self.group.name, &members).map_err(CommandError::plan_not_written)
     }
 
     /// Fails if the shared directory is not mounted. Otherwise a missing directory of claims means that there are none.
