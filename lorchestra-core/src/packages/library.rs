@@ -67,9 +67,9 @@ impl Library {
         &self.path
     }
 
-    /// SHA-256 of the bytes in hexadecimal. May wait until it is computed: ask for it as late as possible.
+    /// SHA-256 of the bytes in hexadecimal. Computes it or waits for it: ask for it as late as possible.
     pub fn sha256(&self) -> &str {
-        self.sha256.get()
+        self.sha256.get(&self.memory)
     }
 
     /// The manifest in these bytes.
@@ -110,7 +110,9 @@ impl Library {
     }
 }
 
-/// A checksum that another thread computes while the run prepares its worker.
+/// A checksum that is computed while the run's worker starts: a large one by another thread, a small one by whoever asks for it. A
+/// thread that still computes when the worker is started keeps the processor on which the run would continue: on two processors that took
+/// longer than the checksum of a small library.
 #[derive(Debug)]
 struct Checksum {
     text: OnceLock<String>,
@@ -118,26 +120,26 @@ struct Checksum {
 }
 
 impl Checksum {
-    /// Computes the checksum of a sealed file. Not earlier: the kernel does not seal a file while another thread reads it.
+    /// The checksum of a sealed file. Not earlier: the kernel does not seal a file while another thread reads it.
     fn of(memory: &File) -> io::Result<Self> {
-        let copy = memory.try_clone()?;
-        match thread::Builder::new().name("checksum".into()).spawn(move || digest_of(&copy)) {
-            Ok(hashing) => Ok(Self { text: OnceLock::new(), hashing: Mutex::new(Some(hashing)) }),
-            // A limit on the number of threads: this one has the time.
-            Err(_) => Ok(Self { text: digest_of(memory)?.into(), hashing: Mutex::default() }),
+        let mut hashing = None;
+        if memory.metadata()?.len() > SMALL {
+            let copy = memory.try_clone()?;
+            // With a limit on the number of threads, it is computed when it is asked for.
+            hashing = thread::Builder::new().name("checksum".into()).spawn(move || digest_of(&copy)).ok();
         }
+        Ok(Self { text: OnceLock::new(), hashing: Mutex::new(hashing) })
     }
 
-    fn get(&self) -> &str {
+    fn get(&self, memory: &File) -> &str {
         self.text.get_or_init(|| {
             let hashing = self.hashing.lock().unwrap_or_else(PoisonError::into_inner).take();
-            match hashing.map(JoinHandle::join) {
-                Some(Ok(Ok(text))) => text,
+            let digest = match hashing.map(JoinHandle::join) {
+                Some(Ok(digest)) => digest,
                 Some(Err(panic)) => std::panic::resume_unwind(panic),
-                Some(Ok(Err(error))) => panic!("a sealed copy in memory cannot be read: {error}"),
-                // Not reached: either there is a text, or a thread that has one.
-                None => String::new(),
-            }
+                None => digest_of(memory),
+            };
+            digest.unwrap_or_else(|error| panic!("a sealed copy in memory cannot be read: {error}"))
         })
     }
 }
@@ -185,7 +187,7 @@ fn seal(memory: &File) -> io::Result<()> {
 
 /// Number of bytes to read at once: few calls, and the data is still in the cache when it is hashed.
 const CHUNK: usize = 64 << 10;
-/// A file that is copied in less time than it takes to check it first.
+/// A file that is copied in less time than it takes to check it first, and hashed in about the time that a worker needs to start.
 const SMALL: u64 = 4 << 20;
 
 /// SHA-256, in hexadecimal, of everything that `read` writes into the buffer until it returns 0.
@@ -229,6 +231,20 @@ pub fn sha256(path: &Path) -> Result<String, FileFault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Below and above the size from which another thread computes it.
+    #[test]
+    fn a_checksum_is_that_of_all_bytes() {
+        for len in [0, 1, CHUNK - 1, CHUNK, 3 * CHUNK + 5, usize::try_from(SMALL).unwrap() + 1] {
+            let mut file = tempfile::tempfile().unwrap();
+            let bytes: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
+            file.write_all(&bytes).unwrap();
+            let checksum = Checksum::of(&file).unwrap();
+            assert_eq!(checksum.hashing.lock().unwrap().is_some(), bytes.len() as u64 > SMALL);
+            assert_eq!(checksum.get(&file), hex(&Sha256::digest(&bytes)), "{len} bytes");
+            assert_eq!(checksum.get(&file), hex(&Sha256::digest(&bytes)), "asked for again");
+        }
+    }
 
     /// A file that replaced a library after it was listed: a sparse file of a terabyte is not read to its end.
     #[test]
