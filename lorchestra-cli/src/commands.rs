@@ -48,7 +48,7 @@ use lorchestra_core::store::{Run, RunQuery, RunState, Store, short_id};
 use lorchestra_core::text::path_text;
 use lorchestra_plugin_api::manifest::{JobManifest, Manifest};
 use run_job::refused::Asked;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use unclosed::Unclosed;
 
 #[derive(Debug, Subcommand)]
@@ -408,6 +408,11 @@ fn find_run(store: Option<&Store>, settings: &Settings, text: &str) -> Result<Ru
             }))
         }
     }
+}
+
+/// Returns the file that a command writes to; `None` for stdout, also as `-o -`.
+fn to_file(output: Option<&Path>) -> Option<&Path> {
+    output.filter(|path| *path != Path::new("-"))
 }
 
 /// The path of this binary, for commands that others start.

@@ -9,12 +9,15 @@ use clap_complete::CompleteEnv;
 use clap_complete::engine::CompletionCandidate;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
-use lorchestra_core::packages::catalog::Catalog;
-use lorchestra_core::store::{RunFilter, Store, short_id};
+use lorchestra_core::packages::catalog::{Catalog, Package};
+use lorchestra_core::store::{RunFilter, RunQuery, Store, short_id};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 
 /// Maximum number of runs offered as candidates.
 const RUNS: u64 = 20;
+/// The kind of a backfill's group in the store.
+const BACKFILL: &str = "backfill";
 
 /// If the shell requests completions, prints them and exits. `definition` is the whole command line.
 pub(crate) fn answer(definition: fn() -> clap::Command) {
@@ -70,6 +73,16 @@ pub(crate) fn packages_or_pairs(current: &OsStr) -> Vec<CompletionCandidate> {
     starting_with(current, jobs.collect::<Vec<_>>())
 }
 
+/// Completes `PACKAGE/JOB`, in one step: all pairs.
+pub(crate) fn pairs(current: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(catalog) = catalog() else { return Vec::new() };
+    let of = |package: &Package| {
+        let name = &package.summary.package;
+        show::job_names(package).into_iter().map(|job| format!("{name}/{job}")).collect::<Vec<_>>()
+    };
+    starting_with(current, catalog.packages.iter().flat_map(of))
+}
+
 /// Completes names of jobs of the package before the cursor.
 pub(crate) fn jobs(current: &OsStr) -> Vec<CompletionCandidate> {
     let Some(catalog) = catalog() else { return Vec::new() };
@@ -78,15 +91,30 @@ pub(crate) fn jobs(current: &OsStr) -> Vec<CompletionCandidate> {
     starting_with(current, package.into_iter().flat_map(|package| show::job_names(package).into_iter().map(str::to_owned)))
 }
 
+/// Returns the store, if there is one.
+fn store() -> Option<Store> {
+    let settings = Settings::read(&GlobalFlags::default()).ok()?;
+    // Opening it would create a store.
+    let state = StateDir::existing(&settings.state_dir).ok()?.filter(|state| state.store().exists())?;
+    Store::open(&state).ok()
+}
+
+/// Completes the accounts of earlier runs.
+pub(crate) fn accounts(current: &OsStr) -> Vec<CompletionCandidate> {
+    let keys = store().and_then(|store| store.keys(&RunQuery::default()).ok()).unwrap_or_default();
+    let accounts: BTreeSet<String> = keys.into_iter().map(|key| key.account).filter(|account| !account.is_empty()).collect();
+    starting_with(current, accounts)
+}
+
+/// Completes the short ids of the newest backfills.
+pub(crate) fn backfills(current: &OsStr) -> Vec<CompletionCandidate> {
+    let groups = store().and_then(|store| store.groups(BACKFILL, RUNS).ok()).unwrap_or_default();
+    starting_with(current, groups.into_iter().map(|group| short_id(&group.group_id).to_owned()))
+}
+
 /// Completes the short ids of the newest runs.
 pub(crate) fn runs(current: &OsStr) -> Vec<CompletionCandidate> {
-    let found = || {
-        let settings = Settings::read(&GlobalFlags::default()).ok()?;
-        let state = StateDir::existing(&settings.state_dir).ok()??;
-        // Opening it would create a store.
-        let store = Store::open(&state).ok().filter(|_| state.store().exists())?;
-        store.runs(&RunFilter { running: false, limit: Some(RUNS) }).ok()
-    };
+    let found = || store()?.runs(&RunFilter { running: false, limit: Some(RUNS) }).ok();
     let current = current.to_string_lossy();
     let runs = found().unwrap_or_default();
     let ids = runs.iter().map(|run| {

@@ -25,13 +25,10 @@ pub(crate) fn of(path: &Path, error: &Error) -> Option<Rejection> {
         return Some(Rejection { what: limit.what, hint: limit.hint });
     }
     let (at, meta) = path.ancestors().find_map(|at| Some((at, std::fs::metadata(at).ok()?)))?;
-    let (shown, typed) = (path_text(at), shell(at));
+    let shown = path_text(at);
     match error.kind() {
         ErrorKind::PermissionDenied => unwritable(at, path),
-        ErrorKind::ReadOnlyFilesystem => Some(Rejection {
-            what: format!("the file system of {shown} is mounted read-only"),
-            hint: format!("run findmnt -T {typed} to see the mount"),
-        }),
+        ErrorKind::ReadOnlyFilesystem => Some(read_only(at)),
         ErrorKind::StorageFull => Some(full(at)),
         ErrorKind::QuotaExceeded => Some(Rejection {
             what: format!("this user's quota on the file system of {shown} is used up"),
@@ -52,6 +49,19 @@ pub(crate) fn of(path: &Path, error: &Error) -> Option<Rejection> {
 /// Explains why a file cannot be written: because of the file or of its directory.
 pub(crate) fn of_file(path: &Path) -> Option<Rejection> {
     path.ancestors().take(2).filter(|at| at.exists()).find_map(|at| unwritable(at, path))
+}
+
+/// The file system is mounted read-only.
+fn read_only(at: &Path) -> Rejection {
+    Rejection {
+        what: format!("the file system of {} is mounted read-only", path_text(at)),
+        hint: format!("run findmnt -T {} to see the mount", shell(at)),
+    }
+}
+
+/// Whether a file or directory can have the attribute `i`. Those of `/proc` cannot, and refuse writes in the same way.
+fn has_attributes(at: &Path) -> bool {
+    std::fs::File::open(at).is_ok_and(|file| rustix::fs::ioctl_getflags(file).is_ok())
 }
 
 /// Whether the file system has no free space or no free inodes for this user.
@@ -76,7 +86,16 @@ fn unwritable(at: &Path, wanted: &Path) -> Option<Rejection> {
     let needed =
         if meta.is_dir() { Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK } else { Access::READ_OK | Access::WRITE_OK };
     // The mode of an immutable file or directory does not matter.
-    if access(at, needed).err()? == Errno::PERM {
+    let refused = access(at, needed).err()?;
+    // Nor does that of a file on a mount that is read-only.
+    if refused == Errno::ROFS {
+        return Some(read_only(at));
+    }
+    if refused == Errno::PERM && !has_attributes(at) {
+        let what = format!("{} does not take files or changes", path_text(at));
+        return Some(Rejection { what, hint: "choose another path".into() });
+    }
+    if refused == Errno::PERM {
         let hint = format!("run lsattr -d {0} to see its attributes; root can remove the attribute i: chattr -i {0}", shell(at));
         return Some(Rejection { what: format!("no process may write to {}, which is immutable", path_text(at)), hint });
     }

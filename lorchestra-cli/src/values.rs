@@ -57,6 +57,14 @@ pub(crate) fn limit(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The age of something, or an interval: with 0, all or nothing would match.
+pub(crate) fn age(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be more than 0; write a duration such as 1s, 36h or 30d".into()),
+        age => Ok(age),
+    }
+}
+
 /// A duration, such as 90s, 30m or 2h.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     durations::parse(text).map_err(|e| e.to_string())
@@ -82,6 +90,7 @@ mod tests {
         }
         assert_eq!(number::<u32>(1..)("0"), Err("write a whole number, 1 or more".to_owned()));
         assert_eq!(number::<u32>(1..)("4294967296"), Err("is too large".to_owned()));
+        assert!(age("0s").unwrap_err().starts_with("must be more than 0") && age("1s").is_ok());
         assert!(run_id("5").unwrap_err().starts_with("write a UUID"));
     }
 }

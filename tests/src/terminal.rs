@@ -24,15 +24,10 @@ impl Terminal {
     /// A terminal of another width.
     #[must_use]
     pub fn with_columns(columns: u16) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
-        grantpt(&master).and_then(|()| unlockpt(&master)).expect("a terminal of this process's own");
-        let name = ptsname(&master, Vec::new()).expect("a terminal has a name");
-        let side = File::options().read(true).write(true).open(name.to_str().expect("a plain name")).expect("its other side");
-        let size = rustix::termios::Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(&side, size).expect("a size");
+        let (mut master, side) = Self::sides(columns);
         let shown = Arc::new(Mutex::new(Vec::new()));
-        let keys = File::from(master.try_clone().expect("a descriptor"));
-        let (mut master, kept) = (File::from(master), Arc::clone(&shown));
+        let keys = master.try_clone().expect("a descriptor");
+        let kept = Arc::clone(&shown);
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             // Reading fails when the other side is closed.
@@ -41,6 +36,18 @@ impl Terminal {
             }
         });
         Self { side, keys, shown }
+    }
+
+    /// The two sides of a terminal: that of a terminal emulator, with which the terminal goes away, and that of a command.
+    #[must_use]
+    pub fn sides(columns: u16) -> (File, File) {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
+        grantpt(&master).and_then(|()| unlockpt(&master)).expect("a terminal of this process's own");
+        let name = ptsname(&master, Vec::new()).expect("a terminal has a name");
+        let side = File::options().read(true).write(true).open(name.to_str().expect("a plain name")).expect("its other side");
+        let size = rustix::termios::Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&side, size).expect("a size");
+        (File::from(master), side)
     }
 
     /// Its side for a command's standard error or output.

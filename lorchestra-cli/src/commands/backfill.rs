@@ -74,6 +74,7 @@ pub(crate) enum BackfillAction {
     )]
     Resume {
         /// Group: id, short id, start or end of an id, or `last`
+        #[arg(add = clap_complete::engine::ArgValueCompleter::new(crate::complete::backfills))]
         group: String,
         /// Run only the windows that failed, or only those that have not run (missing)
         #[arg(long, value_name = "STATE", value_parser = ["failed", "missing"])]
@@ -104,6 +105,7 @@ pub(crate) enum BackfillAction {
     #[command(before_help = "Examples:\n  lorchestra backfill show last\n  lorchestra backfill show 7c41d03f --json")]
     Show {
         /// Group: id, short id, start or end of an id, or `last`
+        #[arg(add = clap_complete::engine::ArgValueCompleter::new(crate::complete::backfills))]
         group: String,
         /// Print one JSON object with every window (schema lorchestra.group-show/1)
         #[arg(long)]
@@ -113,6 +115,7 @@ pub(crate) enum BackfillAction {
     #[command(before_help = "Example:\n  lorchestra backfill cancel 7c41d03f")]
     Cancel {
         /// Group: id, short id, start or end of an id, or `last`
+        #[arg(add = clap_complete::engine::ArgValueCompleter::new(crate::complete::backfills))]
         group: String,
     },
 }

@@ -3,7 +3,7 @@
 //! Each pod or task runs `run-window` with the index and attempt that the platform puts into its environment. Claims are in a directory that
 //! all of them mount, because both platforms may start an index more than once.
 
-use super::schedule::containers::{CONTAINER_SECURITY, HOME, POD_SECURITY, resource, variables};
+use super::schedule::containers::{CONTAINER_SECURITY, HOME, POD_SECURITY, Platform, resource, variables};
 use super::schedule::environment::Environment;
 use super::schedule::{self, MARGIN};
 use crate::exit::Code;
@@ -106,9 +106,9 @@ pub(super) fn run(command: &Export, settings: &Settings, printer: &mut Printer) 
     });
     let secrets: Vec<String> = secrets.collect();
     let environment = Environment::read(settings)?.without_local();
-    let indent = if command.k8s { 12 } else { 16 };
+    let (platform, indent) = if command.k8s { (Platform::Kubernetes, 12) } else { (Platform::CloudRun, 16) };
     let windows = Windows {
-        environment: variables(&secrets, &name, &environment.variables, indent),
+        environment: variables(platform, &secrets, &name, &environment.variables, indent),
         group: plan.group.clone(),
         name,
         count,

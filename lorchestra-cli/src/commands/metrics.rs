@@ -4,6 +4,7 @@
 
 use super::history_and_unclosed;
 use super::status::{self, Judged, Word};
+use super::to_file;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::Notices;
@@ -43,7 +44,7 @@ pub(super) fn run(
     jobs(&status::all(settings, (store, &unclosed))?, &mut text);
     delivery(settings, store, &mut text)?;
     space(settings, &mut text);
-    match &command.output {
+    match to_file(command.output.as_deref()) {
         None => printer.line(text.0.trim_end()),
         Some(path) => {
             // The node exporter is another user, and must never see a part of the file.

@@ -7,6 +7,7 @@ mod lock;
 
 use crate::cells;
 use crate::commands::jobs;
+use crate::complete;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
@@ -15,6 +16,7 @@ use crate::show;
 use crate::values;
 use crate::wire::{DirectoryObject, FileObject, LockedObject, PluginsList, PluginsLock, ProblemObject};
 use clap::Subcommand;
+use clap_complete::engine::ArgValueCompleter;
 use lock::Lock;
 use lorchestra_core::packages::catalog::{Alias, Catalog, Package, Problem, SearchOutcome, Searched};
 use lorchestra_core::packages::library::Library;
@@ -64,6 +66,7 @@ pub(crate) enum Plugins {
     #[command(before_help = "Example:\n  lorchestra plugins remove ingester")]
     Remove {
         /// Package name
+        #[arg(add = ArgValueCompleter::new(complete::packages))]
         package: String,
         /// Print one JSON object (schema lorchestra.plugins-remove/1)
         #[arg(long)]
@@ -73,6 +76,7 @@ pub(crate) enum Plugins {
     #[command(before_help = "Examples:\n  lorchestra plugins lock\n  lorchestra plugins lock ingester")]
     Lock {
         /// Lock only these packages and keep the other entries of the file
+        #[arg(add = ArgValueCompleter::new(complete::packages))]
         packages: Vec<String>,
         /// Print one JSON object (schema lorchestra.plugins-lock/1)
         #[arg(long)]

@@ -5,7 +5,9 @@
 mod page;
 
 use super::fleet::{Fleet, From, RunSource};
-use super::history;
+use super::history_and_unclosed;
+use super::to_file;
+use super::unclosed::Unclosed;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::Notices;
@@ -14,6 +16,7 @@ use crate::settings::Settings;
 use clap::Args;
 use lorchestra_core::host::atomic_file::{OutputFile, unless_reader_left};
 use lorchestra_core::host::clock::now_micros;
+use lorchestra_core::outcome::Cause;
 use lorchestra_core::store::{RunPoint, RunQuery, RunState, Store, short_id};
 use lorchestra_core::text::path_text;
 use std::collections::BTreeMap;
@@ -83,15 +86,15 @@ pub(super) fn run(
     let mut summary = Summary { from: until - i64::from(command.days) * DAY, until, days: command.days, ..Summary::default() };
     if command.from.from == RunSource::Bigquery {
         let fleet = Fleet::read(Some(summary.from), settings)?;
-        fill(&mut summary, &fleet.history.1)?;
-    } else if let Some((_, store)) = &history(settings, notices, printer)? {
-        fill(&mut summary, store)?;
+        fill(&mut summary, &fleet.history.1, &Unclosed::default())?;
+    } else if let (Some((_, store)), unclosed) = &history_and_unclosed(settings, notices, printer)? {
+        fill(&mut summary, store, unclosed)?;
         for to in &settings.destinations {
             summary.delivery.push((to.label(), store.pending(to.name())?));
         }
     }
     let html = page::html(&summary);
-    match &command.output {
+    match to_file(command.output.as_deref()) {
         None => printer.line(html.trim_end()),
         Some(path) => {
             let written = OutputFile::write_whole(path, Permissions::from_mode(0o600), html.as_bytes());
@@ -104,15 +107,23 @@ pub(super) fn run(
     Ok(Code::Success)
 }
 
-fn fill(summary: &mut Summary, store: &Store) -> Result<(), CommandError> {
+fn fill(summary: &mut Summary, store: &Store, unclosed: &Unclosed) -> Result<(), CommandError> {
     let query = RunQuery { since: Some(summary.from), ..RunQuery::default() };
     let (from, width) = (summary.from, (summary.until - summary.from).max(1));
+    let strip_of = |at: i64| {
+        let strip = (at - from).max(0).saturating_mul(STRIPS as i64) / width;
+        usize::try_from(strip).unwrap_or(0).min(STRIPS - 1)
+    };
+    let lost = unclosed.runs(store)?;
     for key in store.keys(&RunQuery::default())? {
         let name = format!("{}/{}", key.package, key.job);
         let is_bad = matches!(key.state, RunState::Failed | RunState::Refused);
         let is_good = key.state == RunState::Completed;
         let mut points: Vec<RunPoint> = Vec::new();
         store.points(&key, &query, |point| points.push(point))?;
+        if key.state == RunState::Running {
+            points.retain(|point| lost.iter().all(|run| run.run_id != point.run_id));
+        }
         if points.is_empty() {
             continue;
         }
@@ -123,8 +134,7 @@ fn fill(summary: &mut Summary, store: &Store) -> Result<(), CommandError> {
         job.strips.resize(STRIPS, [0, 0]);
         *job.counts.entry(key.state.as_str()).or_default() += points.len() as u64;
         for point in &points {
-            let strip = (point.started_at - from).max(0).saturating_mul(STRIPS as i64) / width;
-            let strip = usize::try_from(strip).unwrap_or(0).min(STRIPS - 1);
+            let strip = strip_of(point.started_at);
             job.strips[strip][0] += u32::from(is_good);
             job.strips[strip][1] += u32::from(is_bad);
             let took = point.ended_at.map(|ended| ended - point.started_at);
@@ -138,6 +148,13 @@ fn fill(summary: &mut Summary, store: &Store) -> Result<(), CommandError> {
             keep(&mut summary.slowest, took.unwrap_or(0), top);
             keep(&mut summary.largest, point.max_rss_kib.and_then(|kib| i64::try_from(kib).ok()).unwrap_or(0), top);
         }
+    }
+    for run in lost.iter().filter(|run| run.started_at >= from) {
+        *summary.causes.entry(Cause::Abandoned.as_str().to_owned()).or_default() += 1;
+        let job = summary.jobs.entry(format!("{}/{}", run.package, run.job)).or_default();
+        job.strips.resize(STRIPS, [0, 0]);
+        *job.counts.entry(RunState::Failed.as_str()).or_default() += 1;
+        job.strips[strip_of(run.started_at)][1] += 1;
     }
     summary.jobs.values_mut().for_each(|job| job.took.sort_unstable());
     Ok(())

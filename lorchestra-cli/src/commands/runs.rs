@@ -66,7 +66,7 @@ pub(crate) enum Runs {
     #[command(before_help = "Examples:\n  lorchestra runs watch\n  lorchestra runs watch --interval 5s")]
     Watch {
         /// Time between updates
-        #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = crate::values::limit)]
+        #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = crate::values::age)]
         interval: Duration,
     },
     /// Remove old runs, logs and payloads at once (retention does so in small steps after each run)

@@ -71,7 +71,7 @@ schedule, except secrets and, for containers, paths on this machine.";
 #[command(group = ArgGroup::new("target").required(true))]
 pub(crate) struct Print {
     /// Jobs to run, as PACKAGE/JOB
-    #[arg(required = true, value_name = "PACKAGE/JOB")]
+    #[arg(required = true, value_name = "PACKAGE/JOB", add = clap_complete::engine::ArgValueCompleter::new(crate::complete::pairs))]
     jobs: Vec<String>,
     /// Print a systemd service and timer for this user
     #[arg(long, group = "target")]

@@ -5,17 +5,26 @@ use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::wire;
 use clap::Args;
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use lorchestra_core::text::path_text;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(crate) struct Schemas {
     /// Name of a schema, such as run or status; without it, list the names
-    #[arg(conflicts_with = "dir")]
+    #[arg(conflicts_with = "dir", add = ArgValueCompleter::new(names))]
     name: Option<String>,
     /// Write a file for each schema into this directory
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+}
+
+/// Completes names of schemas.
+fn names(current: &OsStr) -> Vec<CompletionCandidate> {
+    let current = current.to_string_lossy();
+    let all = wire::schemas();
+    all.iter().filter(|(name, _)| name.starts_with(&*current)).map(|(name, _)| CompletionCandidate::new(name)).collect()
 }
 
 pub(super) fn run(command: &Schemas, printer: &mut Printer) -> Result<Code, CommandError> {

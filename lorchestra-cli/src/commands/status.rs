@@ -8,6 +8,7 @@ use super::history_and_unclosed;
 use super::known::require_known;
 use super::unclosed::Unclosed;
 use crate::cells;
+use crate::complete;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::Notices;
@@ -18,6 +19,7 @@ use crate::values;
 use crate::wire::{self, JobStatus, RunSummary};
 use anstyle::Style;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::store::{COUNTED, JobHealth, PendingJobs, Run, RunQuery, Store, short_id};
@@ -41,9 +43,10 @@ left out.";
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     /// Show only this package, or PACKAGE/JOB
+    #[arg(add = ArgValueCompleter::new(complete::packages_or_pairs))]
     job: Option<String>,
     /// Treat jobs without expect_every in config.toml as stale if their last success is older than this
-    #[arg(long, value_name = "DURATION", value_parser = values::limit)]
+    #[arg(long, value_name = "DURATION", value_parser = values::age)]
     stale: Option<Duration>,
     #[command(flatten)]
     from: From,
@@ -266,7 +269,9 @@ fn judged(
         .into_iter()
         .map(|mut health| {
             let is_of = |run: &mut Run| run.has_key(&health.package, &health.job, health.account.as_deref());
-            let abandoned = lost.extract_if(.., is_of).min_by_key(|run| run.started_at);
+            let its_lost: Vec<Run> = lost.extract_if(.., is_of).collect();
+            health.failures += its_lost.len() as u64;
+            let abandoned = its_lost.into_iter().min_by_key(|run| run.started_at);
             if abandoned.is_some() {
                 health.running = health.running.filter(|run| unclosed.reason(run).is_none());
             }

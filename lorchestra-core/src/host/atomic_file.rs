@@ -257,8 +257,22 @@ fn open_descriptor(link: &Path, dir: &Path) -> io::Result<File> {
     let is_own = fs::canonicalize("/proc/self/fd").is_ok_and(|own| fs::canonicalize(dir).is_ok_and(|dir| dir == own));
     if let Some(number) = link.file_name().and_then(|name| name.to_str()?.parse().ok()).filter(|_| is_own) {
         // Shared rather than opened again: a socket cannot be opened, and for a file the shell's position counts.
-        return process::inherited(number).map(File::from);
+        let shared = process::inherited(number).map(File::from);
+        if !shared.as_ref().is_err_and(is_filtered) {
+            return shared;
+        }
     }
+    open_link(link)
+}
+
+/// Whether a system call was refused as such: filters of system calls (systemd's `@system-service`, Docker's) do not know `pidfd_getfd`.
+fn is_filtered(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::PERM, Errno::NOSYS].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Opens what a link in `/proc/<pid>/fd` leads to again. The position is not shared, so text is appended.
+fn open_link(link: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOCTTY;
     Ok(File::from(rustix::fs::open(link, flags, Mode::empty())?))
 }
@@ -389,6 +403,28 @@ mod tests {
         symlink("/dev/null", &null).unwrap();
         write(&null, "gone").unwrap();
         assert!(fs::symlink_metadata(&null).unwrap().is_symlink());
+    }
+
+    /// Filters of system calls refuse `pidfd_getfd` with one of two errors; an unknown descriptor has another.
+    #[test]
+    fn a_descriptor_that_a_filter_does_not_share_is_opened() {
+        use rustix::io::Errno;
+        let filtered = [Errno::PERM, Errno::NOSYS, Errno::BADF, Errno::IO].map(|errno| is_filtered(&errno.into()));
+        assert_eq!(filtered, [true, true, false, false]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "before\n").unwrap();
+        let open = File::options().write(true).open(&path).unwrap();
+        let link = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
+        open_link(&link).unwrap().write_all(b"after\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "before\nafter\n");
+        let (mut reader, writer) = io::pipe().unwrap();
+        let link = PathBuf::from(format!("/proc/self/fd/{}", writer.as_raw_fd()));
+        open_link(&link).unwrap().write_all(b"piped").unwrap();
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "piped");
     }
 
     /// The name of the file that is open says nothing: it may be a pipe, or have been replaced.

@@ -7,6 +7,8 @@
 use super::Finding;
 use crate::settings::Settings;
 use lorchestra_core::delivery::DestinationConfig;
+use lorchestra_core::host::rights::is_ours;
+use lorchestra_core::packages::catalog::trust;
 use lorchestra_core::plan::source::Source;
 use lorchestra_core::text::path_text;
 use std::fs;
@@ -18,6 +20,12 @@ use std::path::Path;
 pub(super) fn all(settings: &Settings) -> Vec<Finding> {
     let mut done = Vec::new();
     done.extend(without(&settings.config_path, 0o022, "configuration"));
+    done.extend(without(&settings.lockfile, 0o022, "configuration"));
+    for file in [&settings.config_path, &settings.lockfile] {
+        // The first finding: with umask 002, a group without other members may write.
+        let Some(dir) = file.parent().filter(|dir| is_ours(dir) && trust::configuration(file).is_err()) else { continue };
+        done.extend(without(dir, 0o022, "configuration"));
+    }
     done.extend(without(&settings.state_dir, 0o077, "state"));
     for dir in &settings.plugin_dirs {
         done.extend(created(&dir.path, 0o755, "plugins"));

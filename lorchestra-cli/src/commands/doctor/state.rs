@@ -3,6 +3,8 @@
 use super::Finding;
 use super::leftovers::{self, Recovery};
 use crate::commands::delivery;
+use crate::commands::status::{self, Word};
+use crate::commands::unclosed::Unclosed;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::{Hook, Notices};
@@ -11,13 +13,12 @@ use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::files::check_writable;
 use lorchestra_core::host::locks::FileLock;
-use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::host::state::StateDir;
+use lorchestra_core::packages::catalog::{FileFault, trust};
 use lorchestra_core::run::recovery::leftovers::Leftovers;
 use lorchestra_core::run::recovery::{Closed, close_all_abandoned, remove_all_unrecorded};
-use lorchestra_core::store::{COUNTED, RunFilter, RunQuery, Store, short_id};
+use lorchestra_core::store::{COUNTED, RunFilter, Store, short_id};
 use lorchestra_core::text::{chain, path_text, shell};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -33,19 +34,24 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 pub(super) fn configuration(settings: &Settings, findings: &mut Vec<Finding>) {
     let path = path_text(&settings.config_path);
-    match std::fs::metadata(&settings.config_path) {
-        Err(_) => findings.push(Finding::ok("configuration", format!("{path} does not exist; defaults apply"))),
-        Ok(meta) if meta.mode() & 0o022 != 0 => findings.push(Finding::error(
-            "configuration",
-            format!("other users may change {path}, which names commands that run as this user"),
-            rights::command(
-                Target { path: &settings.config_path, owner: meta.uid(), kind: Kind::File },
-                Change::NotWritableBy("go"),
-                rustix::process::geteuid().as_raw(),
-            )
-            .unwrap_or_else(|| format!("see ls -l {}", shell(&settings.config_path))),
-        )),
-        Ok(_) => findings.push(Finding::ok("configuration", path)),
+    let exists = settings.config_path.exists();
+    match trust::configuration(&settings.config_path) {
+        Ok(()) if exists => findings.push(Finding::ok("configuration", path)),
+        Ok(()) => findings.push(Finding::ok("configuration", format!("{path} does not exist; defaults apply"))),
+        Err(FileFault { detail, fix, .. }) if exists => {
+            let cause = format!("other users may change {path}, which names commands that run as this user: {detail}");
+            findings.push(Finding::error("configuration", cause, fix));
+        }
+        Err(FileFault { detail, fix, .. }) => {
+            let cause = format!("other users may create {path}, which would name commands that run as this user: {detail}");
+            findings.push(Finding::warning("configuration", cause, fix));
+        }
+    }
+    if settings.lockfile.exists()
+        && let Err(FileFault { detail, fix, .. }) = trust::configuration(&settings.lockfile)
+    {
+        let cause = format!("other users may change {}, which pins libraries: {detail}", path_text(&settings.lockfile));
+        findings.push(Finding::error("configuration", cause, fix));
     }
     if let Some(name) = settings.unsupported_telemetry() {
         findings.push(Finding::warning(
@@ -153,7 +159,7 @@ fn directory_and_store(
     notices.add_recovered(&closed);
     recovered(&closed, findings);
     leftovers::report(&Recovery { state: &state, before, closed: &closed, fix }, Some(&mut store), findings)?;
-    if let Err(error) = contents(&state, &store, closed.missing, findings) {
+    if let Err(error) = contents((&state, &store), &closed, settings, findings) {
         findings.push(Finding::of("store", &error));
     }
     Ok(())
@@ -177,7 +183,13 @@ fn recovered(closed: &Closed, findings: &mut Vec<Finding>) {
 }
 
 /// Examines what is in the store.
-fn contents(state: &StateDir, store: &Store, missing: u64, findings: &mut Vec<Finding>) -> Result<(), CommandError> {
+fn contents(
+    (state, store): (&StateDir, &Store),
+    closed: &Closed,
+    settings: &Settings,
+    findings: &mut Vec<Finding>,
+) -> Result<(), CommandError> {
+    let missing = closed.missing;
     let wrong = store.quick_check()?;
     if !wrong.is_empty() {
         let path = shell(&state.store());
@@ -195,10 +207,10 @@ fn contents(state: &StateDir, store: &Store, missing: u64, findings: &mut Vec<Fi
     }
     let size = std::fs::metadata(state.store()).map_or(0, |meta| meta.len());
     findings.push(Finding::ok("store", format!("{} ({} MiB)", path_text(&state.store()), size.div_ceil(1 << 20))));
-    health(store, findings)
+    health(store, &Unclosed::of(closed), settings, findings)
 }
 
-fn health(store: &Store, findings: &mut Vec<Finding>) -> Result<(), CommandError> {
+fn health(store: &Store, unclosed: &Unclosed, settings: &Settings, findings: &mut Vec<Finding>) -> Result<(), CommandError> {
     let newest = store.runs(&RunFilter { running: false, limit: Some(1) })?.pop();
     if let Some(run) = newest.filter(|run| run.started_at > now_micros() + AHEAD) {
         let cause = format!(
@@ -208,7 +220,7 @@ fn health(store: &Store, findings: &mut Vec<Finding>) -> Result<(), CommandError
         );
         findings.push(Finding::warning("clock", cause, "set the clock (check with: timedatectl)"));
     }
-    let failing = store.health(&RunQuery::default())?.iter().filter(|job| job.failure.is_some()).count();
+    let failing = status::all(settings, (Some(store), unclosed))?.iter().filter(|job| job.word == Word::Failing).count();
     if failing > 0 {
         let cause = format!(
             "{} failed or {} refused after the last success",

@@ -3,6 +3,7 @@
 mod table;
 
 use crate::commands::history;
+use crate::commands::to_file;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::Notices;
@@ -74,7 +75,7 @@ pub(super) fn export(
     let store = history.as_ref().map(|(_, store)| store);
     let filter = super::filter(wanted.run.as_deref(), wanted.event_type.as_deref(), since, store, settings)?;
     if wanted.format == ExportFormat::Parquet {
-        let Some(path) = &wanted.output else {
+        let Some(path) = to_file(wanted.output.as_deref()) else {
             let message = "--format parquet needs a file: its end refers to its beginning";
             return Err(CommandError::new(Code::Usage, message).hint("add --output FILE"));
         };
@@ -99,7 +100,7 @@ pub(super) fn export(
         })?;
         Ok(())
     };
-    match &wanted.output {
+    match to_file(wanted.output.as_deref()) {
         None => each(&mut |text| {
             printer.line(text);
             if printer.is_broken() { Err(()) } else { Ok(()) }
@@ -113,7 +114,7 @@ pub(super) fn export(
 }
 
 /// Reports an export into a file. Into anything else, it is not reported: that may be standard output.
-fn exported_to(file: Option<&PathBuf>, events: u64, printer: &mut Printer) {
+fn exported_to(file: Option<&Path>, events: u64, printer: &mut Printer) {
     if let Some(path) = file {
         printer.good(format_args!("{events} events exported to {}", path_text(path)));
     }

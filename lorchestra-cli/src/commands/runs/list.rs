@@ -4,8 +4,10 @@
 
 use super::duration;
 use crate::cells;
-use crate::commands::fleet::From;
+use crate::commands::fleet::{From, RunSource};
+use crate::commands::known::require_known_of;
 use crate::commands::unclosed::Unclosed;
+use crate::complete;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::{BAD, Printer, WARNING};
@@ -15,6 +17,7 @@ use crate::values;
 use crate::wire::{RunLine, RunObject};
 use anstyle::Style;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::store::{Run, RunFilter, RunQuery, RunState, Store, short_id};
@@ -31,13 +34,13 @@ const NAME: usize = 20;
 #[derive(Debug, Args)]
 pub(crate) struct RunList {
     /// Show only runs of this package
-    #[arg(long, value_name = "PACKAGE")]
+    #[arg(long, value_name = "PACKAGE", add = ArgValueCompleter::new(complete::packages))]
     pub(crate) package: Option<String>,
     /// Show only runs of this job (JOB or PACKAGE/JOB)
-    #[arg(long, value_name = "JOB")]
+    #[arg(long, value_name = "JOB", add = ArgValueCompleter::new(complete::pairs))]
     pub(crate) job: Option<String>,
     /// Show only runs for this account
-    #[arg(long, value_name = "ACCOUNT")]
+    #[arg(long, value_name = "ACCOUNT", add = ArgValueCompleter::new(complete::accounts))]
     pub(crate) account: Option<String>,
     /// Show only runs in this state
     #[arg(long, value_name = "STATE", value_parser = RunState::ALL.map(RunState::as_str))]
@@ -109,8 +112,11 @@ pub(super) fn list(
     let runs = match (store, &query) {
         (None, _) => Vec::new(),
         (Some(store), None) => store.runs(&RunFilter { running: false, limit: Some(wanted.limit) })?,
-        (Some(store), Some(query)) => store.find_runs(query, wanted.limit)?,
+        (Some(store), Some(query)) => unclosed.find(store, query, wanted.limit)?,
     };
+    if let Some(query) = query.as_ref().filter(|_| runs.is_empty() && wanted.from.from == RunSource::Store) {
+        require_known_of(query.package.as_deref(), query.job.as_deref(), settings, store)?;
+    }
     if wanted.json {
         for run in &runs {
             printer.json(&RunLine {

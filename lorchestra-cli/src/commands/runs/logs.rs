@@ -1,5 +1,6 @@
 //! `runs logs`: a job's output, byte for byte, and its trace; with `--follow`, also what the job writes until its run ends.
 
+use crate::commands::unclosed::Unclosed;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::follow::readable;
@@ -93,6 +94,8 @@ pub(super) fn follow(
     let mut attempt = 1;
     let mut output = (LogReader::new(&state.output(&run.run_id, 1)), state.output(&run.run_id, 1));
     let mut printed = false;
+    // Why the run cannot be closed, if its supervisor is dead.
+    let mut unclosed: Option<String> = None;
     loop {
         // Read the state first: what was written before the run ended is then in the files.
         let now = match store.run(&run.run_id)? {
@@ -126,8 +129,19 @@ pub(super) fn follow(
             printer.note(format_args!("Run {} has ended: {}{cause}.", short_id(&run.run_id), now.state.as_str()));
             return Ok(Code::Success);
         }
+        if let Some(why) = unclosed {
+            let id = short_id(&run.run_id);
+            printer.note(format_args!("Run {id} has ended: its supervisor died, and the run cannot be closed yet: {why}"));
+            return Ok(Code::Success);
+        }
         if !now.is_supervised() {
             let closed = close_all_abandoned(state, store)?;
+            unclosed = Unclosed::of(&closed).reason(&now).map(str::to_owned);
+            if unclosed.is_some() {
+                // Reported once, after what it has printed until now.
+                notices.add_recovered(&closed);
+                continue;
+            }
             crate::commands::report_recovered(&closed, notices, printer);
         }
         run = now;

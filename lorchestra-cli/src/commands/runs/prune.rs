@@ -1,6 +1,7 @@
 //! `runs prune`: removes at once everything that retention removes in small steps after each run; by age, by number of runs, by size, or all
 //! runs of a job. Runs with events that a destination has not received, and active runs, are kept.
 
+use crate::complete;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
@@ -9,6 +10,7 @@ use crate::show::counted;
 use crate::values;
 use crate::wire::PruneObject;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::retention::{Forgotten, Prunable, Pruned, Retention};
@@ -33,7 +35,7 @@ Use --job to remove them too. The bookmark stays: run lorchestra bookmarks reset
 #[derive(Debug, Args)]
 pub(crate) struct Prune {
     /// Remove everything older than this, instead of using the limits in config.toml
-    #[arg(long, value_name = "DURATION", value_parser = values::limit)]
+    #[arg(long, value_name = "DURATION", value_parser = values::age)]
     older_than: Option<Duration>,
     /// Keep the N newest runs, and remove older ones
     #[arg(long, value_name = "N", value_parser = values::number::<u64>(0..), conflicts_with = "older_than")]
@@ -42,10 +44,10 @@ pub(crate) struct Prune {
     #[arg(long, value_name = "SIZE", value_parser = lorchestra_core::plan::size::parse, conflicts_with_all = ["older_than", "keep"])]
     max_size: Option<u64>,
     /// Forget a job that no longer exists: remove all of its runs, of any age
-    #[arg(long, value_name = "PACKAGE/JOB", conflicts_with_all = ["older_than", "keep", "max_size"])]
+    #[arg(long, value_name = "PACKAGE/JOB", conflicts_with_all = ["older_than", "keep", "max_size"], add = ArgValueCompleter::new(complete::packages_or_pairs))]
     job: Option<String>,
     /// With --job: forget only this account ('' for runs without one)
-    #[arg(long, value_name = "ACCOUNT", requires = "job")]
+    #[arg(long, value_name = "ACCOUNT", requires = "job", add = ArgValueCompleter::new(complete::accounts))]
     account: Option<String>,
     /// Print what would be removed without removing it
     #[arg(long)]

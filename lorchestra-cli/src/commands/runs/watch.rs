@@ -7,11 +7,12 @@ mod screen;
 
 use super::style;
 use crate::cells;
+use crate::commands::unclosed::Unclosed;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::follow::readable;
 use crate::notify::Notices;
-use crate::printer::{GOOD, Printer, WARNING};
+use crate::printer::{BAD, GOOD, Printer, WARNING};
 use crate::settings::Settings;
 use crate::show;
 use anstyle::Style;
@@ -76,10 +77,13 @@ pub(super) fn watch(
         }
         let mut lines = Vec::new();
         if let Some((state, store)) = &mut history {
-            let now = running_now(state, store, notices)?;
+            let (now, unclosed) = running_now(state, store, notices)?;
+            // Until they can be closed, these have not ended in the store either.
+            ended.retain(|run| run.state != RunState::Running);
             for run in running.iter().filter(|run| now.iter().all(|other| other.run_id != run.run_id)) {
-                ended.extend(store.run(&run.run_id)?);
+                ended.extend(store.run(&run.run_id)?.filter(|run| run.state != RunState::Running));
             }
+            ended.extend(unclosed);
             ended.drain(..ended.len().saturating_sub(ENDED));
             for run in &now {
                 lines.push(watched(state, store, run)?);
@@ -93,9 +97,8 @@ pub(super) fn watch(
                 let rows = rows(&lines, &ended, now, usize::from(frame.area().width));
                 draw(frame, &rows, printer);
             };
-            // The terminal may be gone.
             if screen.draw(printer, view).is_err() {
-                break WatchStep::Leave(Code::Success);
+                break WatchStep::GONE;
             }
             match screen.wait(&mut signals, due, printer) {
                 WatchStep::Resized => {}
@@ -110,16 +113,20 @@ pub(super) fn watch(
     Ok(code)
 }
 
-/// Returns the running runs, oldest first, after closing those of dead supervisors.
-fn running_now(state: &StateDir, store: &mut Store, notices: &mut Notices<'_>) -> Result<Vec<Run>, CommandError> {
+/// Returns the running runs, oldest first, after closing those of dead supervisors; and those of these that cannot be closed.
+fn running_now(state: &StateDir, store: &mut Store, notices: &mut Notices<'_>) -> Result<(Vec<Run>, Vec<Run>), CommandError> {
     let all = RunFilter { running: true, limit: None };
     let mut runs = store.runs(&all)?;
+    let mut unclosed = Unclosed::default();
     if runs.iter().any(|run| !run.is_supervised()) {
-        notices.add_recovered(&close_all_abandoned(state, store)?);
+        let closed = close_all_abandoned(state, store)?;
+        notices.add_recovered(&closed);
+        unclosed = Unclosed::of(&closed);
         runs = store.runs(&all)?;
     }
+    runs.retain(|run| unclosed.reason(run).is_none());
     runs.reverse();
-    Ok(runs)
+    Ok((runs, unclosed.runs(store)?))
 }
 
 fn watched(state: &StateDir, store: &Store, run: &Run) -> Result<WatchedRun, CommandError> {
@@ -173,6 +180,12 @@ fn rows(lines: &[WatchedRun], ended: &[Run], now: i64, columns: usize) -> Vec<Sc
         rows.push(plain(String::new()));
     }
     for run in ended.iter().rev() {
+        if run.state == RunState::Running {
+            let why = run.message.as_deref().map(text::one_line).unwrap_or_default();
+            let text = format!("{} abandoned {}/{}: cannot be closed yet: {why}", short_id(&run.run_id), run.package, run.job);
+            rows.push(ScreenRow(text, BAD));
+            continue;
+        }
         let took = super::duration(run).map(show::elapsed).unwrap_or_default();
         let why = super::why(run).map(|why| format!(": {why}")).unwrap_or_default();
         let text = format!("{} {} {}/{} after {took}{why}", short_id(&run.run_id), run.state.as_str(), run.package, run.job);

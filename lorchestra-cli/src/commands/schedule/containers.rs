@@ -57,15 +57,38 @@ pub(in crate::commands) fn resource(name: &str) -> String {
     name.trim_matches('-').to_owned()
 }
 
-fn args(words: &[String]) -> String {
-    json!(words).to_string()
+/// Who reads a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::commands) enum Platform {
+    Kubernetes,
+    CloudRun,
+}
+
+impl Platform {
+    /// Returns the text of an argument or of a variable's value: Kubernetes replaces `$(NAME)` in both, and `$$` by `$`. Cloud Run replaces
+    /// neither ("variable references are not supported in Cloud Run").
+    fn literal(self, text: &str) -> String {
+        let is_expanded = self == Self::Kubernetes && (text.contains("$(") || text.contains("$$"));
+        if is_expanded { text.replace('$', "$$") } else { text.to_owned() }
+    }
+
+    fn args(self, words: &[String]) -> String {
+        json!(words.iter().map(|word| self.literal(word)).collect::<Vec<_>>()).to_string()
+    }
 }
 
 /// Variables of this environment, and secrets as variables from a Kubernetes secret of the same name as the resource.
-pub(in crate::commands) fn variables(secrets: &[String], name: &str, environment: &[Variable], indent: usize) -> String {
+pub(in crate::commands) fn variables(
+    platform: Platform,
+    secrets: &[String],
+    name: &str,
+    environment: &[Variable],
+    indent: usize,
+) -> String {
     let pad = " ".repeat(indent);
     let plain = environment.iter().filter(|variable| secrets.iter().all(|secret| secret != variable.name));
-    let plain = plain.map(|Variable { name, value, .. }| format!("{pad}- name: {name}\n{pad}  value: {}\n", json!(value)));
+    let plain = plain
+        .map(|Variable { name, value, .. }| format!("{pad}- name: {name}\n{pad}  value: {}\n", json!(platform.literal(value))));
     let secrets = secrets.iter().map(|variable| {
         format!("{pad}- name: {variable}\n{pad}  valueFrom: {{secretKeyRef: {{name: {name}, key: {variable}}}}}\n")
     });
@@ -125,9 +148,9 @@ spec:
 "#,
         schedule = json!(at.unwrap_or(NIGHTLY)),
         image = json!(image),
-        args = args(&job.portable_args),
+        args = Platform::Kubernetes.args(&job.portable_args),
         grace = job.stop_within.as_secs(),
-        variables = variables(&job.variables, name, environment, 16),
+        variables = variables(Platform::Kubernetes, &job.variables, name, environment, 16),
     )
 }
 
@@ -164,14 +187,33 @@ spec:
                 limits: {{cpu: "1", memory: 1Gi}}
 "#,
         image = json!(image),
-        args = args(&words),
-        variables = variables(&job.variables, name, environment, 16),
+        args = Platform::CloudRun.args(&words),
+        variables = variables(Platform::CloudRun, &job.variables, name, environment, 16),
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_kubernetes_would_expand_is_escaped() {
+        for (text, escaped) in [
+            ("a $5 b", "a $5 b"),
+            ("$(HOME)", "$$(HOME)"),
+            ("$$(HOME)", "$$$$(HOME)"),
+            ("$$", "$$$$"),
+            ("$1 $(HOME)", "$$1 $$(HOME)"),
+        ] {
+            assert_eq!(Platform::Kubernetes.literal(text), escaped);
+            assert_eq!(Platform::CloudRun.literal(text), text);
+        }
+        let words = ["--query".to_owned(), "$(date)".to_owned()];
+        assert_eq!(Platform::Kubernetes.args(&words), r#"["--query","$$(date)"]"#);
+        let variable = [Variable { name: "LORCHESTRA_X", value: "$(HOME)/x".to_owned(), is_local: false }];
+        let text = variables(Platform::Kubernetes, &[], "n", &variable, 2);
+        assert_eq!(text, "  - name: LORCHESTRA_X\n    value: \"$$(HOME)/x\"\n");
+    }
 
     #[test]
     fn names_are_valid_in_kubernetes() {

@@ -11,6 +11,7 @@ use crate::settings::Settings;
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::text::shell;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// Every night at 03:15.
 const NIGHTLY: &str = "*-*-* 03:15:00";
@@ -27,7 +28,7 @@ pub(super) struct Manager<'a> {
     pub(super) binary: &'a Path,
 }
 
-/// Fails for cron's syntax, of which systemd only warns in its log: such a timer never elapses.
+/// Fails for cron's syntax, and for what systemd does not read if it is installed: it only warns in its log, and such a timer never elapses.
 pub(super) fn check(at: &str) -> Result<(), CommandError> {
     let fields = at.split_whitespace().count();
     // A number after @ is a time in seconds since 1970.
@@ -37,7 +38,20 @@ pub(super) fn check(at: &str) -> Result<(), CommandError> {
             .hint("write an OnCalendar= expression, for example '*-*-* 03:15:00' or 'Mon *-*-* 09:00'")
             .hint("run systemd-analyze calendar EXPRESSION to check one"));
     }
-    Ok(())
+    // Where systemd is not installed, the units are for another machine.
+    let judged = Command::new("systemd-analyze").args(["calendar", "--", at]).stdin(Stdio::null()).output();
+    match judged {
+        Ok(output) if !output.status.success() && contains(&output.stderr, "Failed to parse calendar") => {
+            Err(CommandError::new(Code::Usage, format!("--at {at:?} is not a time that systemd reads")).hint(
+                "write an OnCalendar= expression, for example '*-*-* 03:15:00' or 'Mon *-*-* 09:00' (see man 7 systemd.time)",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn contains(text: &[u8], part: &str) -> bool {
+    String::from_utf8_lossy(text).contains(part)
 }
 
 /// Returns the units.

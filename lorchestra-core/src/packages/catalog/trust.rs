@@ -26,6 +26,11 @@ use std::path::{Component, Path, PathBuf};
 
 /// Maximum number of links to follow on one path, the same as the kernel's.
 const LINKS: usize = 40;
+/// Where a library can be kept instead.
+const OTHER_PLUGINS: &str =
+    "move it to a directory that only this user and root can change (--plugin-dir, plugin_dirs in config.toml)";
+/// Where the configuration can be kept instead.
+const OTHER_CONFIG: &str = "move it to a directory that only this user and root can change (--config, XDG_CONFIG_HOME)";
 
 /// The role of a path component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +95,22 @@ impl Access {
 
 /// Checks an open file that was found at `path`.
 pub(super) fn file(path: &Path, meta: &Metadata) -> Result<(), FileFault> {
-    look(PathRole::File, path, meta)
+    look(PathRole::File, path, meta, OTHER_PLUGINS)
+}
+
+/// Checks a file of the configuration, which names commands, and every directory on its path. If the file does not exist, checks the
+/// directory in which another user could create it.
+///
+/// # Errors
+/// The first component that someone else could change, or that cannot be inspected.
+pub fn configuration(path: &Path) -> Result<(), FileFault> {
+    if !path.exists() {
+        let Some(dir) = path.ancestors().skip(1).find(|at| at.exists()) else { return Ok(()) };
+        return walk(dir, OTHER_CONFIG).map(drop);
+    }
+    let file = walk(path, OTHER_CONFIG)?;
+    let meta = file.metadata().map_err(|e| unseen(&file, &e))?;
+    look(PathRole::File, &file, &meta, OTHER_CONFIG)
 }
 
 /// Checks a directory of libraries and all its parents. Returns its path with links resolved.
@@ -98,12 +118,12 @@ pub(super) fn file(path: &Path, meta: &Metadata) -> Result<(), FileFault> {
 /// # Errors
 /// The first directory that someone else could change, or that cannot be inspected.
 pub fn directory(dir: &Path) -> Result<PathBuf, FileFault> {
-    walk(dir)
+    walk(dir, OTHER_PLUGINS)
 }
 
 /// Checks that a library that is a link points to a file in `dir` (as returned by [`directory`]).
 pub(super) fn link(path: &Path, dir: &Path) -> Result<(), FileFault> {
-    let target = walk(path)?;
+    let target = walk(path, OTHER_PLUGINS)?;
     if target.starts_with(dir) {
         return Ok(());
     }
@@ -114,36 +134,35 @@ pub(super) fn link(path: &Path, dir: &Path) -> Result<(), FileFault> {
     ))
 }
 
-/// Follows a path from `/` down, and checks every component.
-fn walk(path: &Path) -> Result<PathBuf, FileFault> {
-    let unseen = |at: &Path, error: io::Error| {
-        FileFault::new(
-            Reason::NotTrusted,
-            format!("cannot inspect {}: {error}", path_text(at)),
-            format!("see ls -ld {}", shell(at)),
-        )
-    };
-    let path = std::path::absolute(path).map_err(|e| unseen(path, e))?;
+fn unseen(at: &Path, error: &io::Error) -> FileFault {
+    let detail = format!("cannot inspect {}: {error}", path_text(at));
+    FileFault::new(Reason::NotTrusted, detail, format!("see ls -ld {}", shell(at)))
+}
+
+/// Follows a path from `/` down, and checks every component, except a file at the end. `elsewhere` is the hint where nothing on the path
+/// may be changed.
+fn walk(path: &Path, elsewhere: &str) -> Result<PathBuf, FileFault> {
+    let path = std::path::absolute(path).map_err(|e| unseen(path, &e))?;
     let mut at = PathBuf::from("/");
     let mut pending = Vec::new();
     push(&mut pending, &path);
     let mut links = 0;
-    let root = at.symlink_metadata().map_err(|e| unseen(&at, e))?;
-    look(if pending.is_empty() { PathRole::Directory } else { PathRole::Parent }, &at, &root)?;
+    let root = at.symlink_metadata().map_err(|e| unseen(&at, &e))?;
+    look(if pending.is_empty() { PathRole::Directory } else { PathRole::Parent }, &at, &root, elsewhere)?;
     while let Some(name) = pending.pop() {
         if name == ".." {
             at.pop();
             continue;
         }
         let next = at.join(&name);
-        let meta = next.symlink_metadata().map_err(|e| unseen(&next, e))?;
+        let meta = next.symlink_metadata().map_err(|e| unseen(&next, &e))?;
         if meta.is_symlink() {
-            look(PathRole::Link, &next, &meta)?;
+            look(PathRole::Link, &next, &meta, elsewhere)?;
             links += 1;
             if links > LINKS {
-                return Err(unseen(&next, rustix::io::Errno::LOOP.into()));
+                return Err(unseen(&next, &rustix::io::Errno::LOOP.into()));
             }
-            let target = std::fs::read_link(&next).map_err(|e| unseen(&next, e))?;
+            let target = std::fs::read_link(&next).map_err(|e| unseen(&next, &e))?;
             if target.is_absolute() {
                 at = PathBuf::from("/");
             }
@@ -152,7 +171,7 @@ fn walk(path: &Path) -> Result<PathBuf, FileFault> {
         }
         if meta.is_dir() {
             let what = if pending.is_empty() { PathRole::Directory } else { PathRole::Parent };
-            look(what, &next, &meta)?;
+            look(what, &next, &meta, elsewhere)?;
         }
         at = next;
     }
@@ -168,15 +187,15 @@ fn push(pending: &mut Vec<OsString>, path: &Path) {
     }));
 }
 
-fn look(what: PathRole, at: &Path, meta: &Metadata) -> Result<(), FileFault> {
+fn look(what: PathRole, at: &Path, meta: &Metadata, elsewhere: &str) -> Result<(), FileFault> {
     let seen = Access::of(what, meta);
     let user = rustix::process::geteuid().as_raw();
     if rights::is_unknown(seen.owner) {
-        return Err(fault(seen, Flaw::Owner, at, user));
+        return Err(fault(seen, Flaw::Owner, (at, elsewhere), user));
     }
     match seen.flaw(user, |group| accounts::is_own_group(group, user), || has_access_list(at)) {
         None => Ok(()),
-        Some(flaw) => Err(fault(seen, flaw, at, user)),
+        Some(flaw) => Err(fault(seen, flaw, (at, elsewhere), user)),
     }
 }
 
@@ -189,7 +208,7 @@ fn has_access_list(path: &Path) -> bool {
     }
 }
 
-fn fault(seen: Access, flaw: Flaw, at: &Path, user: u32) -> FileFault {
+fn fault(seen: Access, flaw: Flaw, (at, elsewhere): (&Path, &str), user: u32) -> FileFault {
     let shown = path_text(at);
     let group = || accounts::group_name(seen.group);
     let (it, write) = match seen.what {
@@ -219,7 +238,6 @@ fn fault(seen: Access, flaw: Flaw, at: &Path, user: u32) -> FileFault {
         PathRole::Directory | PathRole::Parent => Kind::Directory,
         PathRole::Link => Kind::Link,
     };
-    let elsewhere = "move it to a directory that only this user and root can change (--plugin-dir, plugin_dirs in config.toml)";
     let fix = match rights::command(Target { path: at, owner: seen.owner, kind }, change, user) {
         _ if flaw == Flaw::Owner && !rights::is_mapped(seen.owner) => {
             "run it in a user namespace that maps that user (see /proc/self/uid_map), or outside of any".to_owned()

@@ -61,18 +61,39 @@ fn what_needs_no_decision_is_fixed() {
     for path in [&config(&sandbox), &token, &library(&sandbox)] {
         mode(path, 0o666);
     }
+    let dir = config(&sandbox).parent().unwrap().to_owned();
+    mode(&dir, 0o777);
     let before = findings(&sandbox.lorchestra(&["doctor", "--json"]).exits(1));
     assert!(!more.exists() && before.iter().all(|(finding, _)| !finding.starts_with("fixed")), "{before:?}");
     let fixed = sandbox.lorchestra(&["doctor", "--fix", "--json"]).exits(1);
     let found = findings(&fixed);
-    assert_eq!(found.iter().filter(|(finding, _)| finding.starts_with("fixed ")).count(), 4, "{found:?}");
+    assert_eq!(found.iter().filter(|(finding, _)| finding.starts_with("fixed ")).count(), 5, "{found:?}");
     let errors: Vec<_> = found.iter().filter(|(finding, _)| finding.starts_with("error ")).collect();
     assert!(errors.len() == 1 && errors[0].0.contains("not-trusted"), "{errors:?}");
     assert!(more.is_dir() && sandbox.path("events").is_dir());
-    let modes = [&config(&sandbox), &token].map(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777);
-    assert_eq!(modes, [0o644, 0o600]);
+    let modes = [&config(&sandbox), &token, &dir].map(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777);
+    assert_eq!(modes, [0o644, 0o600, 0o755]);
     mode(&library(&sandbox), 0o644);
     sandbox.lorchestra(&["doctor", "--fix"]).exits(0);
+}
+
+/// Needs root, to give files away.
+#[test]
+fn a_configuration_of_another_user_is_found() {
+    let sandbox = sandbox();
+    sandbox.configure("");
+    let (file, dir) = (config(&sandbox), config(&sandbox).parent().unwrap().to_owned());
+    for at in [&file, &dir] {
+        if !processes::is_root() {
+            return;
+        }
+        std::os::unix::fs::chown(at, Some(1), None).unwrap();
+        let found = findings(&sandbox.lorchestra(&["doctor", "--json"]).exits(1));
+        let is_it = |(cause, fix): &(String, String)| cause.contains("belongs to user 1") && !fix.is_empty();
+        assert!(found.iter().any(is_it), "{found:#?}");
+        std::os::unix::fs::chown(at, Some(0), None).unwrap();
+    }
+    sandbox.lorchestra(&["doctor"]).exits(0);
 }
 
 struct Fault {
@@ -99,6 +120,25 @@ const FAULTS: &[Fault] = &[
             mode(&config(s), 0o666);
         },
         finds: "error configuration: other users may change",
+        fix: "chmod go-w",
+    },
+    Fault {
+        name: "a directory of the configuration that others may change",
+        seed: |s| {
+            s.configure("");
+            mode(config(s).parent().unwrap(), 0o777);
+        },
+        finds: "error configuration: other users may change",
+        fix: "chmod go-w",
+    },
+    Fault {
+        name: "a plugins.lock that others may change",
+        seed: |s| {
+            s.configure("");
+            fs::write(config(s).with_file_name("plugins.lock"), "").unwrap();
+            mode(&config(s).with_file_name("plugins.lock"), 0o666);
+        },
+        finds: "plugins.lock, which pins libraries: any user may write to it",
         fix: "chmod go-w",
     },
     Fault {

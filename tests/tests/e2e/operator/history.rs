@@ -35,7 +35,6 @@ fn filters_select_the_matching_runs() {
         (&["--limit", "2"], &[0, 1]),
         (&["--package", "misbehave"], &[0, 1, 2, 3, 4]),
         (&["--package", "misbehave", "--limit", "3"], &[0, 1, 2]),
-        (&["--package", "nobody"], &[]),
         (&["--job", "numbered"], &[2, 3, 4]),
         (&["--job", "misbehave/numbered", "--limit", "1"], &[2]),
         (&["--account", "anna"], &[2, 4]),
@@ -60,6 +59,18 @@ fn filters_select_the_matching_runs() {
     sandbox.lorchestra(&["runs", "list", "--state", "finished"]).exits(2);
     sandbox.lorchestra(&["runs", "list", "--since", "soon"]).exits(2);
     sandbox.lorchestra(&["runs", "list", "--package", "other", "--job", "misbehave/noop"]).exits(2);
+    // A misspelt name is not one without runs.
+    for (filter, hint) in [
+        (&["--package", "misbehav"][..], "misbehave"),
+        (&["--job", "misbehave/nop"], "noop"),
+        (&["--job", "nop"], "did you mean noop?"),
+    ] {
+        let refused = sandbox.lorchestra(&[&["runs", "list"], filter].concat()).exits(1);
+        assert!(refused.err().contains(hint), "{}", refused.shown());
+    }
+    for filter in [&["--job", "misbehave/hang"][..], &["--job", "hang"]] {
+        assert_eq!(sandbox.lorchestra(&[&["runs", "list"], filter].concat()).exits(0).err(), "No run matches.\n");
+    }
 }
 
 /// The output of `runs list` on a terminal with 80 columns.

@@ -78,6 +78,12 @@ fn a_report_is_one_page_that_loads_nothing() {
     sandbox.lorchestra(&["run-job", "misbehave", "panic_now"]).exits(1);
     let written = sandbox.lorchestra(&["report", "--days", "7", "-o", &sandbox.arg("report.html")]).exits(0);
     assert!(written.out().starts_with("✓ report written to "), "{}", written.shown());
+    for args in [&["report"][..], &["metrics"], &["events", "export", "--format", "csv"]] {
+        let printed = sandbox.lorchestra(&[args, &["-o", "-"]].concat()).exits(0);
+        assert!(printed.out().lines().count() > 1 && !sandbox.path("-").exists(), "{}", printed.shown());
+    }
+    let refused = sandbox.lorchestra(&["report", "-o", "/proc/self/x"]).exits(74);
+    assert!(!refused.err().contains("immutable") && refused.err().contains("choose another path"), "{}", refused.shown());
     let page = sandbox.read("report.html");
     for part in
         ["misbehave/numbered", "50.0 %", "<svg", "panic", sandbox.runs()[0].short(), "Slowest runs", "Runs with most memory"]

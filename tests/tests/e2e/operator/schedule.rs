@@ -214,12 +214,13 @@ fn credentials_of_a_job_are_loaded() {
 #[test]
 fn mistakes_are_reported_before_anything_is_installed() {
     let sandbox = sandbox();
-    let cases: [(&[&str], i32, &str); 9] = [
+    let cases: [(&[&str], i32, &str); 10] = [
         (&["schedule", "print", "ingester/extract_gmail"], 2, "required"),
         (&["schedule", "print", "ingester/extract_gmial", "--cron"], 1, "extract_gmail"),
         (&["schedule", "print", "extract_gmail", "--cron"], 2, "does not name a job"),
         (&["schedule", "print", "ingester/extract_gmail", "--k8s"], 2, "--image"),
         (&["schedule", "print", "ingester/extract_gmail", "--cron", "--at", "03:15"], 2, "has 1 fields"),
+        (&["schedule", "print", "ingester/extract_gmail", "--cron", "--at", "61 3 * * *"], 2, "from 0 to 59"),
         (&["schedule", "print", "ingester/extract_gmail", "--cron", "--", "--source", "takeout.mbox"], 2, "is a relative path"),
         (&["schedule", "print", "ingester/extract_gmail", "--systemd", "--at", "15 3 * * *"], 2, "'*-*-* 03:15:00'"),
         (&["schedule", "print", "ingester/extract_gmail", "--cron", "--", "--sauce", "/x"], 2, "--sauce"),
@@ -229,6 +230,14 @@ fn mistakes_are_reported_before_anything_is_installed() {
         let refused = sandbox.lorchestra(args).exits(code);
         assert!(refused.err().contains(part) && refused.out().is_empty(), "{}", refused.shown());
     }
+    // If systemd is not installed, the unit is for another machine.
+    let args = ["schedule", "print", "ingester/extract_gmail", "--systemd", "--at", "garbage"];
+    if std::process::Command::new("systemd-analyze").arg("--version").output().is_ok() {
+        let refused = sandbox.lorchestra(&args).exits(2);
+        assert!(refused.err().contains("is not a time that systemd reads"), "{}", refused.shown());
+    }
+    let path = sandbox.arg("no-programs");
+    sandbox.lorchestra_with(&[("PATH", &path)], &[&args[..], &["--", "--source", "/x"]].concat()).exits(0);
 }
 
 #[test]

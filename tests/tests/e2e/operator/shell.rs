@@ -32,6 +32,23 @@ fn packages_jobs_flags_and_runs_of_this_machine_are_completed() {
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let runs = offered(&sandbox, &["runs", "show", ""]);
     assert!(runs.contains(&"last".to_owned()) && runs.contains(&sandbox.runs()[0].short().to_owned()), "{runs:?}");
+    for (words, expected) in [
+        (&["status", "mis"][..], "misbehave"),
+        (&["status", "kit/ki"], "kit/kinds"),
+        (&["runs", "list", "--package", "mis"], "misbehave"),
+        (&["runs", "list", "--job", "kit/ki"], "kit/kinds"),
+        (&["runs", "prune", "--job", "kit/ki"], "kit/kinds"),
+        (&["schedule", "print", "kit/ki"], "kit/kinds"),
+        (&["plugins", "remove", "mis"], "misbehave"),
+        (&["schemas", "statu"], "status"),
+        (&["runs", "logs", "-f", "las"], "last"),
+    ] {
+        assert!(offered(&sandbox, words).contains(&expected.to_owned()), "{words:?}: {:?}", offered(&sandbox, words));
+    }
+    sandbox.lorchestra(&["run-job", "-q", "misbehave", "numbered", "--account", "anna"]).exits(0);
+    assert_eq!(offered(&sandbox, &["runs", "list", "--account", "an"]), ["anna"]);
+    assert_eq!(offered(&sandbox, &["runs", "prune", "--job", "misbehave/numbered", "--account", ""])[0], "anna");
+    assert!(offered(&sandbox, &["backfill", "show", ""]).is_empty(), "there is none");
     // If nothing can be read, there are no candidates and no messages.
     sandbox.configure("= =");
     assert!(offered(&sandbox, &["run-job", "mis"]).is_empty());

@@ -212,6 +212,28 @@ fn an_abandoned_run_is_failing_also_if_it_cannot_be_closed() {
         "{}",
         metrics.shown()
     );
+    assert!(metrics.out().contains("lorchestra_job_failures{package=\"misbehave\",job=\"shell\",account=\"\"} 1"));
+    // The filters, the report and doctor agree. Following ends, and reports once.
+    for (filter, n) in [
+        (&["--running"][..], 0),
+        (&["--state", "running"], 0),
+        (&["--state", "failed"], 1),
+        (&["--cause", "abandoned"], 1),
+        (&["--state", "failed", "--cause", "error"], 0),
+        (&["--job", "misbehave/shell"], 2),
+    ] {
+        let listed = reading(&[&["runs", "list", "--json"], filter].concat()).exits(0);
+        assert_eq!(listed.out().lines().count(), n, "{filter:?}: {}", listed.shown());
+    }
+    let report = reading(&["report"]).exits(0);
+    assert!(report.out().contains("abandoned") && !report.out().contains("running"), "{}", report.shown());
+    let doctor = reading(&["doctor"]);
+    assert!(doctor.out().contains("1 job failed or was refused after the last success"), "{}", doctor.shown());
+    let followed = reading(&["runs", "logs", "-f", "last"]).exits(0);
+    assert!(followed.err().contains("has ended: its supervisor died, and the run cannot be closed yet"), "{}", followed.shown());
+    assert!(followed.err().lines().count() < 8, "{}", followed.shown());
+    let refused = reading(&["bookmarks", "set", "misbehave", "windowed", "2024-01-01"]).exits(74);
+    assert!(refused.err().contains("findmnt -T") && !refused.err().contains("chmod"), "{}", refused.shown());
     // Where it can be written, it is closed.
     let closed = run(&["status", "--json"]).exits(1).json("lorchestra.status/1");
     let job = &closed["jobs"][0];

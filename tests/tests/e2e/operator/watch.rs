@@ -4,7 +4,7 @@ use lorchestra_tests::terminal::Terminal;
 use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
 use rustix::process::Signal;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
@@ -203,6 +203,8 @@ fn the_terminal_is_restored_however_watching_ends() {
         drop(command);
         eventually("a screen", || terminal.shown().contains("0 running"));
         assert_ne!(terminal.modes(), modes, "{ending:?}");
+        // Ctrl-Z and Ctrl-\ would leave the other screen in place.
+        terminal.types("\u{1a}\u{1c}");
         match ending {
             Ok(keys) => terminal.types(keys),
             Err(signal) => processes::signal(watching.id(), signal),
@@ -215,6 +217,29 @@ fn the_terminal_is_restored_however_watching_ends() {
         assert_eq!(watching.wait().unwrap().code(), Some(expected), "{ending:?}");
         eventually("the screen of before", || terminal.shown().ends_with("\u{1b}[?25h\u{1b}[?1049l"));
         assert_eq!(terminal.modes(), modes, "{ending:?}");
+    }
+}
+
+/// As by SIGHUP, which only the processes of the terminal's session get. Nothing is printed, since stderr may be the same terminal.
+#[test]
+fn watching_ends_with_the_terminal() {
+    let sandbox = Sandbox::with(&[]);
+    for has_keys in [true, false] {
+        let (mut emulator, side) = Terminal::sides(80);
+        let stdio = || Stdio::from(side.try_clone().unwrap());
+        let mut command = sandbox.command(&["runs", "watch", "--interval", "200ms"]);
+        command.env("TERM", "xterm").stdin(if has_keys { stdio() } else { Stdio::null() });
+        let watching = command.stdout(stdio()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(command);
+        drop(side);
+        let (mut shown, mut bytes) = (String::new(), [0; 4096]);
+        while !shown.contains("0 running") {
+            let n = emulator.read(&mut bytes).unwrap();
+            shown.push_str(&String::from_utf8_lossy(&bytes[..n]));
+        }
+        drop(emulator);
+        let ended = watching.wait_with_output().unwrap();
+        assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()), (Some(129), ""), "keys: {has_keys}");
     }
 }
 

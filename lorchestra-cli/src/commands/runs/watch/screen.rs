@@ -9,8 +9,10 @@ use ratatui_core::layout::Rect;
 use ratatui_core::terminal::{Frame, Terminal, TerminalOptions, Viewport};
 use ratatui_termion::TermionBackend;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::Signal;
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use std::io::{self, BufWriter, Stdout};
+use std::mem::ManuallyDrop;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,7 +26,8 @@ static BEFORE: Mutex<Option<Option<Termios>>> = Mutex::new(None);
 
 /// The other screen of the terminal.
 pub(super) struct WatchScreen {
-    terminal: Terminal<TermionBackend<BufWriter<Stdout>>>,
+    /// Never dropped: `ratatui` would print an error, or panic, if the terminal is gone.
+    terminal: ManuallyDrop<Terminal<TermionBackend<BufWriter<Stdout>>>>,
     area: Rect,
     has_keys: bool,
 }
@@ -39,18 +42,27 @@ pub(super) enum WatchStep {
     Leave(Code),
 }
 
+impl WatchStep {
+    /// The terminal is gone, of which SIGHUP may come too late, or only to another process.
+    pub(super) const GONE: Self = Self::Leave(Code::Interrupted(Signal::HUP.as_raw()));
+}
+
 impl WatchScreen {
     pub(super) fn enter(printer: &Printer) -> io::Result<Self> {
         let area = area(printer);
         let backend = TermionBackend::new(BufWriter::with_capacity(BUFFER, io::stdout()));
-        let terminal = Terminal::with_options(backend, TerminalOptions { viewport: Viewport::Fixed(area) })?;
+        let terminal = ManuallyDrop::new(Terminal::with_options(backend, TerminalOptions { viewport: Viewport::Fixed(area) })?);
         let before = tcgetattr(rustix::stdio::stdin()).ok();
         let has_keys = before.is_some();
         if let Some(before) = &before {
             let mut keys = before.clone();
             keys.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
-            // A stopped process would leave the other screen in place.
+            // A process that is stopped or killed (Ctrl-Z, Ctrl-\) would leave the other screen in place.
             keys.special_codes[SpecialCodeIndex::VSUSP] = 0;
+            keys.special_codes[SpecialCodeIndex::VQUIT] = 0;
+            // Reading must not wait: Ctrl-C discards keys that were not read yet.
+            keys.special_codes[SpecialCodeIndex::VMIN] = 0;
+            keys.special_codes[SpecialCodeIndex::VTIME] = 0;
             let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &keys);
         }
         *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
@@ -94,10 +106,12 @@ impl WatchScreen {
             }
             let _ = poll(&mut fds, Some(&timespec(left.min(RESIZED))));
             let mut key = [0; 16];
-            if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
+            let keys = fds.get(1).map_or(PollFlags::empty(), |fd| fd.revents());
+            if !keys.is_empty() {
                 match rustix::io::read(stdin, &mut key) {
-                    // The terminal is gone.
-                    Ok(0) | Err(_) => return WatchStep::Leave(Code::Success),
+                    Ok(0) if !keys.intersects(PollFlags::HUP | PollFlags::ERR) => {}
+                    // Ctrl-D is a key here.
+                    Ok(0) | Err(_) => return WatchStep::GONE,
                     // Ctrl-D is not a signal.
                     Ok(n) if key[..n].iter().any(|key| matches!(key, b'q' | b'Q' | 4)) => return WatchStep::Leave(Code::Success),
                     Ok(_) => {}
@@ -109,8 +123,6 @@ impl WatchScreen {
 
 impl Drop for WatchScreen {
     fn drop(&mut self) {
-        // By `ratatui`, which would show it again after the screen of before is back.
-        let _ = self.terminal.show_cursor();
         restore();
     }
 }
