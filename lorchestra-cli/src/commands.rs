@@ -13,6 +13,7 @@ mod jobs;
 mod known;
 mod lane;
 mod metrics;
+mod named_group;
 pub(crate) mod new;
 mod plugins;
 mod report;

@@ -385,6 +385,8 @@ impl From<RunError> for CommandError {
                 Self::new(Code::Usage, format!("{error}, not of this job and account")).hint("use another --run-id")
             }
             RunError::Interrupted { signal } => Self::new(Code::Interrupted(signal), error.to_string()),
+            RunError::GroupCancelled { .. } => Self::new(Code::Failed, format!("{error}; nothing was started"))
+                .hint("run lorchestra backfill resume, or run-group --rerun-failed, to run what is missing"),
             RunError::ClosedElsewhere { ref run_id } => Self::new(Code::Internal, error.to_string())
                 .hint(format!("run lorchestra runs show {} to see its record", short_id(run_id)))
                 .hint("do not share a state directory between hosts or containers that cannot see each other's processes"),

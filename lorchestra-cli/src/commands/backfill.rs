@@ -7,7 +7,8 @@ pub(super) mod engine;
 mod plan;
 mod show;
 
-use super::history;
+use super::named_group::find;
+use super::{history, named_group};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::Notices;
@@ -27,7 +28,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 /// The kind of these groups in the store.
-pub(super) const KIND: &str = "backfill";
+pub(super) const KIND: &str = named_group::BACKFILL;
 
 pub(super) const EXAMPLES: &str = "Examples:
   lorchestra backfill ingester/extract_gmail --from -30d --to today --every 1d --dry-run
@@ -347,7 +348,7 @@ pub(super) fn processors() -> u32 {
 }
 
 /// Returns the history; an error if there is none.
-pub(super) fn known(
+fn known(
     settings: &Settings,
     notices: &mut Notices<'_>,
     printer: &mut Printer,
@@ -359,18 +360,4 @@ pub(super) fn known(
 fn named(settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer, text: &str) -> Result<Group, CommandError> {
     let (_, store) = known(settings, notices, printer)?;
     find(&store, text)
-}
-
-/// Returns the group that a user named.
-pub(super) fn find(store: &Store, text: &str) -> Result<Group, CommandError> {
-    store.find_group(KIND, text)?.map_err(|found| {
-        if found.is_empty() {
-            let failure = CommandError::new(Code::Failed, format!("Unknown group: {text}"));
-            return CommandError { bare: true, ..failure }.hint("run lorchestra backfill list to see the newest ones");
-        }
-        let failure = CommandError::new(Code::Failed, format!("{text} matches several groups: give the short id of one"));
-        found.iter().take(5).fold(failure, |failure, group| {
-            failure.hint(format!("{}  {}", lorchestra_core::store::short_id(&group.group_id), group.name))
-        })
-    })
 }

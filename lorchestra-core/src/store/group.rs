@@ -398,10 +398,22 @@ impl Store {
     }
 }
 
-/// Returns the run that has completed the member to which a run belongs, if it belongs to one, and another run has completed that.
-pub(super) fn completed_by(tx: &Transaction<'_>, run_id: &str) -> rusqlite::Result<Option<String>> {
-    let by = tx.prepare_cached("SELECT completed_by FROM members WHERE run_id = ?1")?.query_row([run_id], |row| row.get(0));
-    by.optional().map(Option::flatten)
+/// Why the run of a member must not begin.
+pub(super) enum Obstacle {
+    /// This run, which is not of the group, has completed the member.
+    CompletedBy(String),
+    /// The group is cancelled. A supervisor may have got the member before, and waited for another run since then.
+    Cancelled,
+}
+
+/// Returns why a run must not begin, if it is that of a member.
+pub(super) fn obstacle(tx: &Transaction<'_>, run_id: &str) -> rusqlite::Result<Option<Obstacle>> {
+    let sql = "SELECT completed_by, (SELECT cancelled_at IS NOT NULL FROM run_groups WHERE n = run_group) FROM members WHERE run_id = ?1";
+    let found = tx.prepare_cached(sql)?.query_row([run_id], |row| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, bool>(1)?)));
+    Ok(found.optional()?.and_then(|(by, is_cancelled)| match by {
+        Some(by) => Some(Obstacle::CompletedBy(by)),
+        None => is_cancelled.then_some(Obstacle::Cancelled),
+    }))
 }
 
 /// Sets the state of the member to which a run belongs, if it belongs to one, and completes the members of other groups that it covers.

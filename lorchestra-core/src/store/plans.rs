@@ -242,10 +242,10 @@ fn groups(store: &mut Store) {
     let holder = ClaimHolder { run_id: "elsewhere".into(), host: "node".into() };
     store.record_claimed(&holder, &spec()).unwrap();
     store.refuse_member(&member.run_id).unwrap();
-    store.resume_group(&found, group::Retry::Failed).unwrap();
-    store.pin_library(found.n, "pkg", "2", "ff").unwrap();
     store.cancel_group(found.n, 1).unwrap();
     store.is_cancelled(found.n).unwrap();
+    store.resume_group(&found, group::Retry::Failed).unwrap();
+    store.pin_library(found.n, "pkg", "2", "ff").unwrap();
     store.move_group_bookmarks(&found, 1).unwrap();
     // Fails, and is completed by another run.
     let member = store.member(found.n, 0).unwrap().unwrap();

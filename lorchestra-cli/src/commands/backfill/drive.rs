@@ -264,11 +264,12 @@ impl GroupView {
     pub(super) fn event(&mut self, event: &GroupEvent<'_>, printer: &RefCell<&mut Printer>) {
         match event {
             GroupEvent::Started { member } => tracing::info!(run_id = member.run_id, label = member.label, "member started"),
-            GroupEvent::Ended { member, cause, message } => {
+            GroupEvent::Ended { member, cause, message, run_id } => {
                 self.done += 1;
+                let run = run_id.map(|run_id| format!(" (run {})", short_id(run_id))).unwrap_or_default();
                 if member.state == MemberState::Skipped && !self.quiet {
-                    let (message, run) = (message.unwrap_or_default(), short_id(&member.run_id));
-                    self.print(|| printer.borrow_mut().note(format_args!("- {} skipped: {message} (run {run})", member.label)));
+                    let message = message.unwrap_or_default();
+                    self.print(|| printer.borrow_mut().note(format_args!("- {} skipped: {message}{run}", member.label)));
                 }
                 if !member.state.is_failure() {
                     return;
@@ -277,8 +278,7 @@ impl GroupView {
                 if self.failed <= SHOWN {
                     let why = cause.map_or_else(|| member.state.as_str().to_owned(), |cause| cause.as_str().to_owned());
                     let message = message.map(text::first_line).unwrap_or_default();
-                    let run = short_id(&member.run_id);
-                    self.print(|| printer.borrow_mut().bad(format_args!("{}: {why}: {message} (run {run})", member.label)));
+                    self.print(|| printer.borrow_mut().bad(format_args!("{}: {why}: {message}{run}", member.label)));
                 }
             }
             GroupEvent::Waiting { member, holder } => {

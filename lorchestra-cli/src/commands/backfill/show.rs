@@ -66,6 +66,11 @@ pub(super) fn list(
     Ok(Code::Success)
 }
 
+/// What the members of a group are called.
+pub(super) fn noun(group: &Group) -> &'static str {
+    if group.kind == KIND { "window" } else { "job" }
+}
+
 fn object(state: &StateDir, group: &Group, counts: GroupCounts) -> Result<GroupObject, CommandError> {
     // As far as the last command found out.
     let on_engine = group.settings.engine.is_some() && counts.of(MemberState::Running) > 0;
@@ -151,7 +156,7 @@ pub(in crate::commands) fn show(
         .filter(|of| counts.of(*of) > 0)
         .map(|of| format!("{} {}", counts.of(of), of.as_str()))
         .collect();
-    printer.line(format_args!("  windows: {} ({})", counts.all(), counted.join(", ")));
+    printer.line(format_args!("  {}s: {} ({})", noun(group), counts.all(), counted.join(", ")));
     for of in MemberState::ALL.into_iter().filter(|of| *of != MemberState::Completed) {
         let members = store.members(group.n, of, LISTED as u64)?;
         for member in &members {
@@ -234,7 +239,9 @@ fn cancelled(group: &Group, store: &Store, printer: &mut Printer) -> Result<Code
     let id = short_id(&group.group_id);
     let counts = store.group_counts(group.n)?;
     let (completed, all) = (counts.of(MemberState::Completed), counts.all());
-    printer.good(format_args!("group {id} is cancelled: {completed} of {all} windows have completed"));
+    let (what, have) = if all == 1 { (noun(group), "has") } else { (noun(group), "have") };
+    let of = show::counted(usize::try_from(all).unwrap_or(usize::MAX), what);
+    printer.good(format_args!("group {id} is cancelled: {completed} of {of} {have} completed"));
     printer.note(format_args!("  lorchestra backfill resume {id}"));
     Ok(Code::Success)
 }

@@ -4,7 +4,8 @@
 
 use super::duration;
 use crate::cells;
-use crate::commands::fleet::From;
+use crate::commands::fleet::{From, RunSource};
+use crate::commands::named_group;
 use crate::commands::unclosed::Unclosed;
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -45,7 +46,7 @@ pub(crate) struct RunList {
     /// Show only runs that failed or were refused for this reason
     #[arg(long, value_name = "CAUSE", value_parser = Cause::ALL.map(Cause::as_str))]
     pub(crate) cause: Option<String>,
-    /// Show only runs of this group (a backfill's id, or the name given with `run-job --group`)
+    /// Show only runs of this group: id, short id, start or end of an id, `last`, or the name given with `run-job --group`
     #[arg(long, value_name = "GROUP")]
     pub(crate) group: Option<String>,
     /// Show only runs that are still running
@@ -105,7 +106,13 @@ pub(super) fn list(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
-    let query = wanted.query()?;
+    let mut query = wanted.query()?;
+    if let (Some(query), Some(text)) = (&mut query, &wanted.group) {
+        query.group = Some(match store.filter(|_| wanted.from.from == RunSource::Bigquery) {
+            Some(fleet) => named_group::of_fleet(fleet, text)?,
+            None => named_group::of_runs(store, text)?,
+        });
+    }
     let runs = match (store, &query) {
         (None, _) => Vec::new(),
         (Some(store), None) => store.runs(&RunFilter { running: false, limit: Some(wanted.limit) })?,

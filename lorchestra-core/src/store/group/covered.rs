@@ -225,6 +225,25 @@ mod tests {
         assert_eq!(states(&store, &group), [true, true, false]);
     }
 
+    /// A supervisor that got it before the cancellation, and has waited since, does not start it.
+    #[test]
+    fn a_member_of_a_cancelled_group_does_not_begin_until_the_group_is_resumed() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        let group = group_of(&mut store, &[days(0, 1)]);
+        let own = member(&store, &group, 0).run_id;
+        let begin = |store: &mut Store, run_id: &str| {
+            let start = store.begin_run(&NewRun { spec: days(0, 1), ..new_run(run_id) }, &started()).unwrap();
+            matches!(start, RunStart::Begun)
+        };
+        store.cancel_group(group.n, 1).unwrap();
+        assert!(!begin(&mut store, &own) && store.run(&own).unwrap().is_none());
+        assert_eq!(member(&store, &group, 0).state, MemberState::Pending);
+        assert!(begin(&mut store, "rerun"), "another run with the spec of the member may start");
+        store.resume_group(&group, Retry::Failed).unwrap();
+        assert!(begin(&mut store, &own));
+    }
+
     #[test]
     fn a_window_that_fails_after_a_later_run_has_completed_is_complete() {
         for (spec, at, expected) in [(days(0, 2), 20, true), (days(0, 2), 5, false), (days(1, 2), 20, false)] {

@@ -207,6 +207,24 @@ fn failures_are_counted_and_refusals_explained() {
     }
 }
 
+/// `runs list` takes every name of a group that other commands take and print.
+#[test]
+fn the_runs_of_a_group_are_found_by_each_of_its_names() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["runs", "list", "--group", "last"]).exits(1);
+    sandbox.lorchestra(&[&JOB[..], &DAYS].concat()).exits(0);
+    sandbox.lorchestra(&["run-job", "misbehave", "noop", "--group", "nightly"]).exits(0);
+    let id = group(&sandbox)["group_id"].as_str().unwrap().to_owned();
+    let list = |group: &str| sandbox.lorchestra(&["runs", "list", "--json", "--group", group]);
+    for (name, runs) in [(&*id, 5), ("last", 5), (short_id(&id), 5), (&id[..13], 5), ("nightly", 1)] {
+        assert_eq!(list(name).exits(0).json_lines("lorchestra.run/1").len(), runs, "{name}");
+    }
+    for name in ["night", "0000-unknown"] {
+        let unknown = list(name).exits(1);
+        assert!(unknown.err().contains(&format!("Unknown group: {name}")), "{}", unknown.shown());
+    }
+}
+
 /// Runs of other windows of the same job and account run at the same time, and two runs of one window never do.
 #[test]
 fn windows_run_side_by_side_and_none_twice_at_once() {

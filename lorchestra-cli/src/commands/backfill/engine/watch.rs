@@ -289,7 +289,7 @@ impl Watch<'_, '_> {
             }
             let cause = reason.as_ref().and_then(|reason| reason.cause);
             let message = reason.as_ref().map(|reason| reason.message.as_str());
-            report(&GroupEvent::Ended { member: &member, cause, message });
+            report(&GroupEvent::Ended { member: &member, cause, message, run_id: Some(&member.run_id) });
             if member.state.is_failure() && cause != Some(Cause::Cancelled) {
                 self.failures += 1;
             }
