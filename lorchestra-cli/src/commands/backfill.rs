@@ -14,6 +14,7 @@ use crate::failure::CommandError;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::show::counted;
 use crate::values;
 use clap::{Args, Subcommand};
 use drive::DriveFlags;
@@ -31,7 +32,7 @@ use std::time::Duration;
 pub(super) const KIND: &str = named_group::BACKFILL;
 
 pub(super) const EXAMPLES: &str = "Examples:
-  lorchestra backfill ingester/extract_gmail --from -30d --to today --every 1d --dry-run
+  lorchestra backfill ingester/extract_gmail --from 2024-01-01 --to today --every 1d --dry-run
   lorchestra backfill ingester/extract_gmail --from 2024-01-01 --to 2025-01-01 \\
       --every 1mo --account anna --account bert -j 4
   lorchestra backfill resume last --only failed
@@ -121,7 +122,7 @@ pub(crate) enum BackfillAction {
 /// Flags of `backfill PACKAGE JOB`, accepted before PACKAGE and after JOB.
 #[derive(Debug, Default, Clone, Args)]
 pub(crate) struct BackfillFlags {
-    /// Start of the first window, e.g. 2024-01-01, -30d
+    /// Start of the first window, e.g. 2024-01-01; with -30d, which begins at the time of day, each call has other windows
     #[arg(long, value_name = "TIME")]
     pub(crate) from: Option<String>,
     /// End of the last window (exclusive), e.g. 2025-01-01, today
@@ -240,6 +241,7 @@ fn start(
     };
     let plan::PlannedBackfill { name, flags, members, covered, range, library } = planned;
     if flags.dry_run {
+        flags.engine.check()?;
         plan::print(&members, flags.drive.json, printer);
         return Ok(Code::Success);
     }
@@ -256,7 +258,7 @@ fn start(
         let planned: Vec<_> = members.into_iter().map(plan::BackfillMember::planned).collect();
         plan_file::write(path, &group_id, &name, &planned).map_err(CommandError::plan_not_written)?;
         let id = lorchestra_core::store::short_id(&group_id);
-        printer.note(format_args!("{}: {} windows (group {id})", path.display(), planned.len()));
+        printer.note(format_args!("{}: {} (group {id})", path.display(), counted(planned.len(), "window")));
         return Ok(Code::Success);
     }
     let engine = flags.engine.resolve(settings, window_flags(&flags, settings))?;
@@ -348,11 +350,7 @@ pub(super) fn processors() -> u32 {
 }
 
 /// Returns the history; an error if there is none.
-fn known(
-    settings: &Settings,
-    notices: &mut Notices<'_>,
-    printer: &mut Printer,
-) -> Result<(StateDir, Store), CommandError> {
+fn known(settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<(StateDir, Store), CommandError> {
     history(settings, notices, printer)?
         .ok_or_else(|| CommandError::new(Code::Failed, "there are no groups yet").hint("lorchestra backfill --help"))
 }

@@ -130,7 +130,7 @@ pub(super) fn problems(problems: &[Problem], printer: &mut Printer) {
         printer.warning(problem);
     }
     if let Some(more) = problems.len().checked_sub(PROBLEMS).filter(|n| *n > 0) {
-        printer.note(format_args!("{more} more files cannot be used: lorchestra jobs list --json"));
+        printer.note(format_args!("{} cannot be used: lorchestra jobs list --json", show::counted(more, "more file")));
     }
 }
 

@@ -20,9 +20,10 @@ pub(super) fn find(store: &Store, text: &str) -> Result<Group, CommandError> {
             return unknown(text).hint("run lorchestra backfill list to see the newest ones");
         }
         let failure = several(text);
-        found.iter().take(LISTED).fold(failure, |failure, group| {
-            failure.hint(format!("{}  {}", short_id(&group.group_id), group.name))
-        })
+        found
+            .iter()
+            .take(LISTED)
+            .fold(failure, |failure, group| failure.hint(format!("{}  {}", short_id(&group.group_id), group.name)))
     })
 }
 
@@ -40,8 +41,7 @@ pub(super) fn of_runs(store: Option<&Store>, text: &str) -> Result<String, Comma
 /// Returns the name of the group in the runs of all hosts that a user named. Their stores know which groups there are; here only runs show
 /// that.
 pub(super) fn of_fleet(store: &Store, text: &str) -> Result<String, CommandError> {
-    let is_meant =
-        |name: &String| name == text || text.len() >= NAMED && (name.starts_with(text) || name.ends_with(text));
+    let is_meant = |name: &String| name == text || text.len() >= NAMED && (name.starts_with(text) || name.ends_with(text));
     let runs = store.runs(&RunFilter::default())?;
     let found: BTreeSet<String> = runs.iter().filter_map(Run::group_name).filter(is_meant).collect();
     if found.contains(text) {

@@ -33,7 +33,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub(super) const EXAMPLES: &str = "Examples:
-  lorchestra backfill ingester/extract_gmail --from -52w --to today --every 1d --plan plan.jsonl
+  lorchestra backfill ingester/extract_gmail --from 2024-01-01 --to 2025-01-01 --every 1d --plan plan.jsonl
   lorchestra run-window --plan plan.jsonl --index 17
   lorchestra run-window --plan https://example.org/plan.jsonl --index 17
   lorchestra run-window --plan plan.jsonl --index 17 \\
@@ -127,7 +127,7 @@ pub(super) fn run(
             (group, members, None)
         }
         PlanPlace::Web(url) => {
-            let (plan, signals) = remote::read(url)?;
+            let (plan, signals) = remote::read(url, settings)?;
             let mut members = Vec::new();
             for index in indices.into_iter().collect::<BTreeSet<usize>>() {
                 members.push((index, plan.member(index)?));

@@ -42,7 +42,8 @@ use std::time::Duration;
 pub(super) const MARGIN: Duration = Duration::from_secs(20);
 
 /// What Cloud Run does to a store.
-pub(super) const EPHEMERAL: &str = "Cloud Run keeps no files: runs and bookmarks are lost with each container, so events must be delivered (--require-delivery).";
+pub(super) const EPHEMERAL: &str =
+    "Cloud Run keeps no files: runs and bookmarks are lost with each container, so events must be delivered";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Schedule {

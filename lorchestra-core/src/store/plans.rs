@@ -233,6 +233,7 @@ fn groups(store: &mut Store) {
     let found = store.find_group("backfill", "last").unwrap().unwrap();
     store.find_group("backfill", "0000abcd").unwrap().unwrap();
     store.group_counts(found.n).unwrap();
+    store.group_failures(found.n).unwrap();
     let member = store.member(found.n, 0).unwrap().unwrap();
     store.member_spec(found.n, 0).unwrap().unwrap();
     store.members(found.n, group::MemberState::Pending, 1).unwrap();

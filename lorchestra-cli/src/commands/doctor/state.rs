@@ -6,6 +6,7 @@ use crate::commands::delivery;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::{Hook, Notices};
+use crate::observe::undelivered::{are, events};
 use crate::settings::Settings;
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::clock::now_micros;
@@ -15,7 +16,7 @@ use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::run::recovery::leftovers::Leftovers;
 use lorchestra_core::run::recovery::{Closed, close_all_abandoned, remove_all_unrecorded};
-use lorchestra_core::store::{COUNTED, RunFilter, RunQuery, Store, short_id};
+use lorchestra_core::store::{RunFilter, RunQuery, Store, short_id};
 use lorchestra_core::text::{chain, path_text, shell};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -283,12 +284,11 @@ fn directory(dir: &Path) -> Option<Finding> {
 fn backlog(to: &DestinationConfig, [pending, refused, uncertain]: [u64; 3], findings: &mut Vec<Finding>) {
     let label = to.label();
     if pending > 0 {
-        let more = if pending > COUNTED { "more than " } else { "" };
-        let cause = format!("{more}{} events are not in {label} yet", pending.min(COUNTED));
+        let cause = format!("{} not in {label} yet", are(pending));
         findings.push(Finding::warning("delivery", cause, "run lorchestra events flush"));
     }
     if refused > 0 {
-        let cause = format!("{label} refused {refused} events");
+        let cause = format!("{label} refused {}", events(refused));
         findings.push(Finding::error(
             "delivery",
             cause,
@@ -296,7 +296,7 @@ fn backlog(to: &DestinationConfig, [pending, refused, uncertain]: [u64; 3], find
         ));
     }
     if uncertain > 0 {
-        let cause = format!("{label}: cannot confirm that {uncertain} events arrived");
+        let cause = format!("{label}: cannot confirm that {} arrived", events(uncertain));
         findings.push(Finding::error("delivery", cause, "see lorchestra events list --uncertain"));
     }
 }

@@ -12,6 +12,7 @@ use crate::flags::OwnFlags;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::show::counted;
 use crate::values;
 use clap::Args;
 use lorchestra_core::outcome::Cause;
@@ -51,7 +52,7 @@ pub(crate) struct Rerun {
     #[arg(long, value_parser = values::duration, value_name = "DURATION")]
     pub(crate) delivery_timeout: Option<Duration>,
     /// Print the runs that would be rerun, and start nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     pub(crate) dry_run: bool,
     /// Print one JSON object for each new run (schema lorchestra.run-job/1)
     #[arg(long)]
@@ -171,7 +172,8 @@ fn report(without_spec: &[Run], printer: &mut Printer) {
         printer.note(format_args!("run {id} of {job} has no spec: run the command of the schedule again"));
     }
     if let Some(more) = without_spec.len().checked_sub(MAX_REPORTED).filter(|more| *more > 0) {
-        printer.note(format_args!("{more} more refused runs have no spec: run lorchestra runs list --state refused"));
+        let (more, have) = (counted(more, "more refused run"), if more == 1 { "has" } else { "have" });
+        printer.note(format_args!("{more} {have} no spec: run lorchestra runs list --state refused"));
     }
 }
 

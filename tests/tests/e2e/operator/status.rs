@@ -233,7 +233,7 @@ fn what_status_shows_is_not_pruned_and_can_be_forgotten() {
     let before = status(&sandbox, &[], 1);
     assert_eq!(words(&before), ["noop - ok", "numbered anna ok", "numbered bert failing"]);
     let pruned = sandbox.lorchestra(&["runs", "prune", "--older-than", "1s"]).exits(0);
-    assert!(pruned.out().starts_with("✓ removed 1 runs and the logs of 5"), "{}", pruned.shown());
+    assert!(pruned.out().starts_with("✓ removed 1 run and the logs of 5"), "{}", pruned.shown());
     let after = status(&sandbox, &[], 1);
     for at in 0..3 {
         for key in ["status", "last_success", "last", "failure"] {
@@ -256,7 +256,7 @@ fn what_status_shows_is_not_pruned_and_can_be_forgotten() {
     assert_eq!(words(&status(&sandbox, &[], 0)), ["noop - ok", "numbered anna ok"]);
     // This one has the newest event of all.
     let last = forget(&["misbehave/noop"], 0);
-    assert!(last.out().starts_with("✓ removed 1 runs") && last.err().contains("newest event"), "{}", last.shown());
+    assert!(last.out().starts_with("✓ removed 1 run ") && last.err().contains("newest event"), "{}", last.shown());
     assert_eq!(words(&status(&sandbox, &[], 0)), ["numbered anna ok"]);
     numbered("anna", &[], 0);
     assert!(sandbox.runs().iter().all(|run| run.0["job"] == "numbered"), "the end of the next run has removed it");

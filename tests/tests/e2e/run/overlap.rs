@@ -303,7 +303,7 @@ fn a_job_of_a_group_follows_its_policy() {
     let skipped = sandbox.runs()[1].short().to_owned();
     let line = format!("- misbehave/wait_for_file skipped: already running as run {short} (run {skipped})\n");
     assert!(ended.err().contains(&line), "{}", ended.shown());
-    assert!(ended.out().contains("nightly: 1 jobs completed, 1 skipped in "), "{}", ended.shown());
+    assert!(ended.out().contains("nightly: 1 job completed, 1 skipped in "), "{}", ended.shown());
     assert_eq!(states(&sandbox), ["completed", "skipped", "running"]);
     let json = sandbox.lorchestra(&["run-group", "-q", "--json", &skipping]).exits(0);
     let group = json.json("lorchestra.group/1");
