@@ -183,9 +183,10 @@ impl Printer {
     fn err(&self, text: fmt::Arguments<'_>) {
         let mut shown = AutoStream::new(Vec::new(), self.err_color);
         // Formatting into memory cannot fail.
-        let _ = match self.is_ascii[1] {
-            true => shown.write_all(charset::ascii(&text.to_string(), None).as_bytes()),
-            false => shown.write_fmt(text),
+        let _ = if self.is_ascii[1] {
+            shown.write_all(charset::ascii(&text.to_string(), None).as_bytes())
+        } else {
+            shown.write_fmt(text)
         };
         let _ = BestEffort(&STDERR).write_all(&shown.into_inner());
     }

@@ -259,7 +259,7 @@ mod tests {
             [
                 "RUN        AGE  STATE         TOOK".to_owned(),
                 "7c41d03f    2h  failed       1.25s".to_owned(),
-                format!("  ingester/extract_gmail"),
+                "  ingester/extract_gmail".to_owned(),
             ]
         );
         assert_eq!(eighty[3], format!("  {long}"));

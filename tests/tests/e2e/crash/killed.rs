@@ -271,7 +271,7 @@ fn a_run_that_cannot_be_closed_is_a_warning() {
     let mode = |mode| std::fs::set_permissions(&segment, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
     mode(0o000);
     let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
-    assert!(listed.err().contains("cannot close run") && listed.out().contains("running"), "{}", listed.shown());
+    assert!(listed.err().contains("cannot close run") && listed.out().contains("abandoned"), "{}", listed.shown());
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     sandbox.lorchestra(&["run-job", "misbehave", "ignore_term", "--seconds", "0"]).exits(74);
     let run = listed.out().lines().skip(1).find_map(|line| Some(line.split_once("  ")?.0)).unwrap();
