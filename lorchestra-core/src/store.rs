@@ -228,7 +228,19 @@ impl Store {
         let mut store = Self::over(db, path);
         store.configure()?;
         schema::migrate(&mut store.db).map_err(|e| StoreError::sql(&store.path, "creating the store", e))?;
+        // An empty file in place of the database is a loss too.
+        store.compare()?;
         Ok(store)
+    }
+
+    /// Compares the newest event with the one that was committed last.
+    fn compare(&mut self) -> Result<(), StoreError> {
+        // Read before the database: commits in between are newer than this number.
+        let was = self.newest.read().unwrap_or_default();
+        let is = self.newest_event()?;
+        self.newest.begin(is);
+        self.missing = was.saturating_sub(is).max(0).unsigned_abs();
+        Ok(())
     }
 
     /// Opens the store if it exists and has the current version. Returns `None` for an older version or an empty database.
@@ -256,11 +268,7 @@ impl Store {
         store.configure()?;
         match schema::version(&store.db).map_err(|e| StoreError::sql(path, "reading the store's version", e))? {
             schema::StoreVersion::Current => {
-                // Read before the database: commits in between are newer than this number.
-                let was = store.newest.read().unwrap_or_default();
-                let is = store.newest_event()?;
-                store.newest.begin(is);
-                store.missing = was.saturating_sub(is).max(0).unsigned_abs();
+                store.compare()?;
                 Ok(Some(store))
             }
             schema::StoreVersion::Older => Ok(None),
@@ -368,7 +376,9 @@ impl Store {
         let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
         let value = work(&tx).map_err(sql)?;
         tx.commit().map_err(sql)?;
+        // A loss that nobody has reported yet stays visible.
         if !self.is_deferred
+            && self.missing == 0
             && let Ok(newest) = self.newest_event()
         {
             self.newest.write(newest);

@@ -7,7 +7,7 @@
 use super::claim;
 use super::error::RunError;
 use super::event::{Observer, RunEvent};
-use super::recovery::{self, RecoveryError};
+use super::recovery::{self, Closed, RecoveryError};
 use super::supervisor::{self, RunEnv, RunOrder, RunResult, WorkerEnv};
 use crate::delivery::{Deliveries, DestinationConfig, FlushRequest, Incomplete, Resend};
 use crate::host::clock::now_micros;
@@ -399,6 +399,10 @@ pub fn around<T>(
     recover(&state, observer)?;
     let closing = Closing::begin(host, state.clone())?;
     let mut store = Store::open(&state).map_err(RunError::Store)?;
+    let missing = Closed::missing_of(&mut store);
+    if !missing.is_empty() {
+        observer.observe(&RunEvent::Recovered(&missing));
+    }
     let done = work(&state, &mut store, signals, observer)?;
     let undelivered = closing.finish_after(&[], &mut store, signals, observer).contains(&true);
     Ok((done, undelivered))

@@ -111,6 +111,11 @@ pub struct Closed {
 }
 
 impl Closed {
+    /// Only what the store has lost, if anything.
+    pub(crate) fn missing_of(store: &mut Store) -> Self {
+        Self { missing: store.take_missing(), ..Self::default() }
+    }
+
     /// Whether there was nothing to close.
     pub fn is_empty(&self) -> bool {
         self.recovered.is_empty() && self.stuck.is_empty() && self.missing == 0
@@ -133,7 +138,7 @@ pub fn close_all_abandoned(state: &StateDir, store: &mut Store) -> Result<Closed
 }
 
 fn close_each(state: &StateDir, store: &mut Store, open: &[String]) -> Result<Closed, RecoveryError> {
-    let mut closed = Closed { missing: store.take_missing(), ..Closed::default() };
+    let mut closed = Closed::missing_of(store);
     let mut room = unrecorded::AT_ONCE;
     for some in open.chunks(TOGETHER) {
         let (mut held, mut never_recorded) = (Vec::new(), Vec::new());
@@ -153,7 +158,7 @@ fn close_each(state: &StateDir, store: &mut Store, open: &[String]) -> Result<Cl
 
 /// Closes the dead runs of one job and account. The caller holds the overlap lock, so other live runs are those with policy `allow`.
 pub(crate) fn close_predecessors(state: &StateDir, store: &mut Store, spec: &RunSpec) -> Result<Closed, RecoveryError> {
-    let mut closed = Closed::default();
+    let mut closed = Closed::missing_of(store);
     let (package, job, account) = (spec.package.as_str(), spec.job.as_str(), spec.account.as_deref());
     let name = spec.overlap_name();
     // If the lock is that of one window, runs of other windows may be alive.

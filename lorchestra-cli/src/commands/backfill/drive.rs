@@ -23,6 +23,7 @@ use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::plan::RunSpec;
 use lorchestra_core::run::event::{Observer, Observers, RunEvent};
 use lorchestra_core::run::launch::{self, Delivery};
+use lorchestra_core::run::recovery::Closed;
 use lorchestra_core::store::group::{Group, GroupCounts, Member, MemberState, Retry};
 use lorchestra_core::store::{Store, short_id};
 use lorchestra_core::text;
@@ -113,13 +114,17 @@ pub(super) fn delivering<T>(
     Ok(done?)
 }
 
-/// What the terminal shows besides the members: delivery and retention. Runs of this group that recovery closes are reported as members.
+/// What the terminal shows besides the members: delivery, retention, and what the store has lost. Runs of this group that recovery closes are
+/// reported as members.
 struct DeliveryOnly<'a>(TerminalObserver<'a>);
 
 impl Observer for DeliveryOnly<'_> {
     fn observe(&mut self, event: &RunEvent<'_>) {
-        if !matches!(event, RunEvent::Recovered(_)) {
-            self.0.observe(event);
+        match event {
+            RunEvent::Recovered(closed) => {
+                self.0.observe(&RunEvent::Recovered(&Closed { missing: closed.missing, ..Closed::default() }));
+            }
+            event => self.0.observe(event),
         }
     }
 }

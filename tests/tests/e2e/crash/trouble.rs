@@ -469,3 +469,45 @@ fn a_full_disk_at_any_write_loses_no_acknowledged_event() {
     }
     assert!(before > 0 && during > 0 && completed > 0, "{before} before, {during} during, {completed} completed");
 }
+
+/// A restored copy of the database, or an empty file in its place: the command that comes first reports the loss, once, whichever it is.
+#[test]
+fn a_loss_of_the_newest_events_is_reported_by_the_next_command() {
+    let of_group = |sandbox: &Sandbox| {
+        fs::write(sandbox.path("nightly.toml"), "[[stage]]\n[[stage.jobs]]\njob = \"misbehave/noop\"\n").unwrap();
+        vec!["run-group".to_owned(), sandbox.arg("nightly.toml")]
+    };
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    type First<'a> = &'a dyn Fn(&Sandbox) -> Vec<String>;
+    let firsts: [First<'_>; 4] = [
+        &|_| words("runs list"),
+        &|_| words("run-job misbehave noop"),
+        &|_| words("backfill misbehave windowed --from 2026-01-01 --to 2026-01-02 --every 1d"),
+        &of_group,
+    ];
+    for first in firsts {
+        for is_emptied in [false, true] {
+            let sandbox = sandbox();
+            let [store, copy] = ["lorchestra.db", "copy.db"].map(|name| sandbox.state().join(name));
+            sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+            Connection::open(&store).unwrap().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+            fs::copy(&store, &copy).unwrap();
+            sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+            ["db-wal", "db-shm"].iter().for_each(|end| fs::remove_file(store.with_extension(end)).unwrap());
+            if is_emptied {
+                fs::write(&store, "").unwrap();
+            } else {
+                fs::rename(&copy, &store).unwrap();
+            }
+            let lost = if is_emptied { 4 } else { 2 };
+
+            let args = first(&sandbox);
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            let warning = format!("about {lost} of the newest events are missing");
+            let ended = sandbox.lorchestra(&args).exits(0);
+            assert_eq!(ended.err().matches(&warning).count(), 1, "{args:?}: {}", ended.shown());
+            let next = sandbox.lorchestra(&["runs", "list"]).exits(0);
+            assert!(!next.err().contains("missing"), "{args:?}: reported once: {}", next.shown());
+        }
+    }
+}
