@@ -60,7 +60,7 @@ fn is_candidate(key: &RunKey) -> bool {
     key.state == RunState::Refused || is_failed(key)
 }
 
-/// Whether runs with this key may cover earlier ones, or are to be returned.
+/// Whether runs with this key may cover earlier ones, or are candidates.
 fn counts(key: &RunKey) -> bool {
     matches!(key.state, RunState::Completed | RunState::Claimed | RunState::Running) || is_candidate(key)
 }
@@ -183,7 +183,7 @@ mod tests {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         let (numbers, process) = (&mut Numbers(7), crate::host::process::Identity { pid: 1, start: 2, boot_id: "boot".into() });
-        for n in 0..400 {
+        for n in 0..200 {
             let (id, spec, at) = (format!("run-{n:04}"), random_spec(numbers), i64::try_from(numbers.below(1000)).unwrap());
             let run = NewRun { started_at: at, spec: spec.clone(), ..new_run(&id) };
             let cause = match numbers.below(12) {

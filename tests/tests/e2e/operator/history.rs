@@ -186,7 +186,7 @@ fn a_long_value_leaves_room_for_the_reason() {
         (&["schemas", &long], "schemas: "),
         (
             &["backfill", "misbehave/windowed", "--from", &long, "--to", "today", "--every", "1d"],
-            "is not a day; write 2024-01-31",
+            "; write 2024-01-31",
         ),
     ] {
         let refused = sandbox.lorchestra(args).exits(2);
