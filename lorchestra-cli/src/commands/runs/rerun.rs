@@ -19,6 +19,7 @@ use lorchestra_core::packages::library;
 use lorchestra_core::plan::{RequestedBy, RunSpec};
 use lorchestra_core::store::{Run, RunQuery, Uncovered, short_id};
 use lorchestra_core::text::quote;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How far `--failed` looks back, unless `--since` says otherwise.
@@ -88,12 +89,17 @@ pub(super) fn rerun(
     }
     let mut signals = None;
     let mut failed = Vec::new();
+    let mut found = BTreeSet::new();
     for run in &runs {
-        let spec = spec_of(run, wanted.same_library, settings)?;
         if wanted.dry_run {
+            // Searching the plugin directories takes longer than everything else about a run.
+            if wanted.same_library || found.insert((&run.package, &run.job)) {
+                spec_of(run, wanted.same_library, settings)?;
+            }
             show(run, printer);
             continue;
         }
+        let spec = spec_of(run, wanted.same_library, settings)?;
         // A run that was refused has no library, so it is unknown whether it has changed.
         if spec.sha256.is_none()
             && !run.plugin_sha256.is_empty()

@@ -184,10 +184,7 @@ fn a_long_value_leaves_room_for_the_reason() {
         (&["runs", "rerun", "--failed", "--job", &long][..], "the package is missing"),
         (&["schedule", "print", &long, "--cron"], "does not name a job"),
         (&["schemas", &long], "schemas: "),
-        (
-            &["backfill", "misbehave/windowed", "--from", &long, "--to", "today", "--every", "1d"],
-            "; write 2024-01-31",
-        ),
+        (&["backfill", "misbehave/windowed", "--from", &long, "--to", "today", "--every", "1d"], "; write 2024-01-31"),
     ] {
         let refused = sandbox.lorchestra(args).exits(2);
         assert!(refused.err().contains(reason) && refused.err().len() < 2500, "{}", refused.shown());
