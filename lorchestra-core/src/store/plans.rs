@@ -176,6 +176,7 @@ fn history(store: &mut Store) {
     }
     store.run("r1").unwrap().unwrap();
     store.health(&RunQuery::default()).unwrap();
+    store.uncovered(&RunQuery::default()).unwrap();
     for key in store.keys(&RunQuery::default()).unwrap() {
         store.points(&key, &RunQuery::default(), drop).unwrap();
     }

@@ -166,14 +166,24 @@ impl RunRow {
         Self {
             short_id: short_id(&run.run_id).to_owned(),
             age: show::age(now, run.started_at),
-            state: if unclosed.is_some() { "abandoned" } else { run.state.as_str() },
+            state: state(run, unclosed),
             style: if unclosed.is_some() { BAD } else { style(run.state) },
             took: duration(run).map(show::elapsed).unwrap_or_default(),
             name,
             account: run.account.as_deref().map(|account| escaped(&text::one_line(account))).unwrap_or_default(),
-            why: unclosed.map(|why| format!("its supervisor died, and the run cannot be closed yet: {why}")).or_else(|| why(run)),
+            why: unclosed.map(self::unclosed).or_else(|| why(run)),
         }
     }
+}
+
+/// The state of a run as it is printed. A run that cannot be closed, for this reason, is still running in the store.
+pub(super) fn state(run: &Run, unclosed: Option<&str>) -> &'static str {
+    if unclosed.is_some() { "abandoned" } else { run.state.as_str() }
+}
+
+/// Explains that state.
+pub(super) fn unclosed(why: &str) -> String {
+    format!("its supervisor died, and the run cannot be closed yet: {why}")
 }
 
 /// Formats the table for a terminal of this width: lines with the style of a part of them. A name that is cut names nothing: without room for

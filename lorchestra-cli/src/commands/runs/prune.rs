@@ -13,7 +13,7 @@ use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::retention::{Forgotten, Prunable, Pruned, Retention};
 use lorchestra_core::store::{RunQuery, Store};
-use lorchestra_core::text::printable;
+use lorchestra_core::text::{printable, quote};
 use std::path::Path;
 use std::time::Duration;
 
@@ -147,7 +147,9 @@ fn forget(
     limits: (&Retention, i64),
 ) -> Result<PruneReport, CommandError> {
     let Some((package, name)) = job.split_once('/').filter(|(package, name)| !package.is_empty() && !name.is_empty()) else {
-        return Err(CommandError::new(Code::Usage, format!("--job {job:?} is not the name of a job")).hint("give PACKAGE/JOB"));
+        return Err(
+            CommandError::new(Code::Usage, format!("--job {} is not the name of a job", quote(job))).hint("give PACKAGE/JOB")
+        );
     };
     let query = RunQuery {
         package: Some(package.to_owned()),

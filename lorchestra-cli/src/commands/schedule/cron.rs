@@ -4,6 +4,7 @@ use super::Scheduled;
 use super::environment::Variable;
 use crate::exit::Code;
 use crate::failure::CommandError;
+use lorchestra_core::text::quote;
 use std::path::Path;
 
 /// Every night at 03:15.
@@ -15,7 +16,7 @@ pub(super) fn check(at: &str) -> Result<(), CommandError> {
     if fields == 5 || (fields == 1 && at.starts_with('@')) {
         return Ok(());
     }
-    Err(CommandError::new(Code::Usage, format!("--at {at:?} has {fields} fields, and a cron schedule has 5"))
+    Err(CommandError::new(Code::Usage, format!("--at {} has {fields} fields, and a cron schedule has 5", quote(at)))
         .hint("write MINUTE HOUR DAY MONTH WEEKDAY, for example '15 3 * * *'"))
 }
 

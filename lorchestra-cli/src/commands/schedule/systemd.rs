@@ -9,7 +9,7 @@ use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::settings::Settings;
 use lorchestra_core::delivery::DestinationConfig;
-use lorchestra_core::text::shell;
+use lorchestra_core::text::{quote, shell};
 use std::path::Path;
 
 /// Every night at 03:15.
@@ -33,9 +33,12 @@ pub(super) fn check(at: &str) -> Result<(), CommandError> {
     // A number after @ is a time in seconds since 1970.
     let is_named = at.strip_prefix('@').is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()));
     if is_named || (fields >= 5 && !at.contains(':')) {
-        return Err(CommandError::new(Code::Usage, format!("--at {at:?} is in the syntax of cron, which systemd does not read"))
-            .hint("write an OnCalendar= expression, for example '*-*-* 03:15:00' or 'Mon *-*-* 09:00'")
-            .hint("run systemd-analyze calendar EXPRESSION to check one"));
+        return Err(CommandError::new(
+            Code::Usage,
+            format!("--at {} is in the syntax of cron, which systemd does not read", quote(at)),
+        )
+        .hint("write an OnCalendar= expression, for example '*-*-* 03:15:00' or 'Mon *-*-* 09:00'")
+        .hint("run systemd-analyze calendar EXPRESSION to check one"));
     }
     Ok(())
 }

@@ -206,6 +206,11 @@ fn an_abandoned_run_is_failing_also_if_it_cannot_be_closed() {
     assert!(listed.out().contains("  abandoned "), "{}", listed.shown());
     let listed = reading(&["runs", "list", "--json", "--limit", "1"]).exits(0);
     assert!(listed.json_lines("lorchestra.run/1")[0]["unclosed"].is_string(), "{}", listed.shown());
+    let shown = reading(&["runs", "show", "last"]).exits(0);
+    let expected = "state      abandoned\nunclosed   its supervisor died, and the run cannot be closed yet: ";
+    assert!(shown.out().contains(expected) && !shown.out().contains("running"), "{}", shown.shown());
+    let shown = reading(&["runs", "show", "last", "--json"]).exits(0).json("lorchestra.runs-show/1");
+    assert!(shown["unclosed"].as_str().unwrap().contains("Read-only file system"), "{shown}");
     let metrics = reading(&["metrics"]).exits(0);
     assert!(
         metrics.out().contains("lorchestra_job_healthy{package=\"misbehave\",job=\"shell\",account=\"\"} 0"),
