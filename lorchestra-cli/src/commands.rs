@@ -13,6 +13,7 @@ mod jobs;
 mod known;
 mod lane;
 mod metrics;
+mod named_group;
 pub(crate) mod new;
 mod plugins;
 mod report;
@@ -212,7 +213,7 @@ pub(crate) fn without_settings(
 ) -> Code {
     match command {
         Command::Doctor(command) => return doctor::without_settings(command, global, failure, printer),
-        Command::Config(config::ConfigCommand::Keys) => return config::keys(printer),
+        Command::Config(config::ConfigCommand::Keys { json }) => return config::keys(*json, printer),
         _ => {}
     }
     if needs_only_history(command)
@@ -222,19 +223,24 @@ pub(crate) fn without_settings(
         printer.warning(format_args!("{}{fix}; this command ignores the file", failure.message));
         let code = run(command, verbose, settings, printer);
         // Monitoring must not see a host as healthy on which no run can start.
-        return if matches!((command, code), (Command::Status(_), Code::Success)) { failure.code } else { code };
+        let is_monitoring = matches!(command, Command::Status(_) | Command::Metrics(_));
+        return if is_monitoring && code == Code::Success { failure.code } else { code };
     }
     printer.failure(failure);
     refused_without_settings(command, global, failure, printer);
     failure.code
 }
 
-/// Whether a command shows or stops runs, and reads of the settings only where the history is.
+/// Whether a command shows or stops runs, or shows schedules, and reads of the settings only where the history is. `runs prune` also needs
+/// the retention, and the destinations that must have received what it removes.
 fn needs_only_history(command: &Command) -> bool {
     match command {
-        Command::Status(_) | Command::Events(events::Events::List(_)) | Command::Bookmarks(bookmarks::Bookmarks::Show { .. }) => {
-            true
-        }
+        Command::Status(_)
+        | Command::Metrics(_)
+        | Command::Report(_)
+        | Command::Events(events::Events::List(_) | events::Events::Export(_))
+        | Command::Bookmarks(bookmarks::Bookmarks::Show { .. })
+        | Command::Schedule(schedule::Schedule::List(_)) => true,
         Command::Runs(command) => !matches!(command, runs::Runs::Prune(_) | runs::Runs::Rerun(_)),
         Command::Backfill(command) => command.needs_only_history(),
         _ => false,

@@ -182,7 +182,10 @@ impl CommandError {
                         failure = failure.hint(format!("1 file cannot be used: {}: {}", path_text(&problem.path), problem.detail))
                     }
                     problems => {
-                        failure = failure.hint(format!("{} files cannot be used: lorchestra jobs list --json", problems.len()))
+                        failure = failure.hint(format!(
+                            "{} cannot be used: lorchestra jobs list --json",
+                            show::counted(problems.len(), "file")
+                        ))
                     }
                 }
                 let (room, all) = (MAX_HINTS - failure.hints.len(), catalog.searched.len());
@@ -327,8 +330,10 @@ impl From<LaunchError> for CommandError {
             LaunchError::OtherLibrary { what, .. } => Self::new(Code::Plugin, error.to_string())
                 .hint("install the library that the spec names (run lorchestra plugins list to see the installed ones)")
                 .hint(match what {
-                    "sha256" => "or set \"sha256\" to null in the spec, to run any build of that version",
-                    _ => "or create the spec again: lorchestra run-job … --dry-run --json",
+                    "sha256" => {
+                        "or, for run-job --spec, set \"sha256\" to null to run any build of that version; for run-window, write the plan again"
+                    }
+                    _ => "or create the spec again: lorchestra run-job … --dry-run --json, or the plan: backfill … --plan FILE",
                 }),
             LaunchError::NoJob { ref path, .. } => Self::replaced(path),
             LaunchError::Spec(error) => {
@@ -385,6 +390,8 @@ impl From<RunError> for CommandError {
                 Self::new(Code::Usage, format!("{error}, not of this job and account")).hint("use another --run-id")
             }
             RunError::Interrupted { signal } => Self::new(Code::Interrupted(signal), error.to_string()),
+            RunError::GroupCancelled { .. } => Self::new(Code::Failed, format!("{error}; nothing was started"))
+                .hint("run lorchestra backfill resume, or run-group --rerun-failed, to run what is missing"),
             RunError::ClosedElsewhere { ref run_id } => Self::new(Code::Internal, error.to_string())
                 .hint(format!("run lorchestra runs show {} to see its record", short_id(run_id)))
                 .hint("do not share a state directory between hosts or containers that cannot see each other's processes"),

@@ -128,8 +128,11 @@ impl<'a> TerminalObserver<'a> {
             printer.warning(format_args!("{lost} bytes of the job's output were lost: the disk was full"));
         }
         if terminal.processes_left > 0 {
-            let left = terminal.processes_left;
-            printer.warning(format_args!("{left} processes started by the job could not be stopped"));
+            let left = match terminal.processes_left {
+                1 => "1 process".to_owned(),
+                left => format!("{left} processes"),
+            };
+            printer.warning(format_args!("{left} started by the job could not be stopped"));
         }
         // The caller has the outcome now; later steps must not change it.
         printer.flush();

@@ -10,7 +10,7 @@ use crate::failure::CommandError;
 use crate::stream::{BestEffort, Limited, STDERR};
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
-use lorchestra_core::text::{escaped, shortened};
+use lorchestra_core::text::{escaped, shortened, shortened_inside};
 use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -101,7 +101,8 @@ impl Printer {
     /// Prints an error and its hints, one line each, even if they contain typed line breaks.
     pub(crate) fn failure(&mut self, failure: &CommandError) {
         self.flush();
-        let message = line(&failure.message);
+        // The reason is often at the end, after a value of any length.
+        let message = shortened_inside(&escaped(&failure.message), LONGEST);
         // For unknown packages and jobs, the message is that of the Python tool, without a prefix.
         let prefix = if failure.bare { String::new() } else { format!("{BAD}error:{BAD:#} ") };
         let hints: String = failure.hints.iter().map(|line| format!("  {}\n", shortened(&escaped(line), COMMAND))).collect();

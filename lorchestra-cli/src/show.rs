@@ -6,6 +6,7 @@ use lorchestra_core::plan::value;
 use lorchestra_core::text::{escaped, one_line, path_text, printable};
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, ParamManifest};
+use std::fmt::Display;
 use std::time::Duration;
 
 /// Formats microseconds since 1970 in RFC 3339 with whole seconds.
@@ -138,8 +139,8 @@ pub(crate) fn flowing(text: &str) -> String {
 }
 
 /// `1 job`, `2 jobs`.
-pub(crate) fn counted(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+pub(crate) fn counted<N: Display + PartialEq + From<u8>>(n: N, what: &str) -> String {
+    format!("{n} {what}{}", if n == N::from(1) { "" } else { "s" })
 }
 
 /// Returns the names of a package's jobs, sorted, with a mark if deprecated.

@@ -5,6 +5,7 @@ use crate::exit::Code;
 use crate::failure::CommandError;
 use chrono::Utc;
 use lorchestra_core::plan::{duration as durations, retries as policy, size, time as times};
+use lorchestra_core::text::quote;
 use std::ops::{Bound, RangeBounds};
 use std::time::Duration;
 use uuid::Uuid;
@@ -72,8 +73,9 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 
 /// Parses a flag's time, such as 2024-01-31 or -7d, in microseconds since 1970.
 pub(crate) fn time(flag: &str, text: Option<&str>) -> Result<Option<i64>, CommandError> {
-    let read =
-        |text: &str| times::parse(text, Utc::now()).map_err(|e| CommandError::new(Code::Usage, format!("{flag} {text:?}: {e}")));
+    let read = |text: &str| {
+        times::parse(text, Utc::now()).map_err(|e| CommandError::new(Code::Usage, format!("{flag} {}: {e}", quote(text))))
+    };
     text.map(read).transpose().map(|time| time.map(|time| time.timestamp_micros()))
 }
 

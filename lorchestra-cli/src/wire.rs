@@ -8,6 +8,7 @@ mod group;
 mod packages;
 mod plugins;
 mod run;
+mod window;
 
 pub(crate) use changes::{BookmarkChange, FlushObject, PruneObject, SetupObject, StopObject};
 pub(crate) use group::{BackfillWindow, GroupDetails, GroupLine, GroupObject, WindowObject};
@@ -22,6 +23,7 @@ pub(crate) use plugins::{
 pub(crate) use run::{ArtifactObject, AttemptObject, BookmarkMove, RunDetails, RunLine, RunObject, RunOutcome, RunSummary};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::Serialize;
+pub(crate) use window::{WindowReport, WindowResult};
 
 /// Returns the schema of every object, by its name without `lorchestra.`, and of the payload of each of lorchestra's own events, by the type
 /// of the event.
@@ -33,6 +35,7 @@ pub(crate) fn schemas() -> Vec<(&'static str, Schema)> {
         ("bookmark-change", schema_for!(BookmarkChange)),
         ("claim", lorchestra_core::run::claim::schema()),
         ("config", schema_for!(SettingsObject)),
+        ("config-keys", schema_for!(KeysObject)),
         ("doctor", schema_for!(DoctorObject)),
         ("event", schema_for!(EventLine<'static>)),
         ("events-flush", schema_for!(FlushObject)),
@@ -57,6 +60,8 @@ pub(crate) fn schemas() -> Vec<(&'static str, Schema)> {
         ("schedule", schema_for!(ScheduleObject)),
         ("status", schema_for!(StatusObject)),
         ("version", schema_for!(Version)),
+        ("window-report", schema_for!(WindowReport)),
+        ("window-result", schema_for!(WindowResult)),
     ];
     objects.into_iter().chain(payloads).collect()
 }
@@ -99,6 +104,24 @@ pub(crate) struct Setting {
     pub(crate) value: String,
     /// A flag, a variable, the file, or `default`.
     pub(crate) origin: String,
+}
+
+/// Every key of config.toml, as `config keys --json` prints them.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct KeysObject {
+    #[schemars(extend("const" = "lorchestra.config-keys/1"))]
+    pub(crate) schema: &'static str,
+    pub(crate) keys: Vec<KeyObject>,
+}
+
+/// A key of config.toml.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct KeyObject {
+    /// With its tables, as in `retention.logs`.
+    pub(crate) key: &'static str,
+    /// For people: a value, or where it comes from.
+    pub(crate) default: &'static str,
+    pub(crate) meaning: &'static str,
 }
 
 /// The findings of `doctor --json`.

@@ -1,5 +1,6 @@
 //! The parts of lorchestra, as a library. It reads no environment variable and no home directory: the command line passes its settings as
-//! values.
+//! values. One dependency does: for credentials of an external account, `google-cloud-auth` reads `AWS_*` and
+//! `GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES` itself, and has no other way to be given them.
 //!
 //! The modules, lowest layer first. A module imports only from modules that come before it in this list.
 //!

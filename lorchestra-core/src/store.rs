@@ -28,6 +28,7 @@ mod results;
 pub mod retention;
 pub mod run;
 mod schema;
+mod uncovered;
 
 pub use bookmark::{Bookmark, Moved};
 pub use claimed::{ClaimHolder, Claimed};
@@ -41,6 +42,7 @@ pub use own::{EarlierAttempt, JobProgress, ListedArtifact, OwnType, Started, Ter
 pub use points::RunPoint;
 pub use refusal::{Refusal, Refused};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunStart, RunState};
+pub use uncovered::Uncovered;
 
 use crate::host::limits::{self, RefusedOperation};
 use crate::host::locks::FileLock;

@@ -2,7 +2,8 @@
 //! suggests names for mistyped ones; formats errors with their causes. Pure functions.
 //!
 //! Guarantees: [`printable`], [`one_line`], [`escaped`] and [`quote`] return no invisible character, nor one that controls a terminal or
-//! reorders text, in any Unicode version that the terminal may know. Only [`shortened`] decides where a text is cut.
+//! reorders text, in any Unicode version that the terminal may know. Only [`shortened`] and the functions next to it decide
+//! where a text is cut.
 
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
 use icu_properties::{CodePointMapData, CodePointSetData};
@@ -104,6 +105,17 @@ pub fn shortened(text: &str, characters: usize) -> String {
     if start.len() == text.len() { text.to_owned() } else { format!("{start} …") }
 }
 
+/// Like [`shortened`], but keeps the end of the text too, with the mark in the middle.
+pub fn shortened_inside(text: &str, characters: usize) -> String {
+    let end = characters / 2;
+    let start = beginning(text, characters - end);
+    let rest = &text[start.len()..];
+    match rest.chars().count().checked_sub(end) {
+        Some(left_out @ 1..) => format!("{start} … {}", &rest[beginning(rest, left_out).len()..]),
+        _ => text.to_owned(),
+    }
+}
+
 /// Like [`shortened`], but limited in bytes, not counting the mark.
 pub fn shortened_to_bytes(text: &str, bytes: usize) -> String {
     let start = &text[..text.floor_char_boundary(bytes)];
@@ -201,6 +213,14 @@ mod tests {
             assert!(line.chars().count() <= LINE + 2 && line.ends_with('…'), "{line}");
             assert!(first_line(&format!("{long}\n{long}")).chars().count() <= LINE + 2);
         }
+    }
+
+    #[test]
+    fn the_end_of_a_long_text_is_kept() {
+        assert_eq!(shortened_inside("äbcdefg", 7), "äbcdefg");
+        assert_eq!(shortened_inside("äbcdefgh", 7), "äbcd … fgh");
+        assert_eq!(shortened_inside("", 7), "");
+        assert_eq!(shortened_inside(&format!("{}: no", "ü".repeat(5000)), 10), "üüüüü … ü: no");
     }
 
     #[test]

@@ -7,12 +7,14 @@ pub(super) mod engine;
 mod plan;
 mod show;
 
-use super::history;
+use super::named_group::find;
+use super::{history, named_group};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::show::counted;
 use crate::values;
 use clap::{Args, Subcommand};
 use drive::DriveFlags;
@@ -27,10 +29,10 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 /// The kind of these groups in the store.
-pub(super) const KIND: &str = "backfill";
+pub(super) const KIND: &str = named_group::BACKFILL;
 
 pub(super) const EXAMPLES: &str = "Examples:
-  lorchestra backfill ingester/extract_gmail --from -30d --to today --every 1d --dry-run
+  lorchestra backfill ingester/extract_gmail --from 2024-01-01 --to today --every 1d --dry-run
   lorchestra backfill ingester/extract_gmail --from 2024-01-01 --to 2025-01-01 \\
       --every 1mo --account anna --account bert -j 4
   lorchestra backfill resume last --only failed
@@ -123,7 +125,7 @@ pub(crate) enum BackfillAction {
 /// Flags of `backfill PACKAGE JOB`, accepted before PACKAGE and after JOB.
 #[derive(Debug, Default, Clone, Args)]
 pub(crate) struct BackfillFlags {
-    /// Start of the first window, e.g. 2024-01-01, -30d
+    /// Start of the first window, e.g. 2024-01-01; with -30d, which begins at the time of day, each call has other windows
     #[arg(long, value_name = "TIME")]
     pub(crate) from: Option<String>,
     /// End of the last window (exclusive), e.g. 2025-01-01, today
@@ -242,6 +244,7 @@ fn start(
     };
     let plan::PlannedBackfill { name, flags, members, covered, range, library } = planned;
     if flags.dry_run {
+        flags.engine.check()?;
         plan::print(&members, flags.drive.json, printer);
         return Ok(Code::Success);
     }
@@ -258,7 +261,7 @@ fn start(
         let planned: Vec<_> = members.into_iter().map(plan::BackfillMember::planned).collect();
         plan_file::write(path, &group_id, &name, &planned).map_err(CommandError::plan_not_written)?;
         let id = lorchestra_core::store::short_id(&group_id);
-        printer.note(format_args!("{}: {} windows (group {id})", path.display(), planned.len()));
+        printer.note(format_args!("{}: {} (group {id})", path.display(), counted(planned.len(), "window")));
         return Ok(Code::Success);
     }
     let engine = flags.engine.resolve(settings, window_flags(&flags, settings))?;
@@ -350,11 +353,7 @@ pub(super) fn processors() -> u32 {
 }
 
 /// Returns the history; an error if there is none.
-pub(super) fn known(
-    settings: &Settings,
-    notices: &mut Notices<'_>,
-    printer: &mut Printer,
-) -> Result<(StateDir, Store), CommandError> {
+fn known(settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<(StateDir, Store), CommandError> {
     history(settings, notices, printer)?
         .ok_or_else(|| CommandError::new(Code::Failed, "there are no groups yet").hint("lorchestra backfill --help"))
 }
@@ -362,18 +361,4 @@ pub(super) fn known(
 fn named(settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer, text: &str) -> Result<Group, CommandError> {
     let (_, store) = known(settings, notices, printer)?;
     find(&store, text)
-}
-
-/// Returns the group that a user named.
-pub(super) fn find(store: &Store, text: &str) -> Result<Group, CommandError> {
-    store.find_group(KIND, text)?.map_err(|found| {
-        if found.is_empty() {
-            let failure = CommandError::new(Code::Failed, format!("Unknown group: {text}"));
-            return CommandError { bare: true, ..failure }.hint("run lorchestra backfill list to see the newest ones");
-        }
-        let failure = CommandError::new(Code::Failed, format!("{text} matches several groups: give the short id of one"));
-        found.iter().take(5).fold(failure, |failure, group| {
-            failure.hint(format!("{}  {}", lorchestra_core::store::short_id(&group.group_id), group.name))
-        })
-    })
 }

@@ -21,7 +21,7 @@ use lorchestra_core::plan::{self, last};
 use lorchestra_core::store::bookmark::BookmarkMover;
 pub(super) use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::store::{Bookmark, Store, short_id};
-use lorchestra_core::text::printable;
+use lorchestra_core::text::{printable, quote};
 use lorchestra_plugin_api::def::ParamKind;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -268,7 +268,7 @@ fn set(
 ) -> Result<ChangedBookmark, CommandError> {
     is_read(key, settings)?;
     let now = Utc::now();
-    let at = plan::time::parse(time, now).map_err(|e| CommandError::new(Code::Usage, format!("{time:?}: {e}")))?;
+    let at = plan::time::parse(time, now).map_err(|e| CommandError::new(Code::Usage, format!("{}: {e}", quote(time))))?;
     second_store(settings, printer);
     let mut store = match open_and_recover(settings, notices, printer)? {
         Some((_, store)) => store,

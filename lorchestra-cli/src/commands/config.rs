@@ -24,7 +24,11 @@ pub(crate) enum ConfigCommand {
         json: bool,
     },
     /// List every key of config.toml with its default and meaning
-    Keys,
+    Keys {
+        /// Print one JSON object (schema lorchestra.config-keys/1)
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Prints each key with its default and meaning on one line.
@@ -69,7 +73,12 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("job.\"package/job\".secrets.NAME", "see --help", "env:NAME, file:PATH or credential:NAME"),
 ];
 
-pub(super) fn keys(printer: &mut Printer) -> Code {
+pub(super) fn keys(json: bool, printer: &mut Printer) -> Code {
+    if json {
+        let keys = KEYS.iter().map(|&(key, default, meaning)| wire::KeyObject { key, default, meaning }).collect();
+        printer.json(&wire::KeysObject { schema: "lorchestra.config-keys/1", keys });
+        return Code::Success;
+    }
     let width = |of: fn(&(&str, &str, &str)) -> usize| KEYS.iter().map(of).max().unwrap_or(0);
     let (names, defaults) = (width(|key| key.0.len()), width(|key| key.1.len()));
     for (name, default, meaning) in KEYS {
@@ -80,7 +89,7 @@ pub(super) fn keys(printer: &mut Printer) -> Code {
 
 pub(super) fn run(command: &ConfigCommand, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
     let (origin, json) = match command {
-        ConfigCommand::Keys => return Ok(keys(printer)),
+        ConfigCommand::Keys { json } => return Ok(keys(*json, printer)),
         ConfigCommand::Show { origin, json } => (*origin, *json),
     };
     let shown = shown(settings);

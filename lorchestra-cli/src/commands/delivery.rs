@@ -20,6 +20,8 @@ const FLUSH: Duration = Duration::from_secs(180);
 /// Schema of the objects that `events flush --json` prints.
 const FLUSHED: &str = "lorchestra.events-flush/1";
 
+const NOT_STARTED: &str = "the job was not started, because its events must be delivered (--require-delivery)";
+
 /// Interval between two checks of a permission.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -69,8 +71,8 @@ pub(super) fn answer(to: &DestinationConfig, limit: Duration) -> Result<(), Comm
 pub(super) fn check(settings: &Settings, limit: Duration) -> Result<(), CommandError> {
     for to in chosen(settings, None)? {
         let config = to.clone();
+        let mut destination = config.open().map_err(|refusal| invalid(&refusal).hint(NOT_STARTED))?;
         let checked = blocking(async move {
-            let mut destination = config.open()?;
             let mut refusal = None;
             let allowed = async {
                 // A permission that was just granted takes minutes to apply.
@@ -87,7 +89,7 @@ pub(super) fn check(settings: &Settings, limit: Duration) -> Result<(), CommandE
         })?;
         match checked {
             Ok(()) | Err(DeliveryError::Later { .. }) => {}
-            Err(refusal) => return Err(refused(&refusal).hint("the job was not started, because --require-delivery is set")),
+            Err(refusal) => return Err(refused(&refusal).hint(NOT_STARTED)),
         }
     }
     Ok(())
@@ -152,6 +154,11 @@ fn flush_failure(trouble: &Incomplete, backlog: Backlog) -> Option<CommandError>
         Incomplete::IntoAnother(_) => failure,
         _ => failure.hint(format!("{} not delivered yet; nothing is lost", are(backlog.pending))),
     })
+}
+
+/// Turns an invalid setting of a destination into an error: it is refused without asking the destination.
+pub(super) fn invalid(refusal: &DeliveryError) -> CommandError {
+    CommandError::new(Code::Config, refusal.to_string()).hint("correct config.toml, or the variable that sets it")
 }
 
 /// Turns a refusal into an error. The refusal's text already includes its hint, if it has one.

@@ -297,7 +297,7 @@ spec:
     printer.note(format_args!("then: gcloud run jobs execute {name} --region REGION"));
     printer.note(format_args!("Copy the plan to the NFS export first: {}/plan.jsonl", windows.group));
     printer.note(IMAGE);
-    printer.note(schedule::EPHEMERAL);
+    printer.note(format_args!("{} (run-window waits for that).", schedule::EPHEMERAL));
     if windows.timeout.is_none() {
         let hours = UNLIMITED.as_secs() / 3600;
         printer.note(format_args!(

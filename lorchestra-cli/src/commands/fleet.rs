@@ -1,7 +1,7 @@
 //! `--from bigquery` of `status`, `runs list` and `report`: the runs of all hosts, read from the events table into a temporary store. The
 //! commands then answer from that store as from the one of this host, so both give the same answers.
 
-use super::delivery::refused;
+use super::delivery::{invalid, refused};
 use super::setup::blocking;
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -55,7 +55,7 @@ impl Fleet {
             CommandError::new(Code::Config, "--from bigquery needs the events table, and no BigQuery table is configured")
                 .hint("set BQ_EVENTS_DATASET and BQ_EVENTS_TABLE, or destinations.bigquery in config.toml")
         })?;
-        let mut table = BigQuery::new(config).map_err(|refusal| refused(&refusal))?;
+        let mut table = BigQuery::new(config).map_err(|refusal| invalid(&refusal))?;
         let until = now_micros() + DAY;
         let since = since.unwrap_or(until - (DAYS + 1) * DAY);
         let found = blocking(table.events_of_types(&OwnType::ALL.map(OwnType::as_str), (since, until)))?

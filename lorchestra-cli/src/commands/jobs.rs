@@ -16,6 +16,8 @@ use lorchestra_plugin_api::manifest::JobManifest;
 
 /// Maximum number of problems to report in full.
 const PROBLEMS: usize = 3;
+/// Maximum number of lines about search directories without packages, for eight lines in total.
+const DIRECTORIES: usize = 6;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Jobs {
@@ -87,8 +89,13 @@ fn list(catalog: &Catalog, names: bool, printer: &mut Printer) -> Code {
     }
     if catalog.packages.is_empty() && catalog.problems.is_empty() {
         printer.note("No packages found.");
-        for searched in &catalog.searched {
+        let all = &catalog.searched;
+        let shown = if all.len() > DIRECTORIES { DIRECTORIES - 1 } else { all.len() };
+        for searched in &all[..shown] {
             printer.note(format_args!("  {}", show::looked_in(searched)));
+        }
+        if shown < all.len() {
+            printer.note(format_args!("  and {} more", all.len() - shown));
         }
         printer.note("  run lorchestra plugins install FILE to install one");
         return Code::Success;
@@ -130,7 +137,7 @@ pub(super) fn problems(problems: &[Problem], printer: &mut Printer) {
         printer.warning(problem);
     }
     if let Some(more) = problems.len().checked_sub(PROBLEMS).filter(|n| *n > 0) {
-        printer.note(format_args!("{more} more files cannot be used: lorchestra jobs list --json"));
+        printer.note(format_args!("{} cannot be used: lorchestra jobs list --json", show::counted(more, "more file")));
     }
 }
 

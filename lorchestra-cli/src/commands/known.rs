@@ -6,7 +6,7 @@ use crate::failure::CommandError;
 use crate::settings::Settings;
 use lorchestra_core::packages::catalog::{Catalog, Lookup, Package};
 use lorchestra_core::store::{RunQuery, Store};
-use lorchestra_core::text::nearest;
+use lorchestra_core::text::{nearest, quote};
 use std::collections::BTreeSet;
 
 /// Like [`require_known`], of a package, a job or both. A job without a package may be one of any package.
@@ -27,7 +27,7 @@ pub(super) fn require_known_of(
                 return Ok(());
             }
             let jobs: BTreeSet<&str> = names.iter().map(|(_, job)| job.as_str()).collect();
-            let failure = CommandError::new(Code::Failed, format!("no package has a job {job:?}"));
+            let failure = CommandError::new(Code::Failed, format!("no package has a job {}", quote(job)));
             Err(nearest(job, jobs)
                 .into_iter()
                 .fold(failure, |failure, name| failure.hint(format!("did you mean {name}?")))

@@ -91,7 +91,8 @@ fn is_given_again(lane: &Lane<'_>, spec: &RunSpec, overlap: &Overlap) -> bool {
     if spec.overlap_key == OverlapKey::Window {
         return true;
     }
-    let Some(holder) = overlap.holder.as_ref().filter(|_| spec.on_overlap == OnOverlap::Fail) else { return false };
+    let fails = matches!(spec.on_overlap, OnOverlap::Fail | OnOverlap::Wait(_));
+    let Some(holder) = overlap.holder.as_ref().filter(|_| fails) else { return false };
     let run = Store::open(lane.state()).and_then(|store| store.run(holder)).ok().flatten();
     let group = run.and_then(|run| run.spec().ok()?.group);
     group.is_some() && group == spec.group
@@ -115,10 +116,10 @@ fn run_order(
     let launched = runner.launch(lane, asked.own.run_id, spec.clone(), &mut observers);
     let refused = |failure: &CommandError, notices: &mut Notices<'_>| {
         let refusal = asked.unchecked(failure);
-        runner.record_refusal(lane, refusal.as_ref(), notices);
+        let recorded_as = runner.record_refusal(lane, refusal.as_ref(), notices);
         let message = failure.hints.iter().take(1).fold(failure.message.clone(), |text, hint| format!("{text}; {hint}"));
         let cause = refusal.map(|refusal| refusal.cause);
-        LaneReport { cause, message: Some(message), ..state(run_id.clone(), MemberState::Refused) }
+        LaneReport { recorded_as, cause, message: Some(message), ..state(run_id.clone(), MemberState::Refused) }
     };
     let report = match launched {
         Ok(result) => ended(run_id, &result),
@@ -131,6 +132,7 @@ fn run_order(
             LaunchError::Run(RunError::Interrupted { signal }) => {
                 LaneReport { signal: Some(signal), ..state(run_id, MemberState::Pending) }
             }
+            LaunchError::Run(RunError::GroupCancelled { .. }) => state(run_id, MemberState::Pending),
             LaunchError::Run(error @ RunError::NotRecorded { .. }) => return Err(error.into()),
             // The run has begun, and is open: only the end of this process lets recovery close it.
             error if has_begun(lane, &run_id) => return Err(error.into()),
@@ -204,14 +206,14 @@ impl From<CommandError> for LaunchOrCommand {
 }
 
 fn state(run_id: String, state: MemberState) -> LaneReport {
-    LaneReport { run_id, state, cause: None, message: None, signal: None }
+    LaneReport { recorded_as: Some(run_id.clone()), run_id, state, cause: None, message: None, signal: None }
 }
 
 fn ended(run_id: String, result: &RunResult) -> LaneReport {
     let of = |run_id: String, terminal: &Terminal| match terminal.outcome() {
         Outcome::Completed => state(run_id, MemberState::Completed),
         Outcome::Failed(Failure { cause, message, signal, .. }) => {
-            LaneReport { run_id, state: MemberState::Failed, cause: Some(cause), message: Some(message), signal }
+            LaneReport { cause: Some(cause), message: Some(message), signal, ..state(run_id, MemberState::Failed) }
         }
     };
     match result {

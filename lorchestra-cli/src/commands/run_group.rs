@@ -5,9 +5,10 @@
 mod earlier;
 
 use super::backfill::drive::{DriveFlags, Resume, drive};
-use super::backfill::{find, known, processors};
+use super::backfill::processors;
+use super::named_group::find;
 use super::resolve::{SpecRequest, resolve};
-use super::{bookmarks, find_job};
+use super::{bookmarks, find_job, history};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::Notices;
@@ -115,9 +116,10 @@ pub(super) fn run(
     let name = file.name.clone().unwrap_or_else(stem);
     let written = earlier::written(&file, &command.file);
     if command.rerun_failed {
-        let (_, store) = known(settings, notices, printer)?;
-        let mut group = earlier::find(&store, &name, &written)?;
-        drop(store);
+        let mut group = match history(settings, notices, printer)? {
+            Some((_, store)) => earlier::find(&store, &name, &written)?,
+            None => return Err(earlier::none(&name)),
+        };
         group.settings.parallel = command.jobs.unwrap_or(group.settings.parallel);
         // A file that says otherwise than before decides; else as the group was started.
         if group.settings.file.as_ref().is_some_and(|before| before.keep_going != written.keep_going) {

@@ -134,7 +134,11 @@ pub(super) fn run_spec(
         (Ok(planned), None) => session.start(planned, signals),
     });
     match result {
-        Ok(code) => SpecEnd { code, cause: None, message: None },
+        Ok(code) => {
+            // Of a run that has ended the store has the message, but not of one whose claim was found.
+            let message = (code == Code::Undelivered).then(|| "its events were not delivered in time".to_owned());
+            SpecEnd { code, cause: None, message }
+        }
         Err(failure) => {
             session.printer.failure(&failure);
             session.refuse(&failure, signals);
@@ -148,7 +152,7 @@ pub(super) struct SpecEnd {
     pub(super) code: Code,
     /// The cause of a refusal.
     pub(super) cause: Option<Cause>,
-    /// Why no run started, or its end was not recorded.
+    /// Why no run started, its end was not recorded, or its events were not delivered.
     pub(super) message: Option<String>,
 }
 

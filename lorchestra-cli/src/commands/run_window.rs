@@ -16,6 +16,7 @@ use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::values;
+use crate::wire::WindowResult;
 use clap::Args;
 use lorchestra_core::group::plan_file::{self, PlanFileError};
 use lorchestra_core::host::signals::Signals;
@@ -26,14 +27,13 @@ use lorchestra_core::store::Store;
 use lorchestra_core::store::group::member_run_id;
 use lorchestra_core::text::{chain, path_text};
 use remote::PlanPlace;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
 
 pub(super) const EXAMPLES: &str = "Examples:
-  lorchestra backfill ingester/extract_gmail --from -52w --to today --every 1d --plan plan.jsonl
+  lorchestra backfill ingester/extract_gmail --from 2024-01-01 --to 2025-01-01 --every 1d --plan plan.jsonl
   lorchestra run-window --plan plan.jsonl --index 17
   lorchestra run-window --plan https://example.org/plan.jsonl --index 17
   lorchestra run-window --plan plan.jsonl --index 17 \\
@@ -127,7 +127,7 @@ pub(super) fn run(
             (group, members, None)
         }
         PlanPlace::Web(url) => {
-            let (plan, signals) = remote::read(url)?;
+            let (plan, signals) = remote::read(url, settings)?;
             let mut members = Vec::new();
             for index in indices.into_iter().collect::<BTreeSet<usize>>() {
                 members.push((index, plan.member(index)?));
@@ -239,21 +239,7 @@ fn attempt(command: &RunWindow, settings: &Settings) -> Result<Option<String>, C
     Ok(Some(values.collect::<Result<Vec<_>, _>>()?.join(".")))
 }
 
-/// The result of a window that is not complete (schema `lorchestra.window-result/1`).
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct WindowResult {
-    pub(super) schema: String,
-    pub(super) run_id: String,
-    /// The attempt of the engine.
-    pub(super) attempt: Option<String>,
-    pub(super) exit_code: u8,
-    pub(super) cause: Option<Cause>,
-    pub(super) message: Option<String>,
-}
-
 impl WindowResult {
-    pub(super) const SCHEMA: &str = "lorchestra.window-result/1";
-
     fn new(run_id: Uuid, attempt: Option<&str>, code: Code, cause: Option<Cause>, message: Option<String>) -> Self {
         let attempt = attempt.map(str::to_owned);
         Self { schema: Self::SCHEMA.into(), run_id: run_id.to_string(), attempt, exit_code: code.number(), cause, message }

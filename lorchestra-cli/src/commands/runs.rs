@@ -124,7 +124,7 @@ pub(super) fn run(
         }
         Runs::Show { run, json, .. } => {
             let (state, store, run) = named(history, settings, run)?;
-            show::show((&state, &store), &run, &settings.destinations, *json, printer)
+            show::show((&state, &store), (&run, unclosed.reason(&run)), &settings.destinations, *json, printer)
         }
         Runs::Logs { run, trace, follow } => {
             let (state, mut store, run) = active(history, settings, run)?;

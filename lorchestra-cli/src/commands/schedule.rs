@@ -27,7 +27,7 @@ use lorchestra_core::host::files::open_regular;
 use lorchestra_core::plan::source::Source;
 use lorchestra_core::plan::{self, Context, PlanRequest, RunPolicy};
 use lorchestra_core::store::bookmark::Key;
-use lorchestra_core::text::{path_text, shell};
+use lorchestra_core::text::{path_text, quote, shell};
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, is_name};
 use rustix::fs::OFlags;
@@ -42,7 +42,8 @@ use std::time::Duration;
 pub(super) const MARGIN: Duration = Duration::from_secs(20);
 
 /// What Cloud Run does to a store.
-pub(super) const EPHEMERAL: &str = "Cloud Run keeps no files: runs and bookmarks are lost with each container, so events must be delivered (--require-delivery).";
+pub(super) const EPHEMERAL: &str =
+    "Cloud Run keeps no files: runs and bookmarks are lost with each container, so events must be delivered";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Schedule {
@@ -88,10 +89,10 @@ pub(crate) struct Print {
     /// When to run: '*-*-* 03:15:00' for systemd, '15 3 * * *' for the others
     #[arg(long, value_name = "TIME")]
     at: Option<String>,
-    /// Print units for the system manager instead; they run as this user too
-    #[arg(long, requires = "systemd")]
+    /// With --systemd: print units for the system manager instead; they run as this user too
+    #[arg(long)]
     system: bool,
-    /// Container image with lorchestra and the plugins
+    /// With --k8s or --cloud-run: container image with lorchestra and the plugins
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
     /// Name of the units or resources [default: lorchestra-PACKAGE-JOB]
@@ -142,19 +143,36 @@ pub(super) fn run(
     }
 }
 
+impl Print {
+    /// Refuses flags of another target. (clap does not check that a flag requires one of several that exclude each other.)
+    fn check_target(&self) -> Result<(), CommandError> {
+        let targets = [(self.systemd, "--systemd"), (self.cron, "--cron"), (self.k8s, "--k8s"), (self.cloud_run, "--cloud-run")];
+        let target = targets.iter().find(|(is_set, _)| *is_set).map_or("the target", |(_, name)| name);
+        let is_container = self.k8s || self.cloud_run;
+        let flags = [
+            (self.system && !self.systemd, "--system", "--systemd"),
+            (self.image.is_some() && !is_container, "--image", "--k8s or --cloud-run"),
+        ];
+        flags.iter().find(|(is_wrong, ..)| *is_wrong).map_or(Ok(()), |(_, flag, of)| {
+            Err(CommandError::new(Code::Usage, format!("{flag} has no effect with {target}: it is for {of}"))
+                .hint(format!("omit {flag}, or use {of} instead of {target}")))
+        })
+    }
+}
+
 fn print(wanted: &Print, settings: &Settings, notices: &mut Notices<'_>, printer: &mut Printer) -> Result<Code, CommandError> {
+    wanted.check_target()?;
     if wanted.jobs.len() > 1 && (!wanted.rest.is_empty() || wanted.name.is_some()) {
         return Err(CommandError::new(Code::Usage, "job flags and --name are for one job, and there are several")
             .hint("run schedule print once for each job"));
     }
     if let Some(name) = wanted.name.as_deref().filter(|name| !is_name(name)) {
-        return Err(CommandError::new(Code::Usage, format!("--name {name:?} is not a name"))
+        return Err(CommandError::new(Code::Usage, format!("--name {} is not a name", quote(name)))
             .hint("use letters a-z, digits, - and _, at most 64"));
     }
     if let Some(at) = wanted.at.as_deref().filter(|at| at.trim().is_empty() || at.chars().any(char::is_control)) {
-        return Err(
-            CommandError::new(Code::Usage, format!("--at {at:?} is not a time")).hint("see lorchestra schedule print --help")
-        );
+        return Err(CommandError::new(Code::Usage, format!("--at {} is not a time", quote(at)))
+            .hint("see lorchestra schedule print --help"));
     }
     if let Some(at) = wanted.at.as_deref() {
         if wanted.systemd { systemd::check(at)? } else { cron::check(at)? }
@@ -203,7 +221,7 @@ fn scheduled(
     (notices, printer): (&mut Notices<'_>, &mut Printer),
 ) -> Result<Scheduled, CommandError> {
     let (package, job_name) = name.split_once('/').ok_or_else(|| {
-        CommandError::new(Code::Usage, format!("{name:?} does not name a job"))
+        CommandError::new(Code::Usage, format!("{} does not name a job", quote(name)))
             .hint("write PACKAGE/JOB; see lorchestra jobs list")
     })?;
     let catalog = catalog(settings)?;

@@ -6,7 +6,7 @@ use crate::printer::Printer;
 use crate::wire;
 use clap::Args;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
-use lorchestra_core::text::path_text;
+use lorchestra_core::text::{path_text, quote};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
@@ -48,7 +48,7 @@ pub(super) fn run(command: &Schemas, printer: &mut Printer) -> Result<Code, Comm
         Some((_, schema)) => printer.line(text(schema)),
         None => {
             let known: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
-            return Err(CommandError::new(Code::Usage, format!("there is no schema {name:?}"))
+            return Err(CommandError::new(Code::Usage, format!("there is no schema {}", quote(name)))
                 .hint(format!("schemas: {}", known.join(", "))));
         }
     }

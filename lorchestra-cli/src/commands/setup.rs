@@ -1,6 +1,6 @@
 //! `events setup`: creates what a destination lacks, and tests it.
 
-use super::delivery::{no_thread, refused, warn_once};
+use super::delivery::{invalid, no_thread, refused, warn_once};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
@@ -72,7 +72,7 @@ impl SetupProgress<'_> {
 }
 
 fn table(config: BigQueryConfig, limit: Duration, progress: &mut SetupProgress<'_>) -> Result<PreparedTarget, CommandError> {
-    let mut table = BigQuery::new(config).map_err(|refusal| refused(&refusal))?;
+    let mut table = BigQuery::new(config).map_err(|refusal| invalid(&refusal))?;
     let late = || CommandError::new(Code::Undelivered, format!("BigQuery did not respond within {}", duration::show(limit)));
     let plan = blocking(async { tokio::time::timeout(limit, setup::plan(&mut table)).await })?;
     let plan = plan.map_err(|_| late())?.map_err(|refusal| refused(&refusal))?;
@@ -96,7 +96,7 @@ fn table(config: BigQueryConfig, limit: Duration, progress: &mut SetupProgress<'
 
 /// Returns what `events setup` would create. Changes nothing.
 pub(super) fn missing(config: BigQueryConfig, limit: Duration) -> Result<Vec<String>, CommandError> {
-    let mut table = BigQuery::new(config).map_err(|refusal| refused(&refusal))?;
+    let mut table = BigQuery::new(config).map_err(|refusal| invalid(&refusal))?;
     let late = || CommandError::new(Code::Undelivered, format!("BigQuery did not respond within {}", duration::show(limit)));
     let plan = blocking(async { tokio::time::timeout(limit, setup::plan(&mut table)).await })?;
     let plan = plan.map_err(|_| late())?.map_err(|refusal| refused(&refusal))?;

@@ -160,7 +160,7 @@ pub(super) fn run(
         let of = if command.job.is_some() { " (of all jobs)" } else { "" };
         for ([_, to], n) in pending.iter().filter(|(_, n)| *n > 0) {
             let more = if *n > COUNTED { "more than " } else { "" };
-            let text = format!("Delivery: {more}{} events pending to {to}{of}", (*n).min(COUNTED));
+            let text = format!("Delivery: {more}{} pending to {to}{of}", show::counted((*n).min(COUNTED), "event"));
             cells::folded(&text, printer.width().unwrap_or(usize::MAX)).iter().for_each(|line| printer.line(line));
         }
         if jobs.is_empty() {

@@ -1,6 +1,7 @@
 //! Reports runs that recovery closed: one line each, up to a limit.
 
 use crate::printer::Printer;
+use crate::show::counted;
 use lorchestra_core::outcome::Outcome;
 use lorchestra_core::run::recovery::{Closed, Recovered};
 use lorchestra_core::store::short_id;
@@ -29,7 +30,8 @@ pub(crate) fn show(closed: &Closed, printer: &mut Printer) {
     }
     if recovered.len() > reported {
         let more = recovered.len() - reported;
-        printer.warning(format_args!("{more} more runs with dead supervisors were closed (see lorchestra runs list)"));
+        let (more, were) = (counted(more, "more run"), if more == 1 { "was" } else { "were" });
+        printer.warning(format_args!("{more} with dead supervisors {were} closed (see lorchestra runs list)"));
     }
     let stuck = closed.stuck.len();
     if let Some((run_id, error)) = closed.stuck.first() {

@@ -1,6 +1,7 @@
 //! Reports undelivered events: one line for each destination with something to report, after a run and after `events flush`.
 
 use crate::printer::Printer;
+use crate::show::counted;
 use lorchestra_core::delivery::{DeliveryError, DestinationConfig, Incomplete, Report};
 use lorchestra_core::store::{COUNTED, StoreError};
 use lorchestra_core::text::chain;
@@ -77,7 +78,7 @@ pub(crate) fn why(trouble: &Incomplete) -> String {
 
 /// `1 event`, `2 events`.
 pub(crate) fn events(n: u64) -> String {
-    if n == 1 { "1 event".into() } else { format!("{n} events") }
+    counted(n, "event")
 }
 
 /// `1 event is`, `2 events are`.

@@ -4,7 +4,7 @@ use super::JsonSchema;
 use crate::show::exact_time;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::RunSpec;
-use lorchestra_core::store::group::{Group, GroupCounts, MemberState};
+use lorchestra_core::store::group::{Group, GroupCounts, GroupSettings, MemberState};
 use lorchestra_core::store::short_id;
 use serde::Serialize;
 
@@ -38,6 +38,7 @@ pub(crate) struct GroupObject {
     pub(crate) kind: String,
     /// What it runs: PACKAGE/JOB, or the name of the group file.
     pub(crate) name: String,
+    /// `failed`: all have ended, or failures have stopped it. `interrupted`: some have not run, for another reason.
     #[schemars(extend("enum" = ["completed", "running", "cancelled", "interrupted", "failed"]))]
     pub(crate) state: &'static str,
     pub(crate) created_at: String,
@@ -62,8 +63,11 @@ pub(crate) struct GroupObject {
 }
 
 impl GroupObject {
-    /// `is_driven`: whether a command runs the group now, or an engine.
-    pub(crate) fn of(group: &Group, counts: GroupCounts, is_driven: bool) -> Self {
+    /// `failures`: number of members that failed on their own, not because they were cancelled. `is_driven`: whether a command runs the group
+    /// now, or an engine.
+    pub(crate) fn of(group: &Group, counts: GroupCounts, failures: u64, is_driven: bool) -> Self {
+        let GroupSettings { max_failures, keep_going, .. } = group.settings;
+        let stops_itself = failures > 0 && !keep_going || max_failures.is_some_and(|most| failures >= u64::from(most));
         Self {
             group_id: group.group_id.clone(),
             short_id: short_id(&group.group_id).to_owned(),
@@ -73,6 +77,7 @@ impl GroupObject {
                 () if counts.of(MemberState::Completed) + counts.of(MemberState::Skipped) == counts.all() => "completed",
                 () if is_driven => "running",
                 () if group.cancelled_at.is_some() => "cancelled",
+                () if stops_itself => "failed",
                 () if counts.of(MemberState::Pending) + counts.of(MemberState::Running) > 0 => "interrupted",
                 () => "failed",
             },

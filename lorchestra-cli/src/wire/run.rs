@@ -88,6 +88,9 @@ pub(crate) struct RunDetails {
     pub(crate) schema: &'static str,
     #[serde(flatten)]
     pub(crate) run: RunObject,
+    /// Why the run could not be closed although its supervisor is dead; omitted for every other run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unclosed: Option<String>,
     /// Its spec (schema `run-spec`) with the parameters; null if the run was refused before there was one.
     pub(crate) spec: Value,
     /// Number of events by type.

@@ -52,6 +52,8 @@ pub enum GroupEvent<'a> {
         cause: Option<Cause>,
         /// The cause for people, or why it was skipped.
         message: Option<&'a str>,
+        /// The run that has the record; `None` if it was refused, and that could not be recorded.
+        run_id: Option<&'a str>,
     },
     /// Nothing more is started, because of this.
     Stopping(StopReason),
@@ -147,10 +149,10 @@ struct GroupProgress {
     waiting: VecDeque<Member>,
     /// In lanes, by run id.
     given: HashMap<String, Member>,
-    /// Run by other processes, and when to try them again.
-    elsewhere: Vec<(Member, Instant)>,
-    /// Runs in lanes that wait for another run.
-    blocked: HashSet<String>,
+    /// Run by other processes, or excluded by another run.
+    elsewhere: Vec<Elsewhere>,
+    /// Runs in lanes that wait for another run, if that is known.
+    blocked: HashMap<String, Option<String>>,
     /// Runs whose wait was reported.
     reported: HashSet<String>,
     failures: u32,
@@ -159,11 +161,37 @@ struct GroupProgress {
     looked: Option<Instant>,
 }
 
+/// A member that this process cannot run now.
+#[derive(Debug)]
+struct Elsewhere {
+    member: Member,
+    /// When to try it again.
+    again: Instant,
+    /// The run that excludes it, if known.
+    holder: Option<String>,
+}
+
 impl GroupProgress {
+    /// Tries the members that a run of this group has excluded again, now that it has ended.
+    fn release(&mut self, holder: &str) {
+        for excluded in self.elsewhere.iter_mut().filter(|excluded| excluded.holder.as_deref() == Some(holder)) {
+            excluded.again = Instant::now();
+            self.looked = None;
+        }
+    }
+
     /// The number of members that run in lanes of an earlier process, which was killed.
     fn left_running(&self) -> usize {
-        self.elsewhere.iter().filter(|(member, _)| member.state == MemberState::Running).count()
+        self.elsewhere.iter().filter(|elsewhere| elsewhere.member.state == MemberState::Running).count()
     }
+}
+
+/// How a member has ended, as in [`GroupEvent::Ended`].
+#[derive(Debug, Clone, Copy, Default)]
+struct MemberEnd<'a> {
+    cause: Option<Cause>,
+    message: Option<&'a str>,
+    run_id: Option<&'a str>,
 }
 
 impl Driver<'_> {
@@ -258,7 +286,7 @@ impl Driver<'_> {
         // Stable: within a stage the order stays.
         waiting.sort_by_key(|member| member.stage);
         // Of a killed process of this group: its lanes finish what they have begun.
-        let elsewhere = running.into_iter().map(|member| (member, Instant::now())).collect();
+        let elsewhere = running.into_iter().map(|member| Elsewhere { member, again: Instant::now(), holder: None }).collect();
         Ok(GroupProgress { waiting: waiting.into(), elsewhere, ..GroupProgress::default() })
     }
 
@@ -268,7 +296,7 @@ impl Driver<'_> {
         while progress.stopped.is_none() && pool.has_room() && pool.busy() + progress.left_running() < parallel {
             let Some(next) = progress.waiting.front() else { return Ok(()) };
             let earlier = |member: &Member| member.stage < next.stage;
-            if progress.given.values().any(earlier) || progress.elsewhere.iter().any(|(member, _)| earlier(member)) {
+            if progress.given.values().any(earlier) || progress.elsewhere.iter().any(|elsewhere| earlier(&elsewhere.member)) {
                 return Ok(());
             }
             if !self.group.settings.keep_going && next.stage > 0 && self.has_failure_before(next.stage)? {
@@ -278,7 +306,7 @@ impl Driver<'_> {
             let Some(member) = progress.waiting.pop_front() else { return Ok(()) };
             // A run outside the group may have completed it since it failed.
             if let Some(now) = self.store.member(self.group.n, member.place)?.filter(|now| now.state == MemberState::Completed) {
-                self.count(&now, (None, None), progress);
+                self.count(&now, MemberEnd { run_id: Some(&now.run_id), ..MemberEnd::default() }, progress);
                 continue;
             }
             let wrong = |reason: String| GroupError::Spec { label: member.label.clone(), reason };
@@ -311,9 +339,10 @@ impl Driver<'_> {
         }
     }
 
-    /// Interrupts lanes that wait for another run, and would start theirs after that. The command that cancels the group sees only runs.
+    /// Interrupts lanes that wait for another run, so that the group ends before that run does. The command that cancels the group sees only
+    /// runs. A lane that it does not reach in time, or of a killed process, cannot begin its run ([`Store::begin_run`]).
     fn interrupt_blocked(&self, pool: &Pool, progress: &mut GroupProgress) -> Result<(), GroupError> {
-        for member in std::mem::take(&mut progress.blocked).iter().filter_map(|run_id| progress.given.get(run_id)) {
+        for member in std::mem::take(&mut progress.blocked).keys().filter_map(|run_id| progress.given.get(run_id)) {
             // Otherwise it no longer waits, and a second signal would kill its job.
             if self.store.member(self.group.n, member.place)?.is_some_and(|now| now.state == MemberState::Pending) {
                 pool.interrupt(&member.run_id);
@@ -329,17 +358,18 @@ impl Driver<'_> {
                 if progress.reported.insert(run_id.clone()) {
                     (self.report)(&GroupEvent::Waiting { member, holder: holder.as_deref() });
                 }
-                progress.blocked.insert(run_id);
+                progress.blocked.insert(run_id, holder);
             }
             LaneEvent::Ended(report) => {
                 progress.lost = 0;
-                progress.blocked.remove(&report.run_id);
+                let holder = progress.blocked.remove(&report.run_id).flatten();
                 let Some(mut member) = progress.given.remove(&report.run_id) else { return Ok(()) };
-                let LaneReport { state, cause, message, signal, .. } = report;
+                let LaneReport { run_id, state, recorded_as, cause, message, signal } = report;
                 if state == MemberState::Running {
-                    progress.elsewhere.push((member, Instant::now() + AGAIN));
+                    progress.elsewhere.push(Elsewhere { member, again: Instant::now() + AGAIN, holder });
                     return Ok(());
                 }
+                progress.release(&run_id);
                 // Stopped before the run was recorded: it is still to be run.
                 if state == MemberState::Pending {
                     tracing::info!(run_id = member.run_id, ?signal, "a signal reached a supervisor between two runs");
@@ -359,7 +389,8 @@ impl Driver<'_> {
                     self.stop(StopReason::Cancelled, progress);
                 }
                 member.state = state;
-                self.count(&member, (cause, message.as_deref()), progress);
+                let end = MemberEnd { cause, message: message.as_deref(), run_id: recorded_as.as_deref() };
+                self.count(&member, end, progress);
             }
             LaneEvent::Lost { run_id, status } => {
                 tracing::info!(run_id, ?status, "the supervisor of a run died");
@@ -370,22 +401,24 @@ impl Driver<'_> {
                     return Err(GroupError::Lost);
                 }
                 self.close()?;
-                self.settle(member, progress, Instant::now())?;
+                progress.release(&run_id);
+                self.settle(Elsewhere { member, again: Instant::now(), holder: None }, progress)?;
             }
         }
         Ok(())
     }
 
     /// Reads the state of a member whose run this process did not see end.
-    fn settle(&mut self, member: Member, progress: &mut GroupProgress, again: Instant) -> Result<(), GroupError> {
+    fn settle(&mut self, elsewhere: Elsewhere, progress: &mut GroupProgress) -> Result<(), GroupError> {
+        let Elsewhere { member, again, holder } = elsewhere;
         let Some(now) = self.store.member(self.group.n, member.place)? else { return Ok(()) };
         match now.state {
             MemberState::Pending if Instant::now() >= again => progress.waiting.push_front(now),
-            MemberState::Pending | MemberState::Running => progress.elsewhere.push((now, again)),
+            MemberState::Pending | MemberState::Running => progress.elsewhere.push(Elsewhere { member: now, again, holder }),
             _ => {
                 let run = self.store.run(&now.run_id)?;
                 let (cause, message) = run.map_or((None, None), |run| (run.cause, run.message));
-                self.count(&now, (cause, message.as_deref()), progress);
+                self.count(&now, MemberEnd { cause, message: message.as_deref(), run_id: Some(&now.run_id) }, progress);
             }
         }
         Ok(())
@@ -396,8 +429,8 @@ impl Driver<'_> {
             return Ok(());
         }
         self.close()?;
-        for (member, again) in std::mem::take(&mut progress.elsewhere) {
-            self.settle(member, progress, again)?;
+        for elsewhere in std::mem::take(&mut progress.elsewhere) {
+            self.settle(elsewhere, progress)?;
         }
         Ok(())
     }
@@ -411,13 +444,46 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn count(&mut self, member: &Member, (cause, message): (Option<Cause>, Option<&str>), progress: &mut GroupProgress) {
-        (self.report)(&GroupEvent::Ended { member, cause, message });
+    fn count(&mut self, member: &Member, end: MemberEnd<'_>, progress: &mut GroupProgress) {
+        let MemberEnd { cause, message, run_id } = end;
+        (self.report)(&GroupEvent::Ended { member, cause, message, run_id });
         if member.state.is_failure() && cause != Some(Cause::Cancelled) {
             progress.failures += 1;
             if self.group.settings.max_failures.is_some_and(|most| progress.failures >= most) {
                 self.stop(StopReason::Failures, progress);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_run_releases_those_that_it_has_excluded() {
+        let member = |run_id: &str| Member {
+            place: 0,
+            stage: 0,
+            label: "one".into(),
+            attempt: 1,
+            run_id: run_id.into(),
+            state: MemberState::Pending,
+            completed_by: None,
+        };
+        let later = Instant::now() + AGAIN;
+        let excluded = |run_id: &str, holder: Option<&str>| Elsewhere {
+            member: member(run_id),
+            again: later,
+            holder: holder.map(str::to_owned),
+        };
+        let mut progress = GroupProgress { looked: Some(Instant::now()), ..GroupProgress::default() };
+        progress.elsewhere = vec![excluded("b", Some("a")), excluded("c", Some("other")), excluded("d", None)];
+        progress.release("unrelated");
+        assert!(progress.looked.is_some());
+        progress.release("a");
+        assert!(progress.looked.is_none(), "the next look is at once");
+        let waits: Vec<bool> = progress.elsewhere.iter().map(|elsewhere| elsewhere.again == later).collect();
+        assert_eq!(waits, [false, true, true]);
     }
 }

@@ -37,6 +37,9 @@ pub struct LaneReport {
     pub run_id: String,
     /// Its state; [`MemberState::Running`] if another run excludes it for now: the driving process gives it again.
     pub state: MemberState,
+    /// The run that has the record: for a refused one, which can be given again with the same id, another id, or none if it could not be
+    /// recorded.
+    pub recorded_as: Option<String>,
     /// Why it failed.
     pub cause: Option<Cause>,
     /// The cause for people.

@@ -134,7 +134,7 @@ pub enum PlanFileError {
         index: usize,
     },
     /// There is no member with this index.
-    #[error("the plan has {members} members, so there is no index {index}")]
+    #[error("the plan has {members} member{}, so there is no index {index}", if *members == 1 { "" } else { "s" })]
     Index {
         /// The index.
         index: usize,

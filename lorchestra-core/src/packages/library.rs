@@ -110,7 +110,7 @@ impl Library {
     }
 }
 
-/// A checksum that is computed while the run's worker starts: a large one by another thread, a small one by whoever asks for it. A
+/// A checksum that is computed while the run's worker starts: a large one by another thread, a small one by its first user. A
 /// thread that still computes when the worker is started keeps the processor on which the run would continue: on two processors that took
 /// longer than the checksum of a small library.
 #[derive(Debug)]

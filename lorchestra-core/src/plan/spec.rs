@@ -423,6 +423,15 @@ impl RunSpec {
             }
     }
 
+    /// Returns the job, the parameters without those of the window, and whether there is a window, as a key: of runs with equal keys, one covers
+    /// another if its window contains that of the other. See [`covers`](Self::covers).
+    pub(crate) fn work(&self) -> String {
+        let windowed = self.window.is_some();
+        let params: Vec<(&String, &Value)> =
+            self.params.iter().filter(|(name, _)| !windowed || (*name != "since" && *name != "until")).collect();
+        serde_json::json!([self.package, self.job, windowed, params]).to_string()
+    }
+
     /// Returns the window that the parameters define; `None` if the job has none. If the job has no `until`, uses that of the spec.
     fn params_window(&self, job: &JobManifest) -> Option<Window> {
         if !job.params.iter().any(is_end) {

@@ -54,6 +54,12 @@ pub enum RunError {
         /// Its number.
         signal: i32,
     },
+    /// The run is that of a member of a group that is cancelled. No run was recorded.
+    #[error("the group of run {run_id} is cancelled")]
+    GroupCancelled {
+        /// The run's id.
+        run_id: String,
+    },
     /// Another process considered this one dead and closed its run.
     #[error("run {run_id} was closed by another process while it ran")]
     ClosedElsewhere {

@@ -296,9 +296,16 @@ impl Supervision<'_> {
         if let Some(&signal) = self.signals.endings().first() {
             return Err(RunError::Interrupted { signal });
         }
-        if let RunStart::NotNeeded(other) = store.begin_run(&new, &self.started(&new))? {
-            overlap::release(state, &self.spec, lock);
-            return Ok(Err((other, store)));
+        match store.begin_run(&new, &self.started(&new))? {
+            RunStart::Begun => {}
+            RunStart::NotNeeded(other) => {
+                overlap::release(state, &self.spec, lock);
+                return Ok(Err((other, store)));
+            }
+            RunStart::Cancelled => {
+                overlap::release(state, &self.spec, lock);
+                return Err(RunError::GroupCancelled { run_id: run_id.clone() });
+            }
         }
         guard.keep();
         self.observer.observe(&RunEvent::Started { run_id: &run_id, spec: &self.spec });

@@ -13,6 +13,7 @@ mod covered;
 mod member;
 
 pub use bookmarks::MovedAccounts;
+pub(super) use covered::{Obstacle, obstacle};
 pub use member::{GroupCounts, Member, MemberState, member_run_id};
 
 use super::claimed::{ClaimHolder, insert_claimed};
@@ -250,6 +251,22 @@ impl Store {
         })
     }
 
+    /// Returns the number of a group's members that failed on their own: they were not cancelled.
+    pub fn group_failures(&self, group: i64) -> Result<u64, StoreError> {
+        self.read("counting the failures of a group", |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT count(*) FROM members LEFT JOIN runs ON runs.run_id = members.run_id
+                 WHERE run_group = ?1 AND members.state = ?2 AND coalesce(cause_key, '') <> 'cancelled'",
+            )?;
+            let mut failures = 0;
+            for state in MemberState::ALL.into_iter().filter(|state| state.is_failure()) {
+                let count: i64 = statement.query_row(params![group, state.as_str()], |row| row.get(0))?;
+                failures += count.unsigned_abs();
+            }
+            Ok(failures)
+        })
+    }
+
     /// Returns a group's members in one state, in order.
     pub fn members(&self, group: i64, state: MemberState, limit: u64) -> Result<Vec<Member>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -396,12 +413,6 @@ impl Store {
             statement.query_map(values, group)?.collect()
         })
     }
-}
-
-/// Returns the run that has completed the member to which a run belongs, if it belongs to one, and another run has completed that.
-pub(super) fn completed_by(tx: &Transaction<'_>, run_id: &str) -> rusqlite::Result<Option<String>> {
-    let by = tx.prepare_cached("SELECT completed_by FROM members WHERE run_id = ?1")?.query_row([run_id], |row| row.get(0));
-    by.optional().map(Option::flatten)
 }
 
 /// Sets the state of the member to which a run belongs, if it belongs to one, and completes the members of other groups that it covers.

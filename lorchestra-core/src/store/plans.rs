@@ -176,6 +176,7 @@ fn history(store: &mut Store) {
     }
     store.run("r1").unwrap().unwrap();
     store.health(&RunQuery::default()).unwrap();
+    store.uncovered(&RunQuery::default()).unwrap();
     for key in store.keys(&RunQuery::default()).unwrap() {
         store.points(&key, &RunQuery::default(), drop).unwrap();
     }
@@ -233,6 +234,7 @@ fn groups(store: &mut Store) {
     let found = store.find_group("backfill", "last").unwrap().unwrap();
     store.find_group("backfill", "0000abcd").unwrap().unwrap();
     store.group_counts(found.n).unwrap();
+    store.group_failures(found.n).unwrap();
     let member = store.member(found.n, 0).unwrap().unwrap();
     store.member_spec(found.n, 0).unwrap().unwrap();
     store.members(found.n, group::MemberState::Pending, 1).unwrap();
@@ -242,10 +244,10 @@ fn groups(store: &mut Store) {
     let holder = ClaimHolder { run_id: "elsewhere".into(), host: "node".into() };
     store.record_claimed(&holder, &spec()).unwrap();
     store.refuse_member(&member.run_id).unwrap();
-    store.resume_group(&found, group::Retry::Failed).unwrap();
-    store.pin_library(found.n, "pkg", "2", "ff").unwrap();
     store.cancel_group(found.n, 1).unwrap();
     store.is_cancelled(found.n).unwrap();
+    store.resume_group(&found, group::Retry::Failed).unwrap();
+    store.pin_library(found.n, "pkg", "2", "ff").unwrap();
     store.move_group_bookmarks(&found, 1).unwrap();
     // Fails, and is completed by another run.
     let member = store.member(found.n, 0).unwrap().unwrap();

@@ -129,6 +129,12 @@ impl Run {
         RunSpec::from_json(self.spec_json.as_bytes())
     }
 
+    /// The name of its group. A run of another host has no complete spec.
+    pub fn group_name(&self) -> Option<String> {
+        let spec: serde_json::Value = serde_json::from_str(&self.spec_json).ok()?;
+        spec["group"].as_str().map(str::to_owned)
+    }
+
     /// Whether it is a run of this job and account.
     pub fn has_key(&self, package: &str, job: &str, account: Option<&str>) -> bool {
         (self.package.as_str(), self.job.as_str(), self.account.as_deref()) == (package, job, account)
@@ -207,17 +213,23 @@ pub enum RunStart {
     Begun,
     /// This other run has done its work.
     NotNeeded(Box<Run>),
+    /// Its group is cancelled.
+    Cancelled,
 }
 
 impl Store {
     /// Records a run that is about to start, with its first attempt and its `job.started`. Records nothing if it is the run of a member that a
-    /// run outside its group has completed since it was given to a supervisor.
+    /// run outside its group has completed since it was given to a supervisor, or whose group was cancelled since.
     pub fn begin_run(&mut self, run: &NewRun, started: &Started) -> Result<RunStart, StoreError> {
         self.write("recording the run", |tx| {
-            if let Some(by) = group::completed_by(tx, &run.run_id)?
-                && let Some(other) = select(tx, "WHERE run_id = ?1", [by])?.pop()
-            {
-                return Ok(RunStart::NotNeeded(Box::new(other)));
+            match group::obstacle(tx, &run.run_id)? {
+                Some(group::Obstacle::CompletedBy(by)) => {
+                    if let Some(other) = select(tx, "WHERE run_id = ?1", [by])?.pop() {
+                        return Ok(RunStart::NotNeeded(Box::new(other)));
+                    }
+                }
+                Some(group::Obstacle::Cancelled) => return Ok(RunStart::Cancelled),
+                None => {}
             }
             let n = insert_run(tx, run, RunState::Running)?;
             insert_attempt(tx, n, 1, run.started_at, run.worker_pid)?;

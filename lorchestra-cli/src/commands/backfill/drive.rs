@@ -177,7 +177,7 @@ impl GroupWork<'_, '_> {
                 failed.extend(store.members(group.n, state, u64::MAX)?.into_iter().map(|member| member.label));
             }
         }
-        Ok((driven, FailedMembers { names: failed, unprinted }))
+        Ok((driven, FailedMembers { names: failed, unprinted, failures: store.group_failures(group.n)? }))
     }
 
     fn begin(&self, counts: GroupCounts, left_out: usize) {
@@ -186,10 +186,9 @@ impl GroupWork<'_, '_> {
         }
         let Group { name, group_id, settings, .. } = self.group;
         let left = counts.of(MemberState::Pending) - left_out as u64;
-        let of = if left == counts.all() { String::new() } else { format!(" of {}", counts.all()) };
-        let what = if self.group.kind == KIND { "windows" } else { "jobs" };
         self.printer.borrow_mut().note(format_args!(
-            "{name}: {left}{of} {what}, up to {} at once (group {})",
+            "{name}: {}, up to {} at once (group {})",
+            of_all(left, counts.all(), noun(self.group)),
             settings.parallel,
             short_id(group_id)
         ));
@@ -212,6 +211,8 @@ pub(super) struct FailedMembers {
     pub(super) names: Vec<String>,
     /// Number of failures that were not printed as they happened.
     pub(super) unprinted: u64,
+    /// Number of members that failed on their own.
+    pub(super) failures: u64,
 }
 
 /// Lets members that have not completed use the libraries that are installed now: a new build is the usual reason to resume.
@@ -234,7 +235,9 @@ pub(super) fn pin_libraries(
         let changed = store.pin_library(group.n, &spec.package, &manifest.version, library.sha256())?;
         if changed > 0 && !quiet {
             let name = &spec.package;
-            printer.note(format_args!("the library of {name} has changed: {changed} runs use the new one"));
+            let use_it = if changed == 1 { "uses" } else { "use" };
+            printer
+                .note(format_args!("the library of {name} has changed: {} {use_it} the new one", show::counted(changed, "run")));
         }
         spec.check(&job).map_err(|error| CommandError::from(launch::LaunchError::Spec(error)))?;
         packages.push(spec.package);
@@ -269,11 +272,12 @@ impl GroupView {
     pub(super) fn event(&mut self, event: &GroupEvent<'_>, printer: &RefCell<&mut Printer>) {
         match event {
             GroupEvent::Started { member } => tracing::info!(run_id = member.run_id, label = member.label, "member started"),
-            GroupEvent::Ended { member, cause, message } => {
+            GroupEvent::Ended { member, cause, message, run_id } => {
                 self.done += 1;
+                let run = run_id.map(|run_id| format!(" (run {})", short_id(run_id))).unwrap_or_default();
                 if member.state == MemberState::Skipped && !self.quiet {
-                    let (message, run) = (message.unwrap_or_default(), short_id(&member.run_id));
-                    self.print(|| printer.borrow_mut().note(format_args!("- {} skipped: {message} (run {run})", member.label)));
+                    let message = message.unwrap_or_default();
+                    self.print(|| printer.borrow_mut().note(format_args!("- {} skipped: {message}{run}", member.label)));
                 }
                 if !member.state.is_failure() {
                     return;
@@ -282,8 +286,7 @@ impl GroupView {
                 if self.failed <= SHOWN {
                     let why = cause.map_or_else(|| member.state.as_str().to_owned(), |cause| cause.as_str().to_owned());
                     let message = message.map(text::first_line).unwrap_or_default();
-                    let run = short_id(&member.run_id);
-                    self.print(|| printer.borrow_mut().bad(format_args!("{}: {why}: {message} (run {run})", member.label)));
+                    self.print(|| printer.borrow_mut().bad(format_args!("{}: {why}: {message}{run}", member.label)));
                 }
             }
             GroupEvent::Waiting { member, holder } => {
@@ -355,7 +358,6 @@ pub(super) fn summary(
     let skipped = counts.of(MemberState::Skipped);
     let and_skipped = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
     let (name, id) = (&group.name, short_id(&group.group_id));
-    let what = if group.kind == KIND { "windows" } else { "jobs" };
     let code = match stopped {
         Some(StopReason::Signal(signal)) => Code::Interrupted(*signal),
         _ if completed + skipped < all => Code::Failed,
@@ -370,17 +372,20 @@ pub(super) fn summary(
         if failed_members.unprinted > 0 {
             printer.note(show);
         }
-        printer.json(&GroupLine { schema: "lorchestra.group/1", group: GroupObject::of(group, *counts, false) });
+        printer.json(&GroupLine {
+            schema: "lorchestra.group/1",
+            group: GroupObject::of(group, *counts, failed_members.failures, false),
+        });
     } else if completed + skipped == all {
         if !flags.quiet {
-            printer
-                .good(format_args!("{name}: {completed} {what} completed{and_skipped} in {} (group {id})", show::elapsed(took)));
+            let (completed, took) = (show::counted(completed, noun(group)), show::elapsed(took));
+            printer.good(format_args!("{name}: {completed} completed{and_skipped} in {took} (group {id})"));
         }
     } else {
         let rest = all - completed - failed - skipped;
         let open = if rest > 0 { format!(", {rest} not run") } else { String::new() };
-        printer
-            .bad(format_args!("{name}: {completed} of {all} {what} completed, {failed} failed{and_skipped}{open} (group {id})"));
+        let completed = format!("{completed} of {}", show::counted(all, noun(group)));
+        printer.bad(format_args!("{name}: {completed} completed, {failed} failed{and_skipped}{open} (group {id})"));
         if group.kind == KIND {
             printer.note(show);
             printer.note(format_args!("  lorchestra backfill resume {id}"));
@@ -393,6 +398,16 @@ pub(super) fn summary(
         }
     }
     code
+}
+
+/// What the members of a group are called.
+pub(super) fn noun(group: &Group) -> &'static str {
+    if group.kind == KIND { "window" } else { "job" }
+}
+
+/// `3 windows`, `1 of 3 windows`.
+pub(super) fn of_all(n: u64, all: u64, noun: &str) -> String {
+    if n == all { show::counted(all, noun) } else { format!("{n} of {}", show::counted(all, noun)) }
 }
 
 impl From<GroupError> for CommandError {

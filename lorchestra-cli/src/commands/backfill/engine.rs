@@ -74,8 +74,8 @@ pub(crate) struct EngineFlags {
 }
 
 impl EngineFlags {
-    /// Returns the engine for a new group; `None` for this host. Fails if it is not installed, before anything is stored.
-    pub(super) fn resolve(&self, settings: &Settings, window_flags: Vec<String>) -> Result<Option<GroupEngine>, CommandError> {
+    /// Checks the flags against each other, for a dry run too. Returns the engine and its shared directory; `None` for this host.
+    pub(super) fn check(&self) -> Result<Option<(EngineName, &Path)>, CommandError> {
         let Some(name) = self.engine.engine() else {
             if self.shared.is_some() || self.detach || !self.engine_flag.is_empty() || self.node_state.is_some() {
                 return Err(CommandError::new(Code::Usage, "--shared, --engine-flag, --node-state and --detach need --engine")
@@ -91,6 +91,12 @@ impl EngineFlags {
             return Err(CommandError::new(Code::Usage, format!("--node-state is not for --engine {}", name.as_str()))
                 .hint("remove it: a worker of Temporal has the state directory of its own environment"));
         }
+        Ok(Some((name, shared)))
+    }
+
+    /// Returns the engine for a new group; `None` for this host. Fails if it is not installed, before anything is stored.
+    pub(super) fn resolve(&self, settings: &Settings, window_flags: Vec<String>) -> Result<Option<GroupEngine>, CommandError> {
+        let Some((name, shared)) = self.check()? else { return Ok(None) };
         if name == EngineName::Slurm && settings.has_configured_state_dir {
             let message = "state_dir in config.toml is the same on all nodes, but each must have a history of its own";
             return Err(CommandError::new(Code::Config, message)

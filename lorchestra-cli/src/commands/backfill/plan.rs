@@ -12,12 +12,13 @@ use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::secrets::{self, Configured};
 use crate::settings::Settings;
+use crate::show::counted;
 use crate::wire::BackfillWindow;
 use chrono::{DateTime, NaiveTime, Utc};
 use lorchestra_core::group::plan_file::PlannedMember;
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::packages::library::Library;
-use lorchestra_core::plan::every::{TimeRange, tile};
+use lorchestra_core::plan::every::{Every, TimeRange, tile};
 use lorchestra_core::plan::{OnOverlap, OverlapKey, ParamArg, RunPolicy, RunSpec, last, time};
 use lorchestra_core::run::launch;
 use lorchestra_core::store::group::NewMember;
@@ -85,6 +86,9 @@ pub(super) fn plan(
     let every = own.every.ok_or_else(|| missing("--every", "--every 1d"))?;
     let windows = tile(range.0, range.1, every)
         .map_err(|error| CommandError::new(Code::Usage, format!("--from {} --to {}: {error}", shown(range.0), shown(range.1))))?;
+    if !own.drive.quiet {
+        warn_uneven(range, every, &own, printer);
+    }
     let combinations = combinations(job, &mut given, &own.matrix)?;
     let library = launch::seal(&package.path, package_name, lock(&own, settings)?.as_ref())?;
     let group = Uuid::now_v7().to_string();
@@ -162,7 +166,7 @@ pub(super) fn print(members: &[BackfillMember], as_json: bool, printer: &mut Pri
         }
     }
     if !as_json {
-        printer.note(format_args!("{} runs (dry run: nothing was started)", members.len()));
+        printer.note(format_args!("{} (dry run: nothing was started)", counted(members.len(), "run")));
     }
 }
 
@@ -176,6 +180,27 @@ fn range(own: &BackfillFlags, now: DateTime<Utc>) -> Result<TimeRange, CommandEr
         time::parse(text, now).map_err(|error| CommandError::new(Code::Usage, format!("{flag} {text:?}: {error}")))
     };
     Ok((read("--from", &own.from, "--from 2024-01-01")?, read("--to", &own.to, "--to 2025-01-01")?))
+}
+
+/// Warns about an end that is not at a whole day, hour or minute, whichever `--every` counts: it depends on when the command is called, so another
+/// call has other windows, and runs the same time again.
+fn warn_uneven(range: TimeRange, every: Every, own: &BackfillFlags, printer: &mut Printer) {
+    let (unit, name) = match every {
+        Every::Seconds(seconds) if seconds % 86_400 != 0 && seconds % 3_600 == 0 => (3_600, "an hour"),
+        Every::Seconds(seconds) if seconds % 3_600 != 0 => (60, "a minute"),
+        _ => (86_400, "a day"),
+    };
+    for (flag, text, at) in [("--from", &own.from, range.0), ("--to", &own.to, range.1)] {
+        if at.timestamp_micros() % (unit * 1_000_000) != 0 {
+            let text = text.as_deref().unwrap_or_default();
+            printer.warning(format_args!(
+                "{flag} {text} is {}, not the beginning of {name}: a later call has other windows, and runs the same time again; \
+                 write a date, such as {}",
+                time::show(at),
+                at.format("%F")
+            ));
+        }
+    }
 }
 
 /// Fails unless the job has both ends of a window, and neither was given.

@@ -1,5 +1,6 @@
 //! `backfill list`, `show`, `cancel`: what groups there are, which members have not completed, and an end to one that runs.
 
+use super::drive::noun;
 use super::engine::WindowReason;
 use super::{KIND, engine};
 use crate::exit::Code;
@@ -52,11 +53,12 @@ pub(super) fn list(
     for group in &groups {
         let counts = store.group_counts(group.n)?;
         if as_json {
-            printer.json(&GroupLine { schema: "lorchestra.group/1", group: object(state, group, counts)? });
+            printer.json(&GroupLine { schema: "lorchestra.group/1", group: object((state, store), group, counts)? });
             continue;
         }
         let done = format!("{}/{}", counts.of(MemberState::Completed), counts.all());
-        let (id, age, state) = (short_id(&group.group_id), show::age(now, group.created_at), object(state, group, counts)?.state);
+        let (id, age, state) =
+            (short_id(&group.group_id), show::age(now, group.created_at), object((state, store), group, counts)?.state);
         printer.line(format_args!(
             "{id:<8}  {age:>4}  {state:<11}  {done:<11}  {:>6}  {}",
             counts.failed(),
@@ -66,10 +68,11 @@ pub(super) fn list(
     Ok(Code::Success)
 }
 
-fn object(state: &StateDir, group: &Group, counts: GroupCounts) -> Result<GroupObject, CommandError> {
+fn object((state, store): (&StateDir, &Store), group: &Group, counts: GroupCounts) -> Result<GroupObject, CommandError> {
     // As far as the last command found out.
     let on_engine = group.settings.engine.is_some() && counts.of(MemberState::Running) > 0;
-    Ok(GroupObject::of(group, counts, on_engine || Driver::is_driven(state, &group.group_id)?))
+    let failures = store.group_failures(group.n)?;
+    Ok(GroupObject::of(group, counts, failures, on_engine || Driver::is_driven(state, &group.group_id)?))
 }
 
 /// The runs of a group that explain its members.
@@ -136,11 +139,11 @@ pub(in crate::commands) fn show(
             }
         }
         windows.sort_by_key(|window| window.place);
-        let group = object(state, group, counts)?;
+        let group = object((state, store), group, counts)?;
         printer.json(&GroupDetails { schema: "lorchestra.group-show/1", group, windows });
         return Ok(Code::Success);
     }
-    printer.line(format_args!("{} {} ({})", group.kind, short_id(&group.group_id), object(state, group, counts)?.state));
+    printer.line(format_args!("{} {} ({})", group.kind, short_id(&group.group_id), object((state, store), group, counts)?.state));
     printer.line(format_args!("  job: {}", escaped(&group.name)));
     printer.line(format_args!("  created: {}", show::time(group.created_at)));
     if let Some(engine) = &group.settings.engine {
@@ -151,7 +154,7 @@ pub(in crate::commands) fn show(
         .filter(|of| counts.of(*of) > 0)
         .map(|of| format!("{} {}", counts.of(of), of.as_str()))
         .collect();
-    printer.line(format_args!("  windows: {} ({})", counts.all(), counted.join(", ")));
+    printer.line(format_args!("  {}s: {} ({})", noun(group), counts.all(), counted.join(", ")));
     for of in MemberState::ALL.into_iter().filter(|of| *of != MemberState::Completed) {
         let members = store.members(group.n, of, LISTED as u64)?;
         for member in &members {
@@ -234,7 +237,8 @@ fn cancelled(group: &Group, store: &Store, printer: &mut Printer) -> Result<Code
     let id = short_id(&group.group_id);
     let counts = store.group_counts(group.n)?;
     let (completed, all) = (counts.of(MemberState::Completed), counts.all());
-    printer.good(format_args!("group {id} is cancelled: {completed} of {all} windows have completed"));
+    let (of, have) = (show::counted(all, noun(group)), if all == 1 { "has" } else { "have" });
+    printer.good(format_args!("group {id} is cancelled: {completed} of {of} {have} completed"));
     printer.note(format_args!("  lorchestra backfill resume {id}"));
     Ok(Code::Success)
 }

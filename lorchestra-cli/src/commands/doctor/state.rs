@@ -8,6 +8,7 @@ use crate::commands::unclosed::Unclosed;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::{Hook, Notices};
+use crate::observe::undelivered::{are, events};
 use crate::settings::Settings;
 use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::clock::now_micros;
@@ -17,7 +18,7 @@ use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::{FileFault, trust};
 use lorchestra_core::run::recovery::leftovers::Leftovers;
 use lorchestra_core::run::recovery::{Closed, close_all_abandoned, remove_all_unrecorded};
-use lorchestra_core::store::{COUNTED, RunFilter, Store, short_id};
+use lorchestra_core::store::{RunFilter, Store, short_id};
 use lorchestra_core::text::{chain, path_text, shell};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -295,12 +296,11 @@ fn directory(dir: &Path) -> Option<Finding> {
 fn backlog(to: &DestinationConfig, [pending, refused, uncertain]: [u64; 3], findings: &mut Vec<Finding>) {
     let label = to.label();
     if pending > 0 {
-        let more = if pending > COUNTED { "more than " } else { "" };
-        let cause = format!("{more}{} events are not in {label} yet", pending.min(COUNTED));
+        let cause = format!("{} not in {label} yet", are(pending));
         findings.push(Finding::warning("delivery", cause, "run lorchestra events flush"));
     }
     if refused > 0 {
-        let cause = format!("{label} refused {refused} events");
+        let cause = format!("{label} refused {}", events(refused));
         findings.push(Finding::error(
             "delivery",
             cause,
@@ -308,7 +308,7 @@ fn backlog(to: &DestinationConfig, [pending, refused, uncertain]: [u64; 3], find
         ));
     }
     if uncertain > 0 {
-        let cause = format!("{label}: cannot confirm that {uncertain} events arrived");
+        let cause = format!("{label}: cannot confirm that {} arrived", events(uncertain));
         findings.push(Finding::error("delivery", cause, "see lorchestra events list --uncertain"));
     }
 }

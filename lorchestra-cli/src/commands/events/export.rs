@@ -9,6 +9,7 @@ use crate::failure::CommandError;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::show::counted;
 use crate::values;
 use clap::{Args, ValueEnum};
 use lorchestra_core::host::atomic_file::{OutputFile, unless_reader_left};
@@ -116,7 +117,7 @@ pub(super) fn export(
 /// Reports an export into a file. Into anything else, it is not reported: that may be standard output.
 fn exported_to(file: Option<&Path>, events: u64, printer: &mut Printer) {
     if let Some(path) = file {
-        printer.good(format_args!("{events} events exported to {}", path_text(path)));
+        printer.good(format_args!("{} exported to {}", counted(events, "event"), path_text(path)));
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) fn written(file: &GroupFile, path: &Path) -> GroupSource {
 pub(super) fn find(store: &Store, name: &str, now: &GroupSource) -> Result<Group, CommandError> {
     let mut groups: Vec<Group> = store.groups(KIND, SEARCHED)?.into_iter().filter(|group| group.name == name).collect();
     if groups.is_empty() {
-        return Err(CommandError::new(Code::Failed, format!("the group {name} has not run yet")).hint("omit --rerun-failed"));
+        return Err(none(name));
     }
     let is_of_file = |group: &Group| group.settings.file.as_ref().is_some_and(|before| before.path == now.path);
     let group = groups.remove(groups.iter().position(is_of_file).unwrap_or(0));
@@ -67,6 +67,11 @@ pub(super) fn find(store: &Store, name: &str, now: &GroupSource) -> Result<Group
     Err(CommandError::new(Code::Usage, format!("{}: {why}: {what}", now.path))
         .hint("omit --rerun-failed to run all jobs of the file as it is now")
         .hint(format!("run lorchestra backfill resume {id} to run what failed, as it was then")))
+}
+
+/// The error if no group of this name has run.
+pub(super) fn none(name: &str) -> CommandError {
+    CommandError::new(Code::Failed, format!("the group {name} has not run yet")).hint("omit --rerun-failed")
 }
 
 /// Names what differs between the jobs of two files. Names parameters without their values, which may be secret.

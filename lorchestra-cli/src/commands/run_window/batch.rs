@@ -7,7 +7,7 @@
 //! waits for the terminal events. A window whose terminal event is not delivered in time gets a second report, with
 //! exit code 69, which replaces the first.
 
-use super::{EngineWindow, RunWindow, WindowResult};
+use super::{EngineWindow, RunWindow};
 use crate::commands::delivery;
 use crate::commands::lane::{LaunchOrCommand, SpecRunner, has_begun};
 use crate::commands::run_job::code_of_result;
@@ -20,6 +20,7 @@ use crate::observe::DiagnosticObserver;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show;
+use crate::wire::{WindowReport, WindowResult};
 use lorchestra_core::host::signals::{Signals, signal_name};
 use lorchestra_core::outcome::{Cause, Outcome};
 use lorchestra_core::run::error::RunError;
@@ -28,25 +29,11 @@ use lorchestra_core::run::launch::{Delivery, Host, Lane, LaunchError};
 use lorchestra_core::run::supervisor::RunResult;
 use lorchestra_core::store::RunState;
 use lorchestra_core::text;
-use serde::Serialize;
 use std::time::Instant;
 use uuid::Uuid;
 
 /// Longest message in a report, in characters: an engine keeps the reports of all windows.
 const MESSAGE: usize = 300;
-
-/// What became of a window (schema `lorchestra.window-report/1`).
-#[derive(Debug, Clone, Serialize)]
-struct WindowReport {
-    schema: &'static str,
-    index: usize,
-    run_id: String,
-    exit_code: u8,
-    /// The state of the run; null if none was started.
-    state: Option<&'static str>,
-    message: Option<String>,
-    duration_ms: u64,
-}
 
 /// How a window ended in this process.
 struct EngineWindowEnd {

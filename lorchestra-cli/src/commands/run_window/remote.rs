@@ -5,17 +5,18 @@
 //! The libraries are those of the node, compared by their sha256.
 //!
 //! A server that cannot be reached, or is overloaded, is a reason to run the window again later; an address that is wrong is not, nor is a
-//! certificate that this node does not trust. User information and query of a URL are credentials: no message has them. Signals end the
+//! certificate that this node does not trust, or a server that refuses this node's TLS. User information and query of a URL are credentials: no message has them. Signals end the
 //! download, also for PID 1 of a container.
 
 use crate::commands::handle_signals;
 use crate::exit::Code;
 use crate::failure::CommandError;
+use crate::settings::Settings;
 use lorchestra_core::group::plan_file::PlanFile;
 use lorchestra_core::host::signals::{Signals, signal_name};
-use lorchestra_core::text::chain;
+use lorchestra_core::text::{chain, path_text};
 use reqwest::{StatusCode, Url};
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -106,7 +107,10 @@ impl PlanUrl {
 }
 
 /// Reads and checks the plan at a URL. Returns the signals that are handled from now on, too.
-pub(super) fn read(plan: &PlanUrl) -> Result<(PlanFile, Signals), CommandError> {
+pub(super) fn read(plan: &PlanUrl, settings: &Settings) -> Result<(PlanFile, Signals), CommandError> {
+    if plan.url.scheme() == "https" {
+        check_roots(settings)?;
+    }
     let shown = plan.shown();
     let mut signals = handle_signals()?;
     let no_client = |why: String| {
@@ -192,10 +196,55 @@ fn unread(error: reqwest::Error) -> Unread {
         Some(rustls::Error::InvalidMessage(_) | rustls::Error::PeerIncompatible(_)) => {
             "check the port and the scheme of the URL: the server must speak TLS 1.2 or 1.3"
         }
+        Some(rustls::Error::AlertReceived(alert)) => match refusal(*alert) {
+            Some(hint) => hint,
+            None => return Unread::Later(chain(&error)),
+        },
         // Connections that break are no faults of the configuration.
         _ => return Unread::Later(chain(&error)),
     };
-    Unread::Tls { why: chain(&error), hint }
+    Unread::Tls { why: in_words(&chain(&error)), hint }
+}
+
+/// What to do about an alert that the server sends to each request of this node; `None` if the next one may succeed.
+fn refusal(alert: AlertDescription) -> Option<&'static str> {
+    use AlertDescription as Alert;
+    match alert {
+        Alert::ProtocolVersion | Alert::InsufficientSecurity | Alert::HandshakeFailure | Alert::NoApplicationProtocol => {
+            Some("configure the server for TLS 1.2 or 1.3 with common cipher suites, or use another server")
+        }
+        Alert::CertificateRequired
+        | Alert::NoCertificate
+        | Alert::BadCertificate
+        | Alert::UnsupportedCertificate
+        | Alert::CertificateRevoked
+        | Alert::CertificateExpired
+        | Alert::CertificateUnknown
+        | Alert::UnknownCA
+        | Alert::AccessDenied => {
+            Some("run-window sends no client certificate: use a server, or an address of this one, that does not require it")
+        }
+        Alert::UnrecognisedName => Some("check the host in the URL: the server does not know this name"),
+        _ => None,
+    }
+}
+
+/// Replaces what rustls has only as the name of an error.
+fn in_words(text: &str) -> String {
+    text.replace(
+        "Other(OtherError(CaUsedAsEndEntity))",
+        "it is the certificate of a certificate authority (CA:TRUE), which is not valid for a server",
+    )
+}
+
+/// Fails if `SSL_CERT_FILE` cannot be read: the certificates of the machine are not used then, and the server's would seem to be wrong.
+fn check_roots(settings: &Settings) -> Result<(), CommandError> {
+    let Some(file) = settings.variable("SSL_CERT_FILE").filter(|file| !file.is_empty()) else { return Ok(()) };
+    std::fs::read(&file).map(drop).map_err(|error| {
+        let file = path_text(Path::new(&file));
+        CommandError::new(Code::Config, format!("SSL_CERT_FILE: {file} cannot be read: {error}"))
+            .hint("set it to a file with the certificates to trust, or unset it to use those of the machine")
+    })
 }
 
 /// Returns the TLS error that caused an error, if one did.

@@ -6,6 +6,7 @@ use super::duration;
 use crate::cells;
 use crate::commands::fleet::{From, RunSource};
 use crate::commands::known::require_known_of;
+use crate::commands::named_group;
 use crate::commands::unclosed::Unclosed;
 use crate::complete;
 use crate::exit::Code;
@@ -48,7 +49,7 @@ pub(crate) struct RunList {
     /// Show only runs that failed or were refused for this reason
     #[arg(long, value_name = "CAUSE", value_parser = Cause::ALL.map(Cause::as_str))]
     pub(crate) cause: Option<String>,
-    /// Show only runs of this group (a backfill's id, or the name given with `run-job --group`)
+    /// Show only runs of this group: id, short id, start or end of an id, `last`, or the name given with `run-job --group`
     #[arg(long, value_name = "GROUP")]
     pub(crate) group: Option<String>,
     /// Show only runs that are still running
@@ -108,7 +109,13 @@ pub(super) fn list(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
-    let query = wanted.query()?;
+    let mut query = wanted.query()?;
+    if let (Some(query), Some(text)) = (&mut query, &wanted.group) {
+        query.group = Some(match store.filter(|_| wanted.from.from == RunSource::Bigquery) {
+            Some(fleet) => named_group::of_fleet(fleet, text)?,
+            None => named_group::of_runs(store, text)?,
+        });
+    }
     let runs = match (store, &query) {
         (None, _) => Vec::new(),
         (Some(store), None) => store.runs(&RunFilter { running: false, limit: Some(wanted.limit) })?,
@@ -165,14 +172,24 @@ impl RunRow {
         Self {
             short_id: short_id(&run.run_id).to_owned(),
             age: show::age(now, run.started_at),
-            state: if unclosed.is_some() { "abandoned" } else { run.state.as_str() },
+            state: state(run, unclosed),
             style: if unclosed.is_some() { BAD } else { style(run.state) },
             took: duration(run).map(show::elapsed).unwrap_or_default(),
             name,
             account: run.account.as_deref().map(|account| escaped(&text::one_line(account))).unwrap_or_default(),
-            why: unclosed.map(|why| format!("its supervisor died, and the run cannot be closed yet: {why}")).or_else(|| why(run)),
+            why: unclosed.map(self::unclosed).or_else(|| why(run)),
         }
     }
+}
+
+/// The state of a run as it is printed. A run that cannot be closed, for this reason, is still running in the store.
+pub(super) fn state(run: &Run, unclosed: Option<&str>) -> &'static str {
+    if unclosed.is_some() { "abandoned" } else { run.state.as_str() }
+}
+
+/// Explains that state.
+pub(super) fn unclosed(why: &str) -> String {
+    format!("its supervisor died, and the run cannot be closed yet: {why}")
 }
 
 /// Formats the table for a terminal of this width: lines with the style of a part of them. A name that is cut names nothing: without room for

@@ -6,6 +6,7 @@ use crate::failure::CommandError;
 use crate::follow::readable;
 use crate::notify::Notices;
 use crate::printer::Printer;
+use crate::show::counted;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::run::log::{self, LogChunk, LogReader, Part};
 use lorchestra_core::run::recovery::close_all_abandoned;
@@ -71,7 +72,7 @@ fn empty(store: &Store, run: &Run, trace: bool) -> Result<String, CommandError> 
         store.event_counts(&run.run_id)?.iter().filter(|(name, _)| !name.starts_with("job.")).map(|(_, n)| *n).sum();
     let events = match of_job {
         0 => String::new(),
-        n => format!(", and its {n} events with lorchestra events list --run {id}"),
+        n => format!(", and its {} with lorchestra events list --run {id}", counted(n, "event")),
     };
     Ok(format!("This run has {what}; see its outcome with lorchestra runs show {id}{events}."))
 }

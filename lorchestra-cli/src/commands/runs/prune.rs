@@ -15,7 +15,7 @@ use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::store::retention::{Forgotten, Prunable, Pruned, Retention};
 use lorchestra_core::store::{RunQuery, Store};
-use lorchestra_core::text::printable;
+use lorchestra_core::text::{printable, quote};
 use std::path::Path;
 use std::time::Duration;
 
@@ -125,15 +125,17 @@ fn by_age(
     let mut report = PruneReport { notes: kept(undelivered), ..PruneReport::default() };
     report.object.undelivered = undelivered;
     if command.dry_run {
-        report.text = format!("would remove {runs} runs and the logs of {logs}");
+        report.text = format!("would remove {} and the logs of {logs}", counted(runs, "run"));
         (report.object.runs, report.object.logs) = (runs, logs);
         return Ok(report);
     }
     let all = remove(state, store, &retention, now)?;
     report.text = match all {
         _ if command.keep.is_some() && all == Pruned::default() => NOTHING.to_owned(),
-        Pruned { payloads: 0, runs, logs } => format!("removed {runs} runs and the logs of {logs}"),
-        Pruned { payloads, runs, logs } => format!("removed {runs} runs, the logs of {logs} and the payloads of {payloads}"),
+        Pruned { payloads: 0, runs, logs } => format!("removed {} and the logs of {logs}", counted(runs, "run")),
+        Pruned { payloads, runs, logs } => {
+            format!("removed {}, the logs of {logs} and the payloads of {payloads}", counted(runs, "run"))
+        }
     };
     report.object.count(all);
     Ok(report)
@@ -147,7 +149,9 @@ fn forget(
     limits: (&Retention, i64),
 ) -> Result<PruneReport, CommandError> {
     let Some((package, name)) = job.split_once('/').filter(|(package, name)| !package.is_empty() && !name.is_empty()) else {
-        return Err(CommandError::new(Code::Usage, format!("--job {job:?} is not the name of a job")).hint("give PACKAGE/JOB"));
+        return Err(
+            CommandError::new(Code::Usage, format!("--job {} is not the name of a job", quote(job))).hint("give PACKAGE/JOB")
+        );
     };
     let query = RunQuery {
         package: Some(package.to_owned()),
@@ -171,7 +175,7 @@ fn forget(
         );
     }
     let object = PruneObject { runs, logs, undelivered, running: Some(running), ..PruneObject::default() };
-    Ok(PruneReport { object, text: format!("{would} {runs} runs and the logs of {logs}"), notes })
+    Ok(PruneReport { object, text: format!("{would} {} and the logs of {logs}", counted(runs, "run")), notes })
 }
 
 /// The error for a job or an account that has no run: a misspelt one must not look as if it was forgotten.
@@ -225,7 +229,7 @@ fn to_size(
         if dry_run {
             let found = store.prunable(state, &retention, now)?;
             report.notes = kept(found.undelivered);
-            report.text = format!("would remove about {} of {runs} runs ({} MiB in use)", found.runs, size >> 20);
+            report.text = format!("would remove about {} of {} ({} MiB in use)", found.runs, counted(runs, "run"), size >> 20);
             let Prunable { runs, logs, undelivered, .. } = found;
             report.object = PruneObject { runs, logs, undelivered, used_bytes: Some(size), ..PruneObject::default() };
             return Ok(report);
@@ -246,8 +250,8 @@ fn to_size(
         return Ok(report);
     }
     report.text = format!(
-        "removed {} runs and the logs of {}; {} are in use",
-        all.runs,
+        "removed {} and the logs of {}; {} are in use",
+        counted(all.runs, "run"),
         all.logs,
         format_args!("{} MiB", size.div_ceil(1 << 20))
     );

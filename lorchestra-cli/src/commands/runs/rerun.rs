@@ -12,13 +12,15 @@ use crate::flags::OwnFlags;
 use crate::notify::Notices;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::show::counted;
 use crate::values;
 use clap::Args;
-use lorchestra_core::outcome::Cause;
 use lorchestra_core::packages::catalog::Catalog;
 use lorchestra_core::packages::library;
 use lorchestra_core::plan::{RequestedBy, RunSpec};
-use lorchestra_core::store::{Run, RunQuery, RunState, Store, short_id};
+use lorchestra_core::store::{Run, RunQuery, Uncovered, short_id};
+use lorchestra_core::text::quote;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How far `--failed` looks back, unless `--since` says otherwise.
@@ -51,7 +53,7 @@ pub(crate) struct Rerun {
     #[arg(long, value_parser = values::duration, value_name = "DURATION")]
     pub(crate) delivery_timeout: Option<Duration>,
     /// Print the runs that would be rerun, and start nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     pub(crate) dry_run: bool,
     /// Print one JSON object for each new run (schema lorchestra.run-job/1)
     #[arg(long)]
@@ -65,18 +67,19 @@ pub(super) fn rerun(
     notices: &mut Notices<'_>,
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
+    let query = failed_query(wanted)?;
     let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
     let runs = match (&wanted.run, store) {
         (Some(run), _) => vec![find_run(store, settings, run)?],
         (None, Some(store)) => {
-            let (chosen, without_spec) = not_made_up_for(store, wanted)?;
+            let Uncovered { failed, without_spec } = store.uncovered(&query)?;
             report(&without_spec, printer);
-            if chosen.is_empty() && !without_spec.is_empty() {
+            if failed.is_empty() && !without_spec.is_empty() {
                 printer.note("No other failed run needs to be run again.");
                 return Ok(Code::Success);
             }
-            chosen
+            failed
         }
         (None, None) => Vec::new(),
     };
@@ -87,12 +90,17 @@ pub(super) fn rerun(
     }
     let mut signals = None;
     let mut failed = Vec::new();
+    let mut found = BTreeSet::new();
     for run in &runs {
-        let spec = spec_of(run, wanted.same_library, settings)?;
         if wanted.dry_run {
+            // Searching the plugin directories takes longer than everything else about a run.
+            if wanted.same_library || found.insert((&run.package, &run.job)) {
+                spec_of(run, wanted.same_library, settings)?;
+            }
             show(run, printer);
             continue;
         }
+        let spec = spec_of(run, wanted.same_library, settings)?;
         // A run that was refused has no library, so it is unknown whether it has changed.
         if spec.sha256.is_none()
             && !run.plugin_sha256.is_empty()
@@ -171,47 +179,21 @@ fn report(without_spec: &[Run], printer: &mut Printer) {
         printer.note(format_args!("run {id} of {job} has no spec: run the command of the schedule again"));
     }
     if let Some(more) = without_spec.len().checked_sub(MAX_REPORTED).filter(|more| *more > 0) {
-        printer.note(format_args!("{more} more refused runs have no spec: run lorchestra runs list --state refused"));
+        let (more, have) = (counted(more, "more refused run"), if more == 1 { "has" } else { "have" });
+        printer.note(format_args!("{more} {have} no spec: run lorchestra runs list --state refused"));
     }
 }
 
-/// Returns the failed runs that no later run covers, oldest first: of several failed ones for the same work, the last. Also returns the newest
-/// refused run without a spec of each job and account, unless a later run of that job and account is known.
-fn not_made_up_for(store: &Store, wanted: &Rerun) -> Result<(Vec<Run>, Vec<Run>), CommandError> {
+/// Returns the runs among which `--failed` chooses. Needs no history: a mistake in a flag is one without any run, too.
+fn failed_query(wanted: &Rerun) -> Result<RunQuery, CommandError> {
     let since = values::time("--since", Some(wanted.since.as_deref().unwrap_or(LOOK_BACK)))?;
     let (package, job) = match wanted.job.as_deref().map(|job| job.split_once('/').ok_or(job)) {
         None => (None, None),
         Some(Ok((package, job))) => (Some(package.to_owned()), Some(job.to_owned())),
         Some(Err(job)) => {
-            return Err(CommandError::new(Code::Usage, format!("--job {job}: the package is missing")).hint("write PACKAGE/JOB"));
+            let what = format!("--job {}: the package is missing", quote(job));
+            return Err(CommandError::new(Code::Usage, what).hint("write PACKAGE/JOB"));
         }
     };
-    let all = store.find_runs(&RunQuery { package, job, since, ..RunQuery::default() }, u64::MAX)?;
-    let mut later: Vec<RunSpec> = Vec::new();
-    let mut without_spec: Vec<Run> = Vec::new();
-    let mut chosen = Vec::new();
-    for run in all {
-        let Ok(spec) = run.spec() else {
-            let is_same = |package: &str, job: &str, account: &Option<String>| {
-                package == run.package && job == run.job && *account == run.account
-            };
-            let known = later.iter().any(|other| is_same(&other.package, &other.job, &other.account))
-                || without_spec.iter().any(|other| is_same(&other.package, &other.job, &other.account));
-            if !known {
-                without_spec.push(run);
-            }
-            continue;
-        };
-        if later.iter().any(|other| other.covers(&spec)) {
-            continue;
-        }
-        match run.state {
-            RunState::Failed | RunState::Refused if run.cause != Some(Cause::Cancelled) => chosen.push(run),
-            RunState::Completed | RunState::Claimed | RunState::Running => {}
-            _ => continue,
-        }
-        later.push(spec);
-    }
-    chosen.reverse();
-    Ok((chosen, without_spec))
+    Ok(RunQuery { package, job, since, ..RunQuery::default() })
 }

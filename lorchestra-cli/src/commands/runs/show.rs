@@ -1,6 +1,6 @@
 //! `runs show`: everything recorded about one run, from its outcome to its files, for people or as one JSON object.
 
-use super::{duration, results};
+use super::{duration, list, results};
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
@@ -30,7 +30,7 @@ const TAIL: u64 = 8 << 10;
 
 pub(super) fn show(
     (state, store): (&StateDir, &Store),
-    run: &Run,
+    (run, unclosed): (&Run, Option<&str>),
     destinations: &[DestinationConfig],
     as_json: bool,
     printer: &mut Printer,
@@ -63,6 +63,7 @@ pub(super) fn show(
         printer.json(&RunDetails {
             schema: "lorchestra.runs-show/1",
             run: RunObject::of(run),
+            unclosed: unclosed.map(str::to_owned),
             spec,
             events: counts.iter().cloned().collect(),
             attempts: attempts.iter().map(attempt_object).collect(),
@@ -96,7 +97,10 @@ pub(super) fn show(
     if let Some(account) = &run.account {
         row("account", &show::account(account));
     }
-    row("state", run.state.as_str());
+    row("state", list::state(run, unclosed));
+    if let Some(why) = unclosed {
+        row("unclosed", &list::unclosed(why));
+    }
     if let Some(held_by) = held_by {
         row("held by", &held_by.map_or_else(|| "an unknown run".to_owned(), |held_by| format!("run {}", short_id(&held_by))));
     }

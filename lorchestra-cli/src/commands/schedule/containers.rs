@@ -45,7 +45,7 @@ pub(super) fn files(
         vec![
             format!("To install: gcloud run jobs replace {name}.yaml --region REGION"),
             format!("Then let Cloud Scheduler run it ({}): gcloud run jobs execute {name}", at.unwrap_or(NIGHTLY)),
-            super::EPHEMERAL.to_owned(),
+            format!("{} (--require-delivery).", super::EPHEMERAL),
         ]
     };
     (files, notes)

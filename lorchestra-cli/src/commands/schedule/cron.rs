@@ -4,6 +4,7 @@ use super::Scheduled;
 use super::environment::Variable;
 use crate::exit::Code;
 use crate::failure::CommandError;
+use lorchestra_core::text::quote;
 use std::path::Path;
 
 /// Every night at 03:15.
@@ -66,7 +67,7 @@ pub(super) fn check(at: &str) -> Result<(), CommandError> {
     let fields: Vec<&str> = at.split_whitespace().collect();
     let wrong = |what: String| {
         let hint = "write MINUTE HOUR DAY MONTH WEEKDAY, for example '15 3 * * *'";
-        Err(CommandError::new(Code::Usage, format!("--at {at:?} {what}")).hint(hint))
+        Err(CommandError::new(Code::Usage, format!("--at {} {what}", quote(at))).hint(hint))
     };
     match &fields[..] {
         [name] if NAMES.contains(name) => return Ok(()),
@@ -79,7 +80,7 @@ pub(super) fn check(at: &str) -> Result<(), CommandError> {
     match FIELDS.iter().zip(fields).find(|(field, text)| !field.accepts(text)) {
         None => Ok(()),
         Some((CronField { name, least, most, .. }, text)) => {
-            wrong(format!("has {text:?} as the {name}, which is from {least} to {most}"))
+            wrong(format!("has {} as the {name}, which is from {least} to {most}", quote(text)))
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::settings::Settings;
 use lorchestra_core::delivery::DestinationConfig;
-use lorchestra_core::text::shell;
+use lorchestra_core::text::{quote, shell};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -34,15 +34,18 @@ pub(super) fn check(at: &str) -> Result<(), CommandError> {
     // A number after @ is a time in seconds since 1970.
     let is_named = at.strip_prefix('@').is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()));
     if is_named || (fields >= 5 && !at.contains(':')) {
-        return Err(CommandError::new(Code::Usage, format!("--at {at:?} is in the syntax of cron, which systemd does not read"))
-            .hint("write an OnCalendar= expression, for example '*-*-* 03:15:00' or 'Mon *-*-* 09:00'")
-            .hint("run systemd-analyze calendar EXPRESSION to check one"));
+        return Err(CommandError::new(
+            Code::Usage,
+            format!("--at {} is in the syntax of cron, which systemd does not read", quote(at)),
+        )
+        .hint("write an OnCalendar= expression, for example '*-*-* 03:15:00' or 'Mon *-*-* 09:00'")
+        .hint("run systemd-analyze calendar EXPRESSION to check one"));
     }
     // Where systemd is not installed, the units are for another machine.
     let judged = Command::new("systemd-analyze").args(["calendar", "--", at]).stdin(Stdio::null()).output();
     match judged {
         Ok(output) if !output.status.success() && contains(&output.stderr, "Failed to parse calendar") => {
-            Err(CommandError::new(Code::Usage, format!("--at {at:?} is not a time that systemd reads")).hint(
+            Err(CommandError::new(Code::Usage, format!("--at {} is not a time that systemd reads", quote(at))).hint(
                 "write an OnCalendar= expression, for example '*-*-* 03:15:00' or 'Mon *-*-* 09:00' (see man 7 systemd.time)",
             ))
         }

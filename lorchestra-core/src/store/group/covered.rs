@@ -5,7 +5,8 @@
 //! concerned: without `--merge`, a group runs its members regardless of other runs.
 //!
 //! The next run of a member that has failed is recorded only if no such run has completed it by then: the transaction that begins it checks
-//! that. If it has begun, it runs, even if the other run ends a moment later: the two were running at the same time.
+//! that ([`obstacle`]), and whether the group is cancelled. If it has begun, it runs, even if the other run ends a moment later: the two were
+//! running at the same time.
 //!
 //! Both directions are index searches: from a run that has completed to the members that have failed, of which there are usually none
 //! (`members_failed`), and from a run that fails to the runs that completed while it ran.
@@ -14,6 +15,24 @@ use super::super::RunState;
 use crate::plan::RunSpec;
 use chrono::DateTime;
 use rusqlite::{OptionalExtension, Transaction, params};
+
+/// Why the run of a member must not begin.
+pub(in crate::store) enum Obstacle {
+    /// This run, which is not of the group, has completed the member.
+    CompletedBy(String),
+    /// The group is cancelled. A supervisor may have got the member before, and waited for another run since then.
+    Cancelled,
+}
+
+/// Returns why a run must not begin, if it is that of a member.
+pub(in crate::store) fn obstacle(tx: &Transaction<'_>, run_id: &str) -> rusqlite::Result<Option<Obstacle>> {
+    let sql = "SELECT completed_by, (SELECT cancelled_at IS NOT NULL FROM run_groups WHERE n = run_group) FROM members WHERE run_id = ?1";
+    let found = tx.prepare_cached(sql)?.query_row([run_id], |row| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, bool>(1)?)));
+    Ok(found.optional()?.and_then(|(by, is_cancelled)| match by {
+        Some(by) => Some(Obstacle::CompletedBy(by)),
+        None => is_cancelled.then_some(Obstacle::Cancelled),
+    }))
+}
 
 /// Records the consequences of a run's end, which `runs` has already.
 pub(super) fn settle(tx: &Transaction<'_>, run_id: &str, state: RunState) -> rusqlite::Result<()> {
@@ -223,6 +242,25 @@ mod tests {
         assert_eq!(store.run(&second.run_id).unwrap(), None);
         assert_eq!(member(&store, &group, 0).completed_by.as_deref(), Some("later"));
         assert_eq!(states(&store, &group), [true, true, false]);
+    }
+
+    /// A supervisor that got it before the cancellation, and has waited since, does not start it.
+    #[test]
+    fn a_member_of_a_cancelled_group_does_not_begin_until_the_group_is_resumed() {
+        let site = site();
+        let mut store = Store::open(&site.state).unwrap();
+        let group = group_of(&mut store, &[days(0, 1)]);
+        let own = member(&store, &group, 0).run_id;
+        let begin = |store: &mut Store, run_id: &str| {
+            let start = store.begin_run(&NewRun { spec: days(0, 1), ..new_run(run_id) }, &started()).unwrap();
+            matches!(start, RunStart::Begun)
+        };
+        store.cancel_group(group.n, 1).unwrap();
+        assert!(!begin(&mut store, &own) && store.run(&own).unwrap().is_none());
+        assert_eq!(member(&store, &group, 0).state, MemberState::Pending);
+        assert!(begin(&mut store, "rerun"), "another run with the spec of the member may start");
+        store.resume_group(&group, Retry::Failed).unwrap();
+        assert!(begin(&mut store, &own));
     }
 
     #[test]

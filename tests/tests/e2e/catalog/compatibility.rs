@@ -79,6 +79,12 @@ const KEYS: &[(&str, &[&str])] = &[
         "host", "location", "plugin_path", "plugin_sha256", "plugin_version", "supervisor_pid",
     ]),
     ("lorchestra.bookmark/1", &["package", "job", "account", "at", "moved_at", "run_id"]),
+    ("lorchestra.bookmark-change/1", &["package", "job", "account", "before", "at"]),
+    ("lorchestra.runs-prune/1", &["dry_run", "runs", "logs", "payloads", "undelivered", "running", "used_bytes"]),
+    ("lorchestra.runs-stop/1", &["run_id", "short_id", "state", "cause", "had_ended"]),
+    ("lorchestra.events-flush/1", &["destination", "delivered", "refused", "uncertain", "pending", "stopped"]),
+    ("lorchestra.events-setup/1", &["destination", "target", "dry_run", "steps", "event_id"]),
+    ("lorchestra.config-keys/1", &["keys.key", "keys.default", "keys.meaning"]),
     ("lorchestra.event/1", &[
         "event_id", "event_type", "source", "schema_ref", "created_at", "correlation_id", "subject_id", "payload", "run_id", "attempt",
         "package", "job",
@@ -137,7 +143,8 @@ fn has_keys(schema: &str, value: &serde_json::Value) {
 #[test]
 fn json_keeps_its_keys() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
-    sandbox.configure(&format!("on_failure = 'cat > {}'\n", sandbox.arg("failure")));
+    let (failure, dir) = (sandbox.arg("failure"), sandbox.arg("lines"));
+    sandbox.configure(&format!("on_failure = 'cat > {failure}'\n[destinations.jsonl]\ndir = {dir:?}\n"));
     std::fs::write(sandbox.plugins().join("text.so"), "text").unwrap();
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     sandbox.lorchestra(&["run-job", "misbehave", "fail"]).exits(1);
@@ -149,6 +156,12 @@ fn json_keeps_its_keys() {
         (&["run-job", "--json", "misbehave", "noop"], 0, "lorchestra.run-job/1"),
         (&["run-job", "--json", "misbehave", "fail"], 1, "lorchestra.run-job/1"),
         (&["runs", "show", run.id(), "--json"], 0, "lorchestra.runs-show/1"),
+        (&["bookmarks", "set", "misbehave/windowed", "2024-01-30", "--json"], 0, "lorchestra.bookmark-change/1"),
+        (&["runs", "prune", "--older-than", "1d", "--dry-run", "--json"], 0, "lorchestra.runs-prune/1"),
+        (&["runs", "stop", run.id(), "--json"], 0, "lorchestra.runs-stop/1"),
+        (&["events", "setup", "--json"], 0, "lorchestra.events-setup/1"),
+        (&["events", "flush", "--json"], 0, "lorchestra.events-flush/1"),
+        (&["config", "keys", "--json"], 0, "lorchestra.config-keys/1"),
     ] {
         has_keys(schema, &sandbox.lorchestra(args).exits(code).json(schema));
     }

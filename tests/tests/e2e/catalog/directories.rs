@@ -82,6 +82,11 @@ fn a_missing_directory_is_reported() {
         file.replace('\n', "\\n")
     );
     assert_eq!(ended.err(), looked);
+    let args: Vec<String> = (0..20).flat_map(|n| ["--plugin-dir".into(), sandbox.arg(&format!("missing-{n}"))]).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).chain(["jobs", "list"]).collect();
+    let ended = sandbox.lorchestra(&args).exits(0);
+    let lines: Vec<&str> = ended.err().lines().collect();
+    assert_eq!((lines.len(), lines[6]), (8, "  and 15 more"), "{}", ended.shown());
     // The default directory need not exist.
     fs::remove_dir_all(sandbox.plugins()).unwrap();
     let list = sandbox.lorchestra(&["jobs", "list", "--json"]).exits(0).json("lorchestra.jobs-list/1");

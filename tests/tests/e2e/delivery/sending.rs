@@ -507,6 +507,11 @@ fn a_claimed_window_whose_last_event_is_not_delivered_is_reported_again() {
     eventually("what the job has emitted is delivered", || {
         site.fake.rows(&site.table).iter().any(|row| row.values["event_type"] == "window.seen")
     });
+    // The table has the row before the answer arrives. Without the answer, the window would not be claimed, and would fail.
+    eventually("its delivery is confirmed", || {
+        let shown = site.sandbox.lorchestra(&["runs", "show", "last", "--json"]).exits(0).json("lorchestra.runs-show/1");
+        shown["delivery"]["bigquery"] == json!({"pending": 0, "failed": 0, "uncertain": 0})
+    });
     site.fake.go_down();
     std::fs::write(&go, "").unwrap();
     let completed = Some("completed".to_owned());

@@ -60,11 +60,16 @@ fn a_mistake_does_not_hide_the_history() {
     sandbox.lorchestra(&["run-job", "misbehave", "print"]).exits(0);
     sandbox.configure(&format!("{configured}[retention]\nlogs = \"soon\"\n"));
     sandbox.lorchestra(&["run-job", "misbehave", "print"]).exits(78);
-    let reads: [(&[&str], i32, &str); 8] = [
+    let exported = sandbox.arg("events.jsonl");
+    let reads: [(&[&str], i32, &str); 12] = [
         (&["runs", "list"], 0, "refused"),
         (&["runs", "show", "misbehave/print"], 0, "state      refused"),
         (&["runs", "logs", "last"], 0, ""),
         (&["events", "list"], 0, "job.refused"),
+        (&["events", "export", "--format", "jsonl", "-o", &exported], 0, ""),
+        (&["report"], 0, "<html"),
+        (&["metrics"], 78, "lorchestra_job_healthy{package=\"misbehave\",job=\"print\",account=\"\"} 0"),
+        (&["schedule", "list"], 0, ""),
         (&["status"], 1, "failing"),
         (&["bookmarks", "show"], 0, ""),
         (&["backfill", "list"], 0, ""),
@@ -79,11 +84,14 @@ fn a_mistake_does_not_hide_the_history() {
         });
         assert!(warned || args == ["doctor"] && ended.out().contains(&mistake), "{}", ended.shown());
     }
+    assert!(sandbox.read("events.jsonl").contains("job.refused"), "the export is complete");
     assert!(sandbox.lorchestra(&["doctor"]).out().contains("✓ store: "), "the other checks are made");
     // No run can start, so monitoring must not see a healthy host.
     fs::remove_dir_all(&state).unwrap();
     sandbox.lorchestra(&["status"]).exits(78);
-    for args in [&["jobs", "list"][..], &["runs", "prune"], &["events", "flush"], &["metrics"], &["config", "show"]] {
+    for args in
+        [&["jobs", "list"][..], &["runs", "prune"], &["runs", "prune", "--dry-run"], &["events", "flush"], &["config", "show"]]
+    {
         sandbox.lorchestra(args).exits(78);
     }
     // Where the history is cannot be known.

@@ -68,7 +68,7 @@ fn filters_select_the_matching_runs() {
         let refused = sandbox.lorchestra(&[&["runs", "list"], filter].concat()).exits(1);
         assert!(refused.err().contains(hint), "{}", refused.shown());
     }
-    for filter in [&["--job", "misbehave/hang"][..], &["--job", "hang"]] {
+    for filter in [&["--job", "misbehave/from_bookmark"][..], &["--job", "from_bookmark"]] {
         assert_eq!(sandbox.lorchestra(&[&["runs", "list"], filter].concat()).exits(0).err(), "No run matches.\n");
     }
 }
@@ -176,4 +176,28 @@ fn an_empty_log_is_explained_in_one_sentence() {
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let logs = sandbox.lorchestra(&["runs", "logs", "last"]).exits(0);
     assert!(logs.err().ends_with(&format!("lorchestra runs show {}.\n", sandbox.runs()[0].short())), "{}", logs.shown());
+}
+
+#[test]
+fn a_long_value_leaves_room_for_the_reason() {
+    let sandbox = sandbox();
+    let long = "x".repeat(5000);
+    for args in [
+        &["runs", "list", "--since", &long][..],
+        &["events", "list", "--since", &long],
+        &["bookmarks", "set", "misbehave/windowed", &long],
+        &["runs", "rerun", "--failed", "--since", &long],
+    ] {
+        let refused = sandbox.lorchestra(args).exits(2);
+        assert!(refused.err().contains("is not a time; write 2024-01-31") && refused.err().len() < 300, "{}", refused.shown());
+    }
+    for (args, reason) in [
+        (&["runs", "rerun", "--failed", "--job", &long][..], "the package is missing"),
+        (&["schedule", "print", &long, "--cron"], "does not name a job"),
+        (&["schemas", &long], "schemas: "),
+        (&["backfill", "misbehave/windowed", "--from", &long, "--to", "today", "--every", "1d"], "; write 2024-01-31"),
+    ] {
+        let refused = sandbox.lorchestra(args).exits(2);
+        assert!(refused.err().contains(reason) && refused.err().len() < 2500, "{}", refused.shown());
+    }
 }

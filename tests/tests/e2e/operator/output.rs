@@ -282,7 +282,7 @@ fn runs_are_removed_by_number_and_by_size() {
     }
     let all = sandbox.runs();
     let counted = sandbox.lorchestra(&["runs", "prune", "--keep", "4", "--dry-run"]).exits(0);
-    assert!(counted.out().starts_with("would remove 1 runs"), "{}", counted.shown());
+    assert!(counted.out().starts_with("would remove 1 run "), "{}", counted.shown());
     sandbox.lorchestra(&["runs", "prune", "--keep", "4"]).exits(0);
     let ids = |runs: &[lorchestra_tests::Run]| runs.iter().map(|run| run.id().to_owned()).collect::<Vec<_>>();
     let kept = [&ids(&all[..4])[..], &ids(&all[5..])].concat();

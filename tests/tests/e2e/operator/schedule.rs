@@ -214,13 +214,30 @@ fn credentials_of_a_job_are_loaded() {
 #[test]
 fn mistakes_are_reported_before_anything_is_installed() {
     let sandbox = sandbox();
-    let cases: [(&[&str], i32, &str); 10] = [
+    let cases: [(&[&str], i32, &str); 15] = [
         (&["schedule", "print", "ingester/extract_gmail"], 2, "required"),
         (&["schedule", "print", "ingester/extract_gmial", "--cron"], 1, "extract_gmail"),
         (&["schedule", "print", "extract_gmail", "--cron"], 2, "does not name a job"),
         (&["schedule", "print", "ingester/extract_gmail", "--k8s"], 2, "--image"),
         (&["schedule", "print", "ingester/extract_gmail", "--cron", "--at", "03:15"], 2, "has 1 fields"),
         (&["schedule", "print", "ingester/extract_gmail", "--cron", "--at", "61 3 * * *"], 2, "from 0 to 59"),
+        (
+            &["schedule", "print", "ingester/extract_gmail", "--cron", "--system"],
+            2,
+            "--system has no effect with --cron: it is for --systemd",
+        ),
+        (
+            &["schedule", "print", "ingester/extract_gmail", "--k8s", "--image", "x", "--system"],
+            2,
+            "--system has no effect with --k8s",
+        ),
+        (
+            &["schedule", "print", "ingester/extract_gmail", "--cron", "--image", "x"],
+            2,
+            "--image has no effect with --cron: it is for --k8s",
+        ),
+        (&["schedule", "print", "ingester/extract_gmail", "--systemd", "--image", "x"], 2, "omit --image"),
+        (&["schedule", "print", "ingester/extract_gmail", "--cron", "--dir", "x"], 2, "--dir"),
         (&["schedule", "print", "ingester/extract_gmail", "--cron", "--", "--source", "takeout.mbox"], 2, "is a relative path"),
         (&["schedule", "print", "ingester/extract_gmail", "--systemd", "--at", "15 3 * * *"], 2, "'*-*-* 03:15:00'"),
         (&["schedule", "print", "ingester/extract_gmail", "--cron", "--", "--sauce", "/x"], 2, "--sauce"),

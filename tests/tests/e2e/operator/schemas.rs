@@ -104,6 +104,7 @@ fn what_commands_print_is_valid() {
     run(&["status", "--notify", "--json"], 1);
     run(&["doctor", "--json"], 1);
     run(&["config", "show", "--json"], 0);
+    run(&["config", "keys", "--json"], 0);
     run(&["--version", "--json"], 0);
     run(&["jobs", "list", "--json"], 0);
     run(&["jobs", "show", "misbehave/typed", "--json"], 0);
@@ -134,6 +135,13 @@ fn what_commands_print_is_valid() {
     let window = ["run-window", "--index", "1", "--plan", &sandbox.arg("plan"), "--claims", &sandbox.arg("claims")];
     sandbox.lorchestra(&[&window[..], &["--attempt", "1", "--no-require-delivery"]].concat()).exits(0);
     fs::remove_file(claims.join("1")).unwrap();
+    let (failing, results) = (sandbox.arg("failing"), sandbox.arg("results"));
+    sandbox.lorchestra(&[&days[..], &["--then", "fail", "--plan", &failing]].concat()).exits(0);
+    fs::create_dir(&results).unwrap();
+    let window = ["run-window", "--indexes", "0", "--plan", &failing, "--claims", &sandbox.arg("claims"), "--results", &results];
+    let reported = sandbox.lorchestra(&[&window[..], &["--attempt", "1", "--no-require-delivery"]].concat()).exits(0);
+    seen.extend(check(&reported));
+    seen.insert(check_text(&sandbox.read("results/0.1")));
     let mut run = |args: &[&str], code| seen.extend(check(&sandbox.lorchestra(args).exits(code)));
     run(&["bookmarks", "set", "misbehave/windowed", "2024-03-02", "--json"], 0);
     run(&["bookmarks", "reset", "misbehave/windowed", "--json"], 0);

@@ -48,7 +48,10 @@ fn packages_jobs_flags_and_runs_of_this_machine_are_completed() {
     sandbox.lorchestra(&["run-job", "-q", "misbehave", "numbered", "--account", "anna"]).exits(0);
     assert_eq!(offered(&sandbox, &["runs", "list", "--account", "an"]), ["anna"]);
     assert_eq!(offered(&sandbox, &["runs", "prune", "--job", "misbehave/numbered", "--account", ""])[0], "anna");
-    assert!(offered(&sandbox, &["backfill", "show", ""]).is_empty(), "there is none");
+    let days = ["--from", "2024-01-01", "--to", "2024-01-02", "--every", "1d"];
+    sandbox.lorchestra(&[&["backfill", "misbehave", "windowed"], &days[..]].concat()).exits(0);
+    let is_id = |word: &String| word.len() == 8 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    assert_eq!(offered(&sandbox, &["backfill", "show", ""]).iter().filter(|word| is_id(word)).count(), 1);
     // If nothing can be read, there are no candidates and no messages.
     sandbox.configure("= =");
     assert!(offered(&sandbox, &["run-job", "mis"]).is_empty());

@@ -206,6 +206,11 @@ fn an_abandoned_run_is_failing_also_if_it_cannot_be_closed() {
     assert!(listed.out().contains("  abandoned "), "{}", listed.shown());
     let listed = reading(&["runs", "list", "--json", "--limit", "1"]).exits(0);
     assert!(listed.json_lines("lorchestra.run/1")[0]["unclosed"].is_string(), "{}", listed.shown());
+    let shown = reading(&["runs", "show", "last"]).exits(0);
+    let expected = "state      abandoned\nunclosed   its supervisor died, and the run cannot be closed yet: ";
+    assert!(shown.out().contains(expected) && !shown.out().contains("running"), "{}", shown.shown());
+    let shown = reading(&["runs", "show", "last", "--json"]).exits(0).json("lorchestra.runs-show/1");
+    assert!(shown["unclosed"].as_str().unwrap().contains("Read-only file system"), "{shown}");
     let metrics = reading(&["metrics"]).exits(0);
     assert!(
         metrics.out().contains("lorchestra_job_healthy{package=\"misbehave\",job=\"shell\",account=\"\"} 0"),
@@ -226,7 +231,7 @@ fn an_abandoned_run_is_failing_also_if_it_cannot_be_closed() {
         assert_eq!(listed.out().lines().count(), n, "{filter:?}: {}", listed.shown());
     }
     let report = reading(&["report"]).exits(0);
-    assert!(report.out().contains("abandoned") && !report.out().contains("running"), "{}", report.shown());
+    assert!(report.out().contains("abandoned") && report.out().contains("<b>0</b>running"), "{}", report.shown());
     let doctor = reading(&["doctor"]);
     assert!(doctor.out().contains("1 job failed or was refused after the last success"), "{}", doctor.shown());
     let followed = reading(&["runs", "logs", "-f", "last"]).exits(0);
@@ -255,7 +260,7 @@ fn what_status_shows_is_not_pruned_and_can_be_forgotten() {
     let before = status(&sandbox, &[], 1);
     assert_eq!(words(&before), ["noop - ok", "numbered anna ok", "numbered bert failing"]);
     let pruned = sandbox.lorchestra(&["runs", "prune", "--older-than", "1s"]).exits(0);
-    assert!(pruned.out().starts_with("✓ removed 1 runs and the logs of 5"), "{}", pruned.shown());
+    assert!(pruned.out().starts_with("✓ removed 1 run and the logs of 5"), "{}", pruned.shown());
     let after = status(&sandbox, &[], 1);
     for at in 0..3 {
         for key in ["status", "last_success", "last", "failure"] {
@@ -278,7 +283,7 @@ fn what_status_shows_is_not_pruned_and_can_be_forgotten() {
     assert_eq!(words(&status(&sandbox, &[], 0)), ["noop - ok", "numbered anna ok"]);
     // This one has the newest event of all.
     let last = forget(&["misbehave/noop"], 0);
-    assert!(last.out().starts_with("✓ removed 1 runs") && last.err().contains("newest event"), "{}", last.shown());
+    assert!(last.out().starts_with("✓ removed 1 run ") && last.err().contains("newest event"), "{}", last.shown());
     assert_eq!(words(&status(&sandbox, &[], 0)), ["numbered anna ok"]);
     numbered("anna", &[], 0);
     assert!(sandbox.runs().iter().all(|run| run.0["job"] == "numbered"), "the end of the next run has removed it");

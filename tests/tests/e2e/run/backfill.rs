@@ -120,7 +120,7 @@ fn what_failed_or_is_missing_is_resumed() {
     sandbox.lorchestra(&["backfill", "resume", "last", "--only", "failed", "--max-failures", "100"]).exits(1);
     assert_eq!(sandbox.runs().len(), 8, "the four that had failed, and not the one that has not run");
     let group = group(&sandbox);
-    assert_eq!((&group["failed"], &group["pending"], &group["state"]), (&json!(4), &json!(1), &json!("interrupted")));
+    assert_eq!((&group["failed"], &group["pending"], &group["state"]), (&json!(4), &json!(1), &json!("failed")));
     let attempts: Vec<u64> = group["windows"].as_array().unwrap().iter().map(|w| w["attempt"].as_u64().unwrap()).collect();
     assert_eq!(attempts, [2, 2, 2, 2, 1]);
 }
@@ -204,6 +204,24 @@ fn failures_are_counted_and_refusals_explained() {
             run.json("lorchestra.runs-show/1")["spec"]["window"]["since"].as_str().map(|at| &at[..10]),
             window["label"].as_str().map(|at| &at[..10])
         );
+    }
+}
+
+/// `runs list` takes every name of a group that other commands take and print.
+#[test]
+fn the_runs_of_a_group_are_found_by_each_of_its_names() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["runs", "list", "--group", "last"]).exits(1);
+    sandbox.lorchestra(&[&JOB[..], &DAYS].concat()).exits(0);
+    sandbox.lorchestra(&["run-job", "misbehave", "noop", "--group", "nightly"]).exits(0);
+    let id = group(&sandbox)["group_id"].as_str().unwrap().to_owned();
+    let list = |group: &str| sandbox.lorchestra(&["runs", "list", "--json", "--group", group]);
+    for (name, runs) in [(&*id, 5), ("last", 5), (short_id(&id), 5), (&id[..13], 5), ("nightly", 1)] {
+        assert_eq!(list(name).exits(0).json_lines("lorchestra.run/1").len(), runs, "{name}");
+    }
+    for name in ["night", "0000-unknown"] {
+        let unknown = list(name).exits(1);
+        assert!(unknown.err().contains(&format!("Unknown group: {name}")), "{}", unknown.shown());
     }
 }
 
@@ -402,6 +420,55 @@ fn bad_requests_store_nothing() {
 }
 
 /// A misspelt configuration must not look like delivered events.
+/// Ends that depend on the time of the call give other windows each time.
+#[test]
+fn windows_that_never_repeat_are_warned_about() {
+    let sandbox = sandbox();
+    let planned = |from: &str, every: &str| {
+        let args = [&JOB[..], &["--from", from, "--to", "today", "--every", every, "--dry-run"]].concat();
+        sandbox.lorchestra(&args).exits(0).err().to_owned()
+    };
+    assert!(planned("-3d", "1d").contains("warning: --from -3d is "), "{}", planned("-3d", "1d"));
+    assert!(planned("-3d", "1d").contains("not the beginning of a day"));
+    assert!(planned("yesterday", "1d").lines().all(|line| !line.contains("warning")));
+    assert!(planned("-3d", "6h").contains("not the beginning of an hour"));
+    assert!(planned("yesterday", "1d").contains("1 run (dry run: nothing was started)"));
+}
+
+/// A group that its failures have stopped has failed; one that a person has stopped is interrupted.
+#[test]
+fn a_group_that_failures_have_stopped_has_failed() {
+    let sandbox = sandbox();
+    let fail = ["-j", "1", "--then", "fail", "--max-failures", "2", "--json"];
+    let ended = sandbox.lorchestra(&[&JOB[..], &DAYS, &fail].concat()).exits(1);
+    assert_eq!(ended.json("lorchestra.group/1")["state"], "failed");
+    assert_eq!((&group(&sandbox)["state"], &group(&sandbox)["pending"]), (&json!("failed"), &json!(3)));
+    let running = sandbox.start(&[&JOB[..], &DAYS, &["-j", "1", "--then", "wait", "--max-failures", "1"]].concat());
+    eventually("one runs", || sandbox.runs().iter().any(|run| run.state() == "running"));
+    running.signal(Signal::INT);
+    running.wait().exits(130);
+    assert_eq!(group(&sandbox)["state"], "interrupted");
+    // A stage that failed stops the later ones.
+    let stage = |job: &str| format!("[[stage]]\n[[stage.jobs]]\njob = \"misbehave/{job}\"\n");
+    std::fs::write(sandbox.path("nightly.toml"), stage("fail") + &stage("noop")).unwrap();
+    let ended = sandbox.lorchestra(&["run-group", "--json", &sandbox.arg("nightly.toml")]).exits(1);
+    assert_eq!(ended.json("lorchestra.group/1")["state"], "failed");
+    let id = ended.json("lorchestra.group/1")["group_id"].as_str().unwrap().to_owned();
+    let shown = sandbox.lorchestra(&["backfill", "show", &id]).exits(0);
+    assert!(shown.out().contains("(failed)\n") && shown.out().contains("\n  jobs: 2 ("), "{}", shown.shown());
+}
+
+/// Flags that a real run refuses are refused by a dry run, and by commands that would ignore them.
+#[test]
+fn dry_runs_refuse_flags_that_have_no_effect() {
+    let sandbox = sandbox();
+    for flags in [&["--shared", "/x"][..], &["--engine-flag=-x"], &["--node-state", "/x"], &["--engine", "slurm"]] {
+        sandbox.lorchestra(&[&JOB[..], &DAYS, &["--dry-run"], flags].concat()).exits(2);
+    }
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    sandbox.lorchestra(&["runs", "rerun", "last", "--dry-run", "--json"]).exits(2);
+}
+
 #[test]
 fn required_delivery_needs_a_destination() {
     let sandbox = sandbox();

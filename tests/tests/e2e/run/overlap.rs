@@ -4,6 +4,7 @@ use lorchestra_tests::bigquery::site::{Site, Write};
 use lorchestra_tests::history::short_id;
 use lorchestra_tests::{Fixture, Running, Sandbox, eventually, processes};
 use rustix::process::Signal;
+use std::time::Duration;
 
 fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave])
@@ -293,6 +294,8 @@ fn a_job_of_a_group_follows_its_policy() {
         assert_eq!(ended.err().matches(&waits).count(), usize::from(!policy.is_empty()), "{}", ended.shown());
         let refused = &sandbox.all_runs()[0];
         assert_eq!((sandbox.all_runs().len(), refused.state(), refused.cause()), (before + 1, "refused", "overlap"));
+        // The run that is named is that of the refusal.
+        assert!(ended.err().contains(&format!(" (run {})\n", refused.short())), "{}", ended.shown());
     }
     // It is no failure: the next stage starts.
     let skipping = group_file(&sandbox, &["on_overlap = \"skip\""]);
@@ -300,7 +303,7 @@ fn a_job_of_a_group_follows_its_policy() {
     let skipped = sandbox.runs()[1].short().to_owned();
     let line = format!("- misbehave/wait_for_file skipped: already running as run {short} (run {skipped})\n");
     assert!(ended.err().contains(&line), "{}", ended.shown());
-    assert!(ended.out().contains("nightly: 1 jobs completed, 1 skipped in "), "{}", ended.shown());
+    assert!(ended.out().contains("nightly: 1 job completed, 1 skipped in "), "{}", ended.shown());
     assert_eq!(states(&sandbox), ["completed", "skipped", "running"]);
     let json = sandbox.lorchestra(&["run-group", "-q", "--json", &skipping]).exits(0);
     let group = json.json("lorchestra.group/1");
@@ -319,8 +322,7 @@ fn a_job_of_a_group_follows_its_policy() {
             group.signal(Signal::INT);
             group.wait().exits(130);
         } else {
-            let id = err.split("(group ").nth(1).and_then(|rest| rest.split(')').next()).unwrap();
-            sandbox.lorchestra(&["backfill", "cancel", id]).exits(0);
+            sandbox.lorchestra(&["backfill", "cancel", group_in(&err)]).exits(0);
             group.wait().exits(1);
         }
         assert_eq!(sandbox.all_runs().len(), before);
@@ -332,16 +334,69 @@ fn a_job_of_a_group_follows_its_policy() {
     assert_eq!(sandbox.read("err").matches("waiting for run").count(), 1);
 }
 
-/// Jobs of one stage that exclude each other run one after the other.
+/// Jobs of one stage that exclude each other run one after the other, also if that takes longer than they are to wait for other runs.
 #[test]
 fn jobs_of_one_group_do_not_fail_because_of_each_other() {
+    for policy in ["", "on_overlap = \"wait=1s\""] {
+        let sandbox = sandbox();
+        let jobs = [format!("name = \"one\"\n{policy}"), format!("name = \"two\"\n{policy}")];
+        let file = group_file(&sandbox, &jobs.each_ref().map(String::as_str));
+        let (group, _) = group_that_prints(&sandbox, &["-j", "2", &file], ": waiting for run ");
+        if !policy.is_empty() {
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        std::fs::write(sandbox.path("go"), "").unwrap();
+        assert!(group.wait().exits(0).out().contains("3 jobs completed"));
+        assert_eq!(sandbox.read("err").matches("waiting for run").count(), 1);
+        assert_eq!(sandbox.all_runs().len(), 3, "nothing was refused");
+    }
+}
+
+/// Returns the id of the group in the output of `run-group`.
+fn group_in(err: &str) -> &str {
+    err.split("(group ").nth(1).and_then(|rest| rest.split(')').next()).unwrap()
+}
+
+/// A job that waits for another one of its group does not start when that is cancelled.
+#[test]
+fn a_cancelled_group_starts_no_job_that_waits() {
+    for _ in 0..3 {
+        let sandbox = sandbox();
+        let jobs = ["one", "two"].map(|name| format!("name = \"{name}\"\non_overlap = \"wait\""));
+        let file = group_file(&sandbox, &jobs.each_ref().map(String::as_str));
+        let (group, err) = group_that_prints(&sandbox, &["-j", "2", &file], ": waiting for run ");
+        let cancelled = sandbox.lorchestra(&["backfill", "cancel", group_in(&err)]).exits(0);
+        assert!(cancelled.out().contains("0 of 3 jobs have completed"), "{}", cancelled.shown());
+        group.wait().exits(1);
+        let runs = sandbox.all_runs();
+        assert_eq!((runs.len(), runs[0].cause()), (1, "cancelled"), "{runs:?}");
+        eventually("no process is left", || sandbox.processes().is_empty());
+    }
+}
+
+/// Nor does one whose driving process was killed, so that nobody could interrupt it. Once the group is resumed, it runs.
+#[test]
+fn a_lane_of_a_killed_process_starts_no_job_of_a_cancelled_group() {
     let sandbox = sandbox();
-    let file = group_file(&sandbox, &["name = \"one\"", "name = \"two\""]);
-    let (group, _) = group_that_prints(&sandbox, &["-j", "2", &file], ": waiting for run ");
+    let running = sandbox.start(&["run-job", "misbehave", "wait_for_file", "--file", &sandbox.arg("go")]);
+    eventually("the holder is recorded", || sandbox.runs().len() == 1);
+    let file = group_file(&sandbox, &["on_overlap = \"wait\""]);
+    let (group, err) = group_that_prints(&sandbox, &[&file], ": waiting for run ");
+    let id = group_in(&err);
+    group.signal(Signal::KILL);
+    sandbox.lorchestra(&["backfill", "cancel", id]).exits(0);
     std::fs::write(sandbox.path("go"), "").unwrap();
-    assert!(group.wait().exits(0).out().contains("3 jobs completed"));
-    assert_eq!(sandbox.read("err").matches("waiting for run").count(), 1);
-    assert_eq!(sandbox.all_runs().len(), 3, "nothing was refused");
+    running.wait().exits(0);
+    assert_eq!(group.wait().code(), None, "it was killed; its lane has ended too, which had its stderr");
+    eventually("no process is left", || sandbox.processes().is_empty());
+    assert_eq!(states(&sandbox), ["completed"], "only the holder has run");
+    let show = |state: &str| {
+        let shown = sandbox.lorchestra(&["backfill", "show", id, "--json"]).exits(0).json("lorchestra.group-show/1");
+        assert_eq!(shown["state"], state);
+    };
+    show("cancelled");
+    sandbox.lorchestra(&["backfill", "resume", id]).exits(0);
+    show("completed");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `run-window --plan URL`: a plan that a node reads by HTTP, or one message why it cannot, with the exit code that engines act on.
 
 use lorchestra_tests::{Fixture, Running, Sandbox, eventually};
-use rcgen::{CertificateParams, DnType, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 use rustix::process::Signal;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -229,8 +229,57 @@ fn a_certificate_that_is_not_trusted_is_refused_at_once() {
     let ended = run(port, "good").exits(78);
     assert!(ended.err().contains("check the port and the scheme of the URL"), "{}", ended.shown());
     answers.join().unwrap();
+    // A certificate that only signs others.
+    let mut authority = of("127.0.0.1");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = start(authority, "authority");
+    let ended = run(authority.port, "authority").exits(78);
+    assert!(ended.err().contains("certificate authority") && !ended.err().contains("OtherError"), "{}", ended.shown());
+    // The file that would be used instead of the machine's certificates.
+    let ended = run(good.port, "missing").exits(78);
+    for expected in ["SSL_CERT_FILE: ", "missing cannot be read: No such file", "unset it"] {
+        assert!(ended.err().contains(expected), "{expected}: {}", ended.shown());
+    }
     run(good.port, "good").exits(0);
     assert_eq!(node.all_runs().len(), 1);
+}
+
+/// Answers every connection with a fatal alert of TLS, after the client's greeting.
+fn alerting(alert: u8) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&connections);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            seen.fetch_add(1, Ordering::SeqCst);
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(&[21, 3, 3, 0, 2, 2, alert]);
+            while stream.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
+        }
+    });
+    (port, connections)
+}
+
+/// A server that refuses this node's TLS refuses it each time; other alerts may be temporary.
+#[test]
+fn what_a_tls_server_refuses_is_not_asked_for_again() {
+    let node = Sandbox::with(&[Fixture::Misbehave]);
+    for (alert, code, attempts, hint) in [
+        (70, 78, 1, "configure the server for TLS 1.2 or 1.3"),
+        (40, 78, 1, "common cipher suites"),
+        (116, 78, 1, "run-window sends no client certificate"),
+        (48, 78, 1, "run-window sends no client certificate"),
+        (112, 78, 1, "check the host in the URL"),
+        (80, 69, 3, "run the window again"),
+    ] {
+        let (port, connections) = alerting(alert);
+        let url = format!("https://127.0.0.1:{port}/plan.jsonl");
+        let ended = node.lorchestra(&["run-window", "--plan", &url, "--index", "0"]).exits(code);
+        assert!(ended.err().contains(hint), "{alert}: {}", ended.shown());
+        assert_eq!(connections.load(Ordering::SeqCst), attempts, "{alert}");
+    }
 }
 
 /// User information and query are sent, and never printed.

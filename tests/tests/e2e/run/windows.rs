@@ -409,3 +409,21 @@ fn a_group_file_is_checked_before_anything_runs() {
     }
     assert!(node.all_runs().is_empty());
 }
+
+/// A setting that is wrong stays wrong: engines must not start the window again elsewhere.
+#[test]
+fn an_invalid_destination_is_refused_as_configuration() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    let plan = sandbox.arg("plan.jsonl");
+    let days = ["--from", "2024-01-01", "--to", "2024-01-02", "--every", "1d", "--plan", &plan];
+    let written = sandbox.lorchestra(&[&["backfill", "misbehave", "windowed"][..], &days].concat()).exits(0);
+    assert!(written.err().contains("plan.jsonl: 1 window (group "), "{}", written.shown());
+    sandbox.configure(
+        "[destinations.bigquery]\nproject = \"p\"\ndataset = \"d\"\ntable = \"t\"\nendpoint = \"http://127.0.0.1:1\"\n",
+    );
+    for args in [&["run-window", "--plan", &plan, "--index", "0"][..], &["status", "--from", "bigquery"]] {
+        let ended = sandbox.lorchestra(args).exits(78);
+        assert!(ended.err().contains("destinations.bigquery.storage_endpoint: "), "{}", ended.shown());
+    }
+    assert!(sandbox.runs().is_empty());
+}

@@ -1,9 +1,9 @@
 //! The files of a group in the shared directory: plan, claims and results. Guarantees that a directory that cannot be read is an error, and
 //! never looks like one without claims: windows would be submitted again.
 
-use crate::commands::run_window::WindowResult;
 use crate::exit::Code;
 use crate::failure::CommandError;
+use crate::wire::WindowResult;
 use lorchestra_core::group::plan_file::{self, PlannedMember};
 use lorchestra_core::plan::RunSpec;
 use lorchestra_core::run::claim;

@@ -2,9 +2,9 @@
 
 use super::files::{GroupFiles, read_result};
 use super::{Engine, Seen};
-use crate::commands::run_window::WindowResult;
 use crate::exit::Code;
 use crate::failure::CommandError;
+use crate::wire::WindowResult;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::store::ClaimHolder;
 use lorchestra_core::store::group::MemberState;

@@ -9,10 +9,10 @@ mod queue;
 
 use super::files::GroupFiles;
 use super::{Engine, Seen, Submission, output};
-use crate::commands::run_window::WindowResult;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::settings::Settings;
+use crate::wire::WindowResult;
 use arrays::{After, NewArray, Queued};
 use lorchestra_core::text::{path_text, shell};
 use queue::{QueueTask, TaskState};

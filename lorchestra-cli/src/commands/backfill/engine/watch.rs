@@ -7,7 +7,7 @@
 //! A group may be cancelled while it is submitted. Both sides make sure that nothing stays: this process looks at the cancellation after
 //! each submission and then stops what it has submitted, and `cancel` stops what it finds after it has recorded the cancellation.
 
-use super::super::drive::{DriveFlags, FailedMembers, GroupView, Resume, delivering, pin_libraries, summary};
+use super::super::drive::{DriveFlags, FailedMembers, GroupView, Resume, delivering, of_all, pin_libraries, summary};
 use super::files::GroupFiles;
 use super::look::{Look, RetryKind, WindowReason, WindowVerdict};
 use super::{Engine, Submission};
@@ -134,10 +134,9 @@ impl EngineWork<'_, '_> {
         }
         let counts = store.group_counts(group.n)?;
         if !flags.quiet && !flags.json {
-            let (n, all) = (open.len(), counts.all());
-            let of = if n as u64 == all { String::new() } else { format!(" of {all}") };
+            let windows = of_all(open.len() as u64, counts.all(), "window");
             let (name, id) = (&group.name, short_id(&group.group_id));
-            printer.borrow_mut().note(format_args!("{name}: {n}{of} windows on {} (group {id})", files.engine.name.label()));
+            printer.borrow_mut().note(format_args!("{name}: {windows} on {} (group {id})", files.engine.name.label()));
         }
         if self.detach {
             Driver::unlock(state, &group.group_id, lock);
@@ -289,7 +288,7 @@ impl Watch<'_, '_> {
             }
             let cause = reason.as_ref().and_then(|reason| reason.cause);
             let message = reason.as_ref().map(|reason| reason.message.as_str());
-            report(&GroupEvent::Ended { member: &member, cause, message });
+            report(&GroupEvent::Ended { member: &member, cause, message, run_id: Some(&member.run_id) });
             if member.state.is_failure() && cause != Some(Cause::Cancelled) {
                 self.failures += 1;
             }
