@@ -1,6 +1,6 @@
 //! Health of each job and account: last success, failures since then and usual duration. Read-only. Uses the index of
 //! [`super::history`], so that its cost grows with the number of jobs and accounts, not with the number of runs. Retention keeps the runs
-//! that it reads ([`Store::newest_of`]).
+//! that it reads (`Store::newest_of`).
 
 use super::history::{RunKey, RunQuery, RunTimes};
 use super::{Run, RunState, Store, StoreError};
