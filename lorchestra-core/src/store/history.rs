@@ -218,10 +218,9 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{end, new_run, site, spec, started};
-    use super::super::{NewRun, Terminal};
+    use super::super::NewRun;
+    use super::super::tests::{end_with, new_run, site, spec, started};
     use super::*;
-    use crate::outcome::Failure;
     use crate::plan::RunSpec;
 
     #[test]
@@ -261,17 +260,8 @@ mod tests {
                 )
                 .unwrap();
             let cause = [None, Some(Cause::Error), Some(Cause::Panic), None, None][n % 5];
-            let failure = cause.map(|cause| Failure {
-                cause,
-                message: "no".into(),
-                permanent: false,
-                job_result: None,
-                signal: None,
-                exit_code: None,
-            });
             if n % 7 != 0 {
-                let over = end();
-                store.end_run(&id, &super::super::RunEnd { terminal: Terminal { failure, ..over.terminal }, ..over }).unwrap();
+                store.end_run(&id, &end_with(cause)).unwrap();
             }
             all.push(store.run(&id).unwrap().unwrap());
         }

@@ -7,7 +7,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -161,24 +161,32 @@ impl TlsWeb {
             .with_single_cert(vec![certificate.der().clone()], key)
             .unwrap();
         let config = Arc::new(config);
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let connections = Arc::new(AtomicUsize::new(0));
-        let seen = Arc::clone(&connections);
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                seen.fetch_add(1, Ordering::SeqCst);
-                let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), stream.unwrap());
-                // A client that does not trust the certificate says so and leaves.
-                if stream.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {
-                    let _ = stream.write_all(&answer);
-                    stream.conn.send_close_notify();
-                    let _ = stream.flush();
-                }
+        let (port, connections) = serving(move |stream| {
+            let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), stream);
+            // A client that does not trust the certificate says so and leaves.
+            if stream.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {
+                let _ = stream.write_all(&answer);
+                stream.conn.send_close_notify();
+                let _ = stream.flush();
             }
         });
         Self { port, connections }
     }
+}
+
+/// Serves one connection after the other. Returns the port, and the number of connections so far.
+fn serving(mut serve: impl FnMut(TcpStream) + Send + 'static) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&connections);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            seen.fetch_add(1, Ordering::SeqCst);
+            serve(stream.unwrap());
+        }
+    });
+    (port, connections)
 }
 
 /// What is wrong with the server's certificate does not pass: each is refused at the first attempt, with the cause and the fix.
@@ -246,20 +254,11 @@ fn a_certificate_that_is_not_trusted_is_refused_at_once() {
 
 /// Answers every connection with a fatal alert of TLS, after the client's greeting.
 fn alerting(alert: u8) -> (u16, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let connections = Arc::new(AtomicUsize::new(0));
-    let seen = Arc::clone(&connections);
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            seen.fetch_add(1, Ordering::SeqCst);
-            let mut stream = stream.unwrap();
-            let _ = stream.read(&mut [0; 4096]);
-            let _ = stream.write_all(&[21, 3, 3, 0, 2, 2, alert]);
-            while stream.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
-        }
-    });
-    (port, connections)
+    serving(move |mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(&[21, 3, 3, 0, 2, 2, alert]);
+        while stream.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
+    })
 }
 
 /// A server that refuses this node's TLS refuses it each time; other alerts may be temporary.
