@@ -85,13 +85,15 @@ impl OutputFile {
         let (file, path) = match self.0 {
             OutputKind::Direct(mut file) => return file.flush().map(|()| false),
             OutputKind::InPlace(file) => return file.sync_all().map(|()| true),
-            OutputKind::Named(file, path) => (file, path),
+            OutputKind::Named(file, path) => {
+                file.as_file().sync_all()?;
+                (file, path)
+            }
             OutputKind::Unnamed(file, path) => {
                 file.sync_all()?;
                 (named(file, &path)?, path)
             }
         };
-        file.as_file().sync_all()?;
         if let Err(error) = file.persist(&path) {
             // A file is mounted there.
             return if error.error.kind() == io::ErrorKind::ResourceBusy {

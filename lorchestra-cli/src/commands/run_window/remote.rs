@@ -5,8 +5,8 @@
 //! The libraries are those of the node, compared by their sha256.
 //!
 //! A server that cannot be reached, or is overloaded, is a reason to run the window again later; an address that is wrong is not, nor is a
-//! certificate that this node does not trust, or a server that refuses this node's TLS. User information and query of a URL are credentials: no message has them. Signals end the
-//! download, also for PID 1 of a container.
+//! certificate that this node does not trust, or a server that refuses this node's TLS. User information and query of a URL are
+//! credentials: no message has them. Signals end the download, also for PID 1 of a container.
 
 use crate::commands::handle_signals;
 use crate::exit::Code;
