@@ -57,8 +57,9 @@ pub(crate) fn parse_for<F: Args>(verb: &str, package: &str, job: &JobManifest, r
     let mut given = Vec::new();
     for param in &job.params {
         let flag = format!("--{}", param.flag());
-        let mut add =
-            |text: &str, typed_as: String| given.push(ParamArg { name: param.name.clone(), text: text.into(), typed_as });
+        let mut add = |text: &str, typed_as: String| {
+            given.push(ParamArg { name: param.name.clone(), text: text.into(), typed_as, is_configured: false })
+        };
         if param.kind == ParamKind::Bool {
             if matches.get_flag(&id(param)) {
                 add("true", flag);
@@ -98,7 +99,9 @@ pub(crate) fn named(params: &[String]) -> Result<Vec<ParamArg>, CommandError> {
     let read = |text: &String| match text.split_once('=') {
         None => Err(bad(text, "value")),
         Some(("", _)) => Err(bad(text, "name")),
-        Some((name, value)) => Ok(ParamArg { typed_as: format!("--param {name}"), name: name.into(), text: value.into() }),
+        Some((name, value)) => {
+            Ok(ParamArg { typed_as: format!("--param {name}"), name: name.into(), text: value.into(), is_configured: false })
+        }
     };
     params.iter().map(read).collect()
 }

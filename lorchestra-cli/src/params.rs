@@ -51,7 +51,8 @@ pub(crate) fn configured(
                 text(item).ok_or_else(|| wrong("is a table or a list in a list", "write a string, a number, true or false"))?;
             // A list in the file has its own separators.
             let text = if value.is_array() && param.repeated { list::escaped(&text) } else { text };
-            given.push(ParamArg { name: param.name.clone(), text, typed_as: format!("config.toml: params.{name} =") });
+            let typed_as = format!("{}: params.{name} =", settings.config_name());
+            given.push(ParamArg { name: param.name.clone(), text, typed_as, is_configured: true });
         }
     }
     Ok(given)
@@ -69,6 +70,7 @@ pub(crate) fn expand_home(job: &JobManifest, values: &mut Vec<ParamArg>, setting
                 name: param.name.clone(),
                 text: default.to_owned(),
                 typed_as: format!("the default of --{} =", param.flag()),
+                is_configured: false,
             });
         }
         for given in values.iter_mut().filter(|given| given.name.replace('-', "_") == param.name.replace('-', "_")) {

@@ -59,11 +59,13 @@ impl<'a> Configured<'a> {
     }
 
     /// The sources as values of their parameters.
-    pub(crate) fn values(&self) -> impl Iterator<Item = ParamArg> {
-        self.0.iter().map(|(param, (name, source))| ParamArg {
+    pub(crate) fn values(&self, settings: &Settings) -> impl Iterator<Item = ParamArg> {
+        let file = settings.config_name();
+        self.0.iter().map(move |(param, (name, source))| ParamArg {
             name: param.clone(),
             text: (*source).to_owned(),
-            typed_as: format!("config.toml: secrets.{name} ="),
+            typed_as: format!("{file}: secrets.{name} ="),
+            is_configured: true,
         })
     }
 

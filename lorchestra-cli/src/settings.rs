@@ -15,6 +15,7 @@ use lorchestra_core::plan::spec;
 use lorchestra_core::run::launch::{Delivery, Host};
 use lorchestra_core::run::supervisor::WorkerEnv;
 use lorchestra_core::store::retention::Retention;
+use lorchestra_core::text::path_text;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -164,6 +165,11 @@ impl Settings {
         Self::resolve(args, &base, config_path(args, &base), config).ok()
     }
 
+    /// The name of the configuration file, for messages that name a key in it.
+    pub(crate) fn config_name(&self) -> String {
+        self.config_path.file_name().map(|name| path_text(Path::new(name))).unwrap_or_default()
+    }
+
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     fn resolve(args: &GlobalFlags, base: &BaseDirs, config_path: PathBuf, config: Config) -> Result<Self, CommandError> {
         let mut plugin_dirs = Vec::new();
@@ -207,7 +213,7 @@ impl Settings {
         .with_telemetry(Telemetry::read(&variable));
         Ok(Self {
             plugin_dirs,
-            lockfile: base.config_dir().join("lorchestra/plugins.lock"),
+            lockfile: config_path.with_file_name("plugins.lock"),
             locked: config.locked,
             state_dir,
             has_configured_state_dir,

@@ -88,6 +88,8 @@ pub struct ParamArg {
     pub text: String,
     /// The text before the value, for messages: `--since`, or `--param since`.
     pub typed_as: String,
+    /// Whether it comes from the configuration, and not from the request.
+    pub is_configured: bool,
 }
 
 /// Resolves a request to the spec of a run.
@@ -98,11 +100,15 @@ pub fn resolve(request: PlanRequest<'_>) -> Result<RunSpec, PlanError> {
     let PlanRequest { package, version, job, values, now, bookmark, limits, context } = request;
     let now = time::to_micros(now);
     let mut faults = Vec::new();
+    let mut is_configured = false;
     let mut given: BTreeMap<&str, Vec<&ParamArg>> = BTreeMap::new();
     for value in &values {
         match find(job, &value.name) {
             Some(param) => given.entry(&param.name).or_default().push(value),
-            None => faults.push(unknown(package, job, value)),
+            None => {
+                is_configured |= value.is_configured;
+                faults.push(unknown(package, job, value));
+            }
         }
     }
     let asked = last::requested_bookmark(job, &values);
@@ -113,13 +119,18 @@ pub fn resolve(request: PlanRequest<'_>) -> Result<RunSpec, PlanError> {
     let mut ends = Ends::default();
     for param in &job.params {
         let typed = given.remove(param.name.as_str()).unwrap_or_default();
+        let of_configuration = typed.iter().any(|value| value.is_configured);
         if param.kind == ParamKind::Secret {
             match source_of(param, &typed, &mark) {
                 Ok(source) => drop(secrets.insert(param.name.clone(), source)),
-                Err(mut wrong) => faults.append(&mut wrong),
+                Err(mut wrong) => {
+                    is_configured |= of_configuration;
+                    faults.append(&mut wrong);
+                }
             }
             continue;
         }
+        ends.is_configured |= is_end(param) && of_configuration;
         match resolve_param(param, &typed, now, &mark) {
             Ok(Some(resolved)) => {
                 params.insert(param.name.clone(), resolved.value.to_json());
@@ -129,16 +140,19 @@ pub fn resolve(request: PlanRequest<'_>) -> Result<RunSpec, PlanError> {
             Err(mut wrong) => {
                 ends.add(param, None);
                 ends.broken |= is_end(param);
+                is_configured |= of_configuration;
                 faults.append(&mut wrong);
             }
         }
     }
+    let has_configured_end = ends.is_configured;
     let window = ends.window(now, &mark).unwrap_or_else(|fault| {
+        is_configured |= has_configured_end;
         faults.push(fault);
         None
     });
     if !faults.is_empty() {
-        return Err(PlanError { faults });
+        return Err(PlanError { faults, is_configured });
     }
     let account = spec::account(job, &params);
     let resolved = Resolved { params, secrets, account, window, since_last, at: now };
@@ -314,6 +328,8 @@ struct Ends {
     until: Option<WindowEnd>,
     /// `since` is the bookmark.
     from_bookmark: bool,
+    /// One of them comes from the configuration.
+    is_configured: bool,
 }
 
 impl Ends {

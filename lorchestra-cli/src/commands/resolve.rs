@@ -30,7 +30,7 @@ pub(super) fn resolve(request: SpecRequest<'_>, settings: &Settings) -> Result<R
     let SpecRequest { package, version, job, mut values, policy, group, now, bookmark } = request;
     values.extend(params::configured(package, job, &values, settings)?);
     let configured = Configured::of(package, job, &values, settings)?;
-    values.extend(configured.values());
+    values.extend(configured.values(settings));
     let config = settings.jobs.get(&format!("{package}/{}", job.name)).map(JobConfig::policy).unwrap_or_default();
     let context = Context {
         directory: settings.directory.clone(),
@@ -40,7 +40,7 @@ pub(super) fn resolve(request: SpecRequest<'_>, settings: &Settings) -> Result<R
     };
     let limits = plan::policy::limits(policy, config, job);
     let request = PlanRequest { package, version, job, values, now, bookmark, limits, context };
-    let mut spec = plan::resolve(request).map_err(|error| run_job::bad_parameters(package, job, &error))?;
+    let mut spec = plan::resolve(request).map_err(|error| run_job::bad_parameters(package, job, &error, settings))?;
     configured.place(&mut spec, settings);
     Ok(spec)
 }

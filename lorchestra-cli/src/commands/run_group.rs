@@ -230,7 +230,7 @@ fn spec(
         };
         for item in items {
             let text = params::text(item).ok_or_else(|| usage(format!("params.{name} is a table or a list in a list")))?;
-            given.push(ParamArg { name: name.clone(), text, typed_as: format!("params.{name} =") });
+            given.push(ParamArg { name: name.clone(), text, typed_as: format!("params.{name} ="), is_configured: false });
         }
     }
     let bookmark = match last::requested_bookmark(job, &given) {

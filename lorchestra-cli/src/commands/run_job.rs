@@ -275,7 +275,7 @@ impl Invocation<'_, '_> {
             None => None,
         };
         let configured = Configured::of(package_name, job, &values, settings)?;
-        values.extend(configured.values());
+        values.extend(configured.values(settings));
         let config = settings.jobs.get(&format!("{package_name}/{job_name}")).map(JobConfig::policy).unwrap_or_default();
         let mut spec = plan::resolve(PlanRequest {
             package: package_name,
@@ -287,7 +287,7 @@ impl Invocation<'_, '_> {
             limits: plan::policy::limits(flag_policy(&own), config, job),
             context: context(&own, settings),
         })
-        .map_err(|error| bad_parameters(package_name, job, &error))?;
+        .map_err(|error| bad_parameters(package_name, job, &error, settings))?;
         self.asked.spec(&spec);
         // Before checking anything on this host: a run that has ended needs nothing.
         let key = Key { package: package_name, job: job_name, account: spec.account.as_deref() };
@@ -395,16 +395,23 @@ fn warn_deprecated(job: &JobManifest, spec: &RunSpec, typed: &[String], printer:
     }
 }
 
-pub(super) fn bad_parameters(package: &str, job: &JobManifest, error: &plan::PlanError) -> CommandError {
+pub(super) fn bad_parameters(package: &str, job: &JobManifest, error: &plan::PlanError, settings: &Settings) -> CommandError {
     let text = error.to_string();
     let mut lines = text.lines();
-    // An invalid default is a bug of the plugin, not of the caller.
-    let code = if error.is_of_plugin() { Code::Plugin } else { Code::Usage };
+    let code = match error {
+        // An invalid default is a bug of the plugin, not of the caller.
+        error if error.is_of_plugin() => Code::Plugin,
+        // A schedule that does not run because of it must be in the history.
+        error if error.is_configured => Code::Config,
+        _ => Code::Usage,
+    };
     let failure = CommandError::new(code, lines.next().unwrap_or_default());
-    lines
-        .take(6)
-        .fold(failure, |failure, line| failure.hint(line.trim()))
-        .hint(format!("lorchestra run-job {package} {} --help", job.name))
+    let mut failure = lines.take(5).fold(failure, |failure, line| failure.hint(line.trim()));
+    if code == Code::Config {
+        let table = format!("[job.{:?}]", format!("{package}/{}", job.name));
+        failure = failure.hint(format!("fix it in {}, {table}", text::path_text(&settings.config_path)));
+    }
+    failure.hint(format!("lorchestra run-job {package} {} --help", job.name))
 }
 
 /// Prints the spec of the run with the current library, and starts nothing.

@@ -248,7 +248,7 @@ fn scheduled(
         None => None,
     };
     let configured = Configured::of(package, &job, &values, settings)?;
-    values.extend(configured.values());
+    values.extend(configured.values(settings));
     let config = settings.jobs.get(name).map(crate::config::JobConfig::policy).unwrap_or_default();
     let own = RunPolicy { timeout: parsed.own.timeout, grace: parsed.own.grace, ..RunPolicy::default() };
     let spec = plan::resolve(PlanRequest {
@@ -261,7 +261,7 @@ fn scheduled(
         limits: plan::policy::limits(own, config, &job),
         context: Context::default(),
     })
-    .map_err(|error| super::run_job::bad_parameters(package, &job, &error))?;
+    .map_err(|error| super::run_job::bad_parameters(package, &job, &error, settings))?;
     let rest: Vec<String> = wanted.rest.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let command = ["run-job", "-q", "--requested-by", "schedule", package, job_name].map(str::to_owned);
     let portable_args: Vec<String> = command.into_iter().chain(rest).collect();

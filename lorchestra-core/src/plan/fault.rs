@@ -16,6 +16,8 @@ const SHOWN_DOCS: usize = 100;
 pub struct PlanError {
     /// The faults, one line each.
     pub faults: Vec<PlanFault>,
+    /// Whether one of them is in a value from the configuration.
+    pub is_configured: bool,
 }
 
 impl PlanError {

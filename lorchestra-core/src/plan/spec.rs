@@ -395,7 +395,7 @@ impl RunSpec {
         if self.claim.as_ref().is_some_and(|claim| !Path::new(claim).is_absolute()) {
             wrong("claim".into(), "is not an absolute path".into());
         }
-        if faults.is_empty() { Ok(()) } else { Err(PlanError { faults }) }
+        if faults.is_empty() { Ok(()) } else { Err(PlanError { faults, is_configured: false }) }
     }
 
     /// Whether this run does at least the work of `other`: the same job with the same parameters, and a window that contains that of

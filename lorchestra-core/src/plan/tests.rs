@@ -53,8 +53,15 @@ fn window_job() -> JobManifest {
 /// `("since", "-7d")` is `--since -7d`; a name with a leading `=` is `--param name=value`.
 pub(super) fn request<'a>(job: &'a JobManifest, values: &[(&str, &str)]) -> PlanRequest<'a> {
     let given = |(name, text): &(&str, &str)| match name.strip_prefix('=') {
-        Some(name) => ParamArg { name: name.into(), text: (*text).into(), typed_as: format!("--param {name}") },
-        None => ParamArg { name: (*name).into(), text: (*text).into(), typed_as: format!("--{}", name.replace('_', "-")) },
+        Some(name) => {
+            ParamArg { name: name.into(), text: (*text).into(), typed_as: format!("--param {name}"), is_configured: false }
+        }
+        None => ParamArg {
+            name: (*name).into(),
+            text: (*text).into(),
+            typed_as: format!("--{}", name.replace('_', "-")),
+            is_configured: false,
+        },
     };
     PlanRequest {
         package: "ingester",

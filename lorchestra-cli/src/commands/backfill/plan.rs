@@ -248,8 +248,12 @@ fn combinations(job: &JobManifest, given: &mut Vec<ParamArg>, matrix: &[String])
             let what = format!("--matrix {text}: a value is empty");
             return Err(CommandError::new(Code::Usage, what).hint("remove the comma at the end, or one of two commas in a row"));
         }
-        let arg =
-            |value: &str| ParamArg { name: param.name.clone(), text: value.to_owned(), typed_as: format!("--matrix {name}") };
+        let arg = |value: &str| ParamArg {
+            name: param.name.clone(),
+            text: value.to_owned(),
+            typed_as: format!("--matrix {name}"),
+            is_configured: false,
+        };
         dimensions.push(values.split(',').map(arg).collect());
     }
     let mut all = vec![Vec::new()];
@@ -286,7 +290,12 @@ struct Resolver<'a> {
 impl Resolver<'_> {
     fn spec(&self, combination: &[ParamArg], window: TimeRange, group: &str) -> Result<RunSpec, CommandError> {
         let Self { package, version, job, given, own, now, settings } = *self;
-        let end = |name: &str, flag: &str, at| ParamArg { name: name.into(), text: time::show(at), typed_as: flag.into() };
+        let end = |name: &str, flag: &str, at| ParamArg {
+            name: name.into(),
+            text: time::show(at),
+            typed_as: flag.into(),
+            is_configured: false,
+        };
         let mut values = given.to_vec();
         values.extend(combination.iter().cloned());
         values.extend([end("since", "--from", window.0), end("until", "--to", window.1)]);

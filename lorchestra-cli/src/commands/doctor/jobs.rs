@@ -1,12 +1,16 @@
 //! The checks of `doctor` for packages and their jobs: directories, files, the lock file, and names and secrets in `config.toml`.
 
 use super::Finding;
-use crate::commands::{catalog, jobs};
+use crate::commands::{catalog, find_job, jobs, run_job};
+use crate::params;
 use crate::settings::Settings;
+use chrono::Utc;
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
 use lorchestra_core::packages::catalog::{Catalog, Lookup};
 use lorchestra_core::plan::source::Source;
+use lorchestra_core::plan::{self, Context, PlanFault, PlanRequest, RunPolicy};
 use lorchestra_core::text::path_text;
+use lorchestra_plugin_api::manifest::JobManifest;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -45,7 +49,26 @@ pub(super) fn plugins(settings: &Settings, findings: &mut Vec<Finding>) {
             };
             findings.push(Finding::warning("jobs", format!("[job.{name:?}] in config.toml: {what}"), fix));
         }
+        if let Ok((_, manifest, job)) = find_job(&catalog, package, job) {
+            findings.extend(parameters(package, &manifest.version, &job, settings));
+        }
     }
+}
+
+/// Checks the values that `config.toml` sets for a job. What depends on the request is not checked: missing values, and bookmarks.
+fn parameters(package: &str, version: &str, job: &JobManifest, settings: &Settings) -> Option<Finding> {
+    let mut values = match params::configured(package, job, &[], settings) {
+        Ok(values) => values,
+        Err(error) => return Some(Finding::of("jobs", &error)),
+    };
+    params::expand_home(job, &mut values, settings);
+    let limits = RunPolicy::default().limits();
+    let context = Context::default();
+    let mut error =
+        plan::resolve(PlanRequest { package, version, job, values, now: Utc::now(), bookmark: None, limits, context }).err()?;
+    error.faults.retain(|fault| matches!(fault, PlanFault::Value { .. } | PlanFault::Repeated { .. } | PlanFault::Window { .. }));
+    let is_wrong = error.is_configured && !error.faults.is_empty();
+    is_wrong.then(|| Finding::of("jobs", &run_job::bad_parameters(package, job, &error, settings)))
 }
 
 /// Checks the secret sources named in `config.toml`. A missing variable is only a warning because it may be set where the schedule runs.

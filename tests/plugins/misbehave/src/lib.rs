@@ -534,7 +534,8 @@ fn windowed(
     until: Option<DateTime<Utc>>,
     /// Bookmark to set, in the first attempt only
     reached: Option<DateTime<Utc>>,
-    /// What to do then: `return`, `fail`, `fail_at_first`, `panic`, `abort`, or `wait` (until cancelled, then return)
+    /// What to do then: `return`, `fail`, `fail_at_first`, `panic`, `abort`, or `wait` (until cancelled, then return);
+    /// or instead of waiting for `go`: `fail_without_go`
     #[param(default = "return")]
     then: String,
     marker: Option<PathBuf>,
@@ -551,6 +552,9 @@ fn windowed(
     mark(marker.as_deref())?;
     let end = Instant::now() + Duration::from_secs(60);
     while go.as_ref().is_some_and(|go| !go.exists()) && Instant::now() < end {
+        if then == "fail_without_go" {
+            Err("not yet")?;
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
     match &*then {

@@ -26,8 +26,11 @@ fn parameters_are_configured_and_a_flag_wins() {
     ] {
         sandbox.configure(&format!("[job.\"misbehave/numbered\".params]\n{config}\n"));
         let refused = sandbox.lorchestra(&["run-job", "misbehave", "numbered"]);
-        assert!(matches!(refused.code(), Some(2 | 78)), "{}", refused.shown());
+        assert_eq!(refused.code(), Some(78), "{}", refused.shown());
         assert!(refused.err().contains(what) && refused.err().contains(hint), "{}", refused.shown());
+        let run = sandbox.runs().remove(0);
+        assert_eq!((run.state(), run.cause()), ("refused", "config"), "{config}");
+        assert!(sandbox.lorchestra(&["doctor"]).out().contains(what), "{config}");
     }
     sandbox.configure("[job.\"kit/optional_secret\".params]\napi_token = \"hunter22\"\n");
     let refused = sandbox.lorchestra(&["run-job", "kit", "optional_secret"]).exits(78);

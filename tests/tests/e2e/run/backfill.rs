@@ -130,7 +130,7 @@ fn what_failed_or_is_missing_is_resumed() {
 fn what_a_later_run_has_completed_is_not_run_again() {
     let sandbox = sandbox();
     let go = sandbox.arg("go");
-    backfill(&sandbox, &["--go", &go, "--timeout", "1s", "-j", "5", "--account", "anna"]).exits(1);
+    backfill(&sandbox, &["--go", &go, "--then", "fail_without_go", "-j", "5", "--account", "anna"]).exits(1);
     assert_eq!(group(&sandbox)["failed"], 5);
     std::fs::write(&go, "").unwrap();
     let wide = ["--account", "anna", "--since", "2024-02-25", "--until", "2024-02-28", "--go", &go];

@@ -64,10 +64,10 @@ fn every_end_keeps_the_results_and_removes_temporary_files() {
     }
     // The counters of an aborted process may be a second old; those of a failed one are complete.
     assert_eq!(produced(&sandbox, 1, &["--then", "fail"])["counters"]["rows.read"], 7);
-    let own = ["--timeout", "300ms", "--grace", "1s", "--then", "wait"];
+    let own = ["--timeout", "3s", "--grace", "1s", "--then", "wait"];
     let end = produced(&sandbox, 124, &own);
     assert_eq!((&end["cause"], &end["result"]["attempt"]), (&json!("timeout"), &json!(1)), "{end}");
-    assert!(end["message"].as_str().is_some_and(|message| message.contains("within 300ms")), "{end}");
+    assert!(end["message"].as_str().is_some_and(|message| message.contains("within 3s")), "{end}");
     assert_no_temporary_files(&sandbox);
 }
 

@@ -129,8 +129,9 @@ fn only_fixable_failures_are_retried() {
         ("permanent", "error", 1, 1),
     ] {
         let _ = std::fs::remove_file(sandbox.path("marker"));
+        let timeout = if how == "hang" { "2s" } else { "1h" };
         let ended =
-            fail_at_first(&sandbox, &["--retries", "1", "--times", "9", "--how", how, "--timeout", "2s"]).wait().exits(code);
+            fail_at_first(&sandbox, &["--retries", "1", "--times", "9", "--how", how, "--timeout", timeout]).wait().exits(code);
         let run = sandbox.runs().remove(0);
         assert_eq!((run.cause(), attempts(&sandbox).len()), (cause, tries), "{how}: {}", ended.shown());
         let events = sandbox.whole_events_of(&run);

@@ -19,8 +19,8 @@ fn started(sandbox: &Sandbox, args: &[&str]) -> (Running, u32) {
 #[test]
 fn a_cooperative_job_ends_cleanly_at_its_timeout() {
     let sandbox = sandbox();
-    let ended = sandbox.lorchestra(&["run-job", "--timeout", "1s", "misbehave", "wait"]).exits(124);
-    assert!(ended.err().contains("it did not finish within 1s"), "{}", ended.shown());
+    let ended = sandbox.lorchestra(&["run-job", "--timeout", "3s", "misbehave", "wait"]).exits(124);
+    assert!(ended.err().contains("it did not finish within 3s"), "{}", ended.shown());
     let run = sandbox.run();
     assert_eq!(run.cause(), "timeout");
     // The job's own result is kept, but is not the outcome.
@@ -32,7 +32,7 @@ fn a_cooperative_job_ends_cleanly_at_its_timeout() {
 #[test]
 fn a_timeout_is_the_cause_even_if_the_job_returns_ok() {
     let sandbox = sandbox();
-    sandbox.lorchestra(&["run-job", "misbehave", "wait", "--return-ok", "--timeout", "1s"]).exits(124);
+    sandbox.lorchestra(&["run-job", "misbehave", "wait", "--return-ok", "--timeout", "3s"]).exits(124);
     let run = sandbox.run();
     assert_eq!((run.cause(), run.0["job_result"].as_str()), ("timeout", Some("ok")));
 }
@@ -42,7 +42,7 @@ fn a_job_that_ignores_sigterm_is_killed_after_the_grace_period() {
     let sandbox = sandbox();
     let marker = sandbox.arg("marker");
     let args =
-        ["run-job", "--timeout", "1s", "--grace", "1s", "misbehave", "ignore_term", "--seconds", "300", "--marker", &marker];
+        ["run-job", "--timeout", "3s", "--grace", "1s", "misbehave", "ignore_term", "--seconds", "300", "--marker", &marker];
     sandbox.lorchestra(&args).exits(124);
     let run = sandbox.run();
     assert_eq!((run.cause(), run.0["job_result"].as_str()), ("timeout", None));
@@ -130,7 +130,7 @@ fn a_daemon_that_left_the_session_does_not_survive() {
 fn a_timeout_kills_processes_started_by_the_job() {
     let sandbox = sandbox();
     let marker = sandbox.arg("marker");
-    let args = ["run-job", "misbehave", "leave_child", "--stay", "--timeout", "1s", "--grace", "100s", "--marker", &marker];
+    let args = ["run-job", "misbehave", "leave_child", "--stay", "--timeout", "3s", "--grace", "100s", "--marker", &marker];
     // The first SIGTERM reaches the child; the job itself keeps sleeping and is killed by the second signal.
     let running = sandbox.start(&args);
     eventually("the child is started", || sandbox.read("marker").ends_with('\n'));
@@ -146,7 +146,7 @@ fn a_worker_that_left_its_group_is_killed_too() {
     let sandbox = sandbox();
     let marker = sandbox.arg("marker");
     sandbox
-        .lorchestra(&["run-job", "--timeout", "1s", "--grace", "0s", "misbehave", "leave_group", "--marker", &marker])
+        .lorchestra(&["run-job", "--timeout", "3s", "--grace", "0s", "misbehave", "leave_group", "--marker", &marker])
         .exits(124);
     let pid = sandbox.read("marker").trim().parse().expect("the job started");
     assert!(!processes::is_alive(pid));
