@@ -50,7 +50,7 @@ use crate::store::ClaimHolder;
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread::{self, ScopedJoinHandle};
 
@@ -241,11 +241,11 @@ pub(crate) fn read(claim: &Path, run: Claimant<'_>) -> io::Result<Option<ClaimVe
 }
 
 fn record(claim: &Path) -> io::Result<Option<ClaimRecord>> {
-    let text = match fs::read(claim) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let mut text = Vec::new();
+    match regular_file(claim).and_then(|mut file| file.read_to_end(&mut text)) {
+        Ok(_) => {}
+        Err(error) => return if is_something_else(claim)? { Err(not_a_claim()) } else { absent(error) },
+    }
     let record: ClaimRecord = serde_json::from_slice(&text)?;
     if record.schema != SCHEMA {
         return Err(io::Error::new(ErrorKind::InvalidData, format!("it is not a {SCHEMA}")));
@@ -253,9 +253,28 @@ fn record(claim: &Path) -> io::Result<Option<ClaimRecord>> {
     Ok(Some(record))
 }
 
+/// Whether a claim that cannot be read is not missing, but another kind of file: a directory, a FIFO, a link that leads to nothing.
+fn is_something_else(claim: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(claim) {
+        // A file may have got its name just now.
+        Ok(found) => Ok(!found.is_file()),
+        Err(error) => absent(error).map(|_| false),
+    }
+}
+
+fn not_a_claim() -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, "it is not a regular file")
+}
+
+/// Returns `None` for a claim that no one has.
+fn absent(error: io::Error) -> io::Result<Option<ClaimRecord>> {
+    if error.kind() == ErrorKind::NotFound { Ok(None) } else { Err(error) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{CWD, FileType, Mode};
 
     #[test]
     fn one_of_many_wins_and_stays_the_winner() {
@@ -310,6 +329,21 @@ mod tests {
             let claim = dir.path().join("0");
             fs::write(&claim, content).unwrap();
             commit(&claim, Claimant { run_id: "r", token: "t", host: "h" }).unwrap_err();
+        }
+        let claim = dir.path().join("other");
+        for make in [
+            &(|| fs::create_dir(&claim)) as &dyn Fn() -> io::Result<()>,
+            // Not even opened for the other end.
+            &|| Ok(rustix::fs::mknodat(CWD, &claim, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?),
+            &|| std::os::unix::net::UnixListener::bind(&claim).map(drop),
+            &|| std::os::unix::fs::symlink("nothing", &claim),
+            &|| std::os::unix::fs::symlink("other", &claim),
+        ] {
+            make().unwrap();
+            assert_eq!(holder(&claim).unwrap_err().kind(), ErrorKind::InvalidData);
+            let asked = commit(&claim, Claimant { run_id: "r", token: "t", host: "h" });
+            assert_eq!(asked.unwrap_err().kind(), ErrorKind::InvalidData);
+            crate::host::files::remove_any(&claim).unwrap();
         }
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();

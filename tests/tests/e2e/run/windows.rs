@@ -5,6 +5,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// A node: a sandbox of its own, as another machine would be.
@@ -254,9 +255,31 @@ fn a_run_stays_open_until_its_claim_can_be_read() {
         assert!(refused.err().contains(message) && refused.err().contains("remove it"), "{content}: {}", refused.shown());
     }
     std::fs::remove_file(&claim).unwrap();
-    std::os::unix::fs::symlink("0", &claim).unwrap();
-    node.lorchestra(&window(&file, "0", "3", &claims_arg)).exits(74);
     assert_eq!(node.runs().len(), 1);
+}
+
+/// Something else has the name of the claim: the job must not run in full before that is found, and nothing may wait for a FIFO.
+#[test]
+fn no_run_starts_if_its_claim_is_not_a_file() {
+    let shared = tempfile::tempdir().unwrap();
+    let (node, claims) = (node(), claims_in(shared.path()));
+    let file = plan(&node, shared.path(), 1, &[]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let group = serde_json::from_str::<Value>(text.lines().next().unwrap()).unwrap()["group"].as_str().unwrap().to_owned();
+    let dir = Path::new(&claims).join(group);
+    std::fs::create_dir(&dir).unwrap();
+    let claim = dir.join("0");
+    for (command, args) in [("mkdir", &[][..]), ("mkfifo", &[]), ("ln", &["-s", "nothing"]), ("ln", &["-s", "0"])] {
+        let made = Command::new(command).args(args).arg(&claim).status().unwrap();
+        assert!(made.success());
+        let refused = node.start(&window(&file, "0", "1", &claims)).wait_within(Duration::from_secs(20)).exits(78);
+        for expected in ["the claim of the window cannot be read", "it is not a regular file", "remove it"] {
+            assert!(refused.err().contains(expected), "{command} {args:?}: {expected}: {}", refused.shown());
+        }
+        assert!(Command::new("rm").arg("-rf").arg(&claim).status().unwrap().success());
+    }
+    assert!(node.runs().is_empty(), "{:?}", node.runs());
+    node.lorchestra(&window(&file, "0", "1", &claims)).exits(0);
 }
 
 #[test]
