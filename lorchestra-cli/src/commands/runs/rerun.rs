@@ -92,15 +92,25 @@ pub(super) fn rerun(
     let mut failed = Vec::new();
     let mut found = BTreeSet::new();
     for run in &runs {
-        if wanted.dry_run {
-            // Searching the plugin directories takes longer than everything else about a run.
-            if wanted.same_library || found.insert((&run.package, &run.job)) {
-                spec_of(run, wanted.same_library, settings)?;
+        // Searching the plugin directories takes longer than everything else about a run.
+        let is_searched = !wanted.dry_run || wanted.same_library || found.insert((&run.package, &run.job));
+        let spec = match is_searched.then(|| spec_of(run, wanted.same_library, settings)).transpose() {
+            Ok(spec) => spec,
+            Err(failure) if runs.len() == 1 => return Err(failure),
+            Err(failure) => {
+                // The others may still be run again.
+                failed.push(failure.code);
+                found.remove(&(&run.package, &run.job));
+                let (id, job) = (short_id(&run.run_id), format!("{}/{}", run.package, run.job));
+                printer.bad(format_args!("run {id} of {job} cannot be run again: {}", failure.message));
+                failure.hints.iter().for_each(|hint| printer.note(format_args!("  {hint}")));
+                continue;
             }
+        };
+        let Some(spec) = spec.filter(|_| !wanted.dry_run) else {
             show(run, printer);
             continue;
-        }
-        let spec = spec_of(run, wanted.same_library, settings)?;
+        };
         // A run that was refused has no library, so it is unknown whether it has changed.
         if spec.sha256.is_none()
             && !run.plugin_sha256.is_empty()
@@ -119,7 +129,7 @@ pub(super) fn rerun(
             return Ok(code);
         }
         if code != Code::Success {
-            failed.push((run, code));
+            failed.push(code);
         }
     }
     if runs.len() > 1 && !wanted.dry_run {
@@ -127,7 +137,7 @@ pub(super) fn rerun(
         printer.note(format_args!("{} of {all} runs completed", all - failed.len()));
     }
     // Not only undelivered: some runs failed.
-    let undelivered = !failed.is_empty() && failed.iter().all(|(_, code)| *code == Code::Undelivered);
+    let undelivered = !failed.is_empty() && failed.iter().all(|code| *code == Code::Undelivered);
     Ok(if failed.is_empty() {
         Code::Success
     } else if undelivered {

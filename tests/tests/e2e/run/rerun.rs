@@ -87,3 +87,27 @@ fn a_cancelled_run_is_not_among_the_failed_ones() {
     let none = sandbox.lorchestra(&["runs", "rerun", "--failed"]).exits(0);
     assert!(none.err().contains("No failed run"), "{}", none.shown());
 }
+
+/// A run that cannot be started again is one of the failures, and keeps no other run from being started.
+#[test]
+fn a_run_whose_package_is_gone_does_not_stop_the_others() {
+    let sandbox = Sandbox::with(&[Fixture::Kit, Fixture::Misbehave]);
+    let leak = |token: &str| {
+        let args = ["run-job", "kit", "leak", "--token", "env:TOKEN", "--way", "error"];
+        sandbox.lorchestra_with(&[("TOKEN", token)], &args).exits(1);
+    };
+    sandbox.lorchestra(&["run-job", "misbehave", "fail"]).exits(1);
+    leak("a-secret-value");
+    std::fs::remove_file(sandbox.plugins().join(Fixture::Kit.file_name())).unwrap();
+    for flags in [&["--dry-run"][..], &[]] {
+        let ended = sandbox.lorchestra(&[&["runs", "rerun", "--failed"], flags].concat()).exits(1);
+        assert!(ended.err().contains("of kit/leak cannot be run again: Unknown package: kit"), "{}", ended.shown());
+        let runs = sandbox.runs().iter().filter(|run| run.0["job"] == "fail").count();
+        if flags.is_empty() {
+            assert!(ended.err().contains("0 of 2 runs completed"), "{}", ended.shown());
+            assert_eq!(runs, 2);
+        } else {
+            assert_eq!((ended.out().lines().count(), runs), (1, 1), "{}", ended.shown());
+        }
+    }
+}
