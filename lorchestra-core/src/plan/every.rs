@@ -26,8 +26,12 @@ impl FromStr for Every {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || "write a number and a unit of min h d w mo y, such as 1d, 1w, 1mo or 6h".to_owned();
-        let (number, unit) = split_digits(text);
-        let number: u32 = number.parse().map_err(|_| wrong())?;
+        let (digits, unit) = split_digits(text);
+        if digits.is_empty() {
+            return Err(wrong());
+        }
+        // Only digits: one that does not fit is larger than any window.
+        let number: u32 = digits.parse().unwrap_or(u32::MAX);
         if number == 0 {
             return Err("a window cannot be empty; write 1d or more".into());
         }
@@ -43,7 +47,7 @@ impl FromStr for Every {
             "w" => seconds(Unit::Week),
             "mo" => months(1),
             "y" => months(12),
-            "m" => return Err(format!("m could mean minutes or months; write {number}min or {number}mo")),
+            "m" => return Err(format!("m could mean minutes or months; write {digits}min or {digits}mo")),
             _ => return Err(wrong()),
         };
         read.ok_or_else(|| "is too long for a window; write at most 100y".into())
@@ -153,8 +157,10 @@ mod tests {
         {
             assert!(bad.parse::<Every>().unwrap_err().contains(what), "{bad}");
         }
-        "99999999y".parse::<Every>().unwrap_err();
-        "9999999w".parse::<Every>().unwrap_err();
+        for text in ["99999999y", "9999999w", "18446744073709551615y", "4294967296min"] {
+            assert_eq!(text.parse::<Every>().unwrap_err(), "is too long for a window; write at most 100y", "{text}");
+        }
+        assert!("99999999999s".parse::<Every>().unwrap_err().contains("unit"));
     }
 
     #[test]

@@ -193,11 +193,15 @@ fn warn_uneven(range: TimeRange, every: Every, own: &BackfillFlags, printer: &mu
     for (flag, text, at) in [("--from", &own.from, range.0), ("--to", &own.to, range.1)] {
         if at.timestamp_micros() % (unit * 1_000_000) != 0 {
             let text = text.as_deref().unwrap_or_default();
+            let start = DateTime::from_timestamp(at.timestamp() - at.timestamp().rem_euclid(unit), 0).unwrap_or(at);
+            let example = match unit {
+                86_400 => format!("a date, such as {}", start.format("%F")),
+                _ => format!("{}, for example", time::show(start)),
+            };
             printer.warning(format_args!(
                 "{flag} {text} is {}, not the beginning of {name}: a later call has other windows, and runs the same time again; \
-                 write a date, such as {}",
+                 write {example}",
                 time::show(at),
-                at.format("%F")
             ));
         }
     }
