@@ -18,6 +18,10 @@ pub(crate) struct PruneObject {
     pub(crate) logs: u64,
     /// Runs whose payloads were removed; null if they were not counted.
     pub(crate) payloads: Option<u64>,
+    /// Removed backfills and groups of `run-group`, with the states of their members.
+    pub(crate) groups: u64,
+    /// Those of `groups` with members that have not completed: `backfill resume` could have run them again.
+    pub(crate) resumable_groups: u64,
     /// Runs that are old enough but stay, because a destination has not received all of their events.
     pub(crate) undelivered: u64,
     /// Runs of the job that are running and therefore stay; null without --job.
@@ -29,7 +33,8 @@ pub(crate) struct PruneObject {
 impl PruneObject {
     /// Sets what was removed.
     pub(crate) fn count(&mut self, pruned: Pruned) {
-        let Pruned { runs, logs, payloads } = pruned;
+        let Pruned { runs, logs, payloads, groups } = pruned;
+        (self.groups, self.resumable_groups) = (groups.groups, groups.resumable);
         (self.runs, self.logs, self.payloads) = (runs as u64, logs as u64, Some(payloads as u64));
     }
 }

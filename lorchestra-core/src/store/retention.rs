@@ -20,6 +20,7 @@ mod preview;
 pub use forget::Forgotten;
 pub use preview::Prunable;
 
+use super::group::OldGroups;
 use super::{Store, StoreError, outbox};
 use crate::host::state::StateDir;
 use rusqlite::{OptionalExtension, params};
@@ -76,6 +77,8 @@ pub struct Pruned {
     pub logs: usize,
     /// Runs whose payloads were removed.
     pub payloads: usize,
+    /// Groups, with the states of their members.
+    pub groups: OldGroups,
 }
 
 impl AddAssign for Pruned {
@@ -83,6 +86,7 @@ impl AddAssign for Pruned {
         self.runs += more.runs;
         self.logs += more.logs;
         self.payloads += more.payloads;
+        self.groups += more.groups;
     }
 }
 
@@ -171,13 +175,13 @@ impl Store {
             let waiting = store.waiting(&retention.destinations, before(FORGOTTEN))?;
             store.remove_forgotten(state, &waiting)?;
             let (runs, of_runs) = store.prune_runs(state, (before(retention.runs), &waiting), events)?;
-            store.prune_groups(before(retention.runs))?;
+            let groups = store.prune_groups(before(retention.runs))?;
             let logs = of_runs + store.prune_logs(state, before(retention.logs))?;
             // Delivered data is removed even if no destination is configured any more.
             let waiting = if waiting.is_empty() { store.destinations()? } else { waiting };
             let payloads = store.prune_payloads((before(retention.payloads), &waiting), events)?;
             store.give_back()?;
-            Ok(Pruned { runs, logs, payloads })
+            Ok(Pruned { runs, logs, payloads, groups })
         })?
     }
 

@@ -360,14 +360,14 @@ fn retention_removes_old_runs_and_logs_and_no_others() {
     let day = Duration::from_secs(86400);
     let retention = retention::Retention { logs: 365 * day, runs: 30 * day, ..retention::Retention::default() };
     let pruned = store.prune(&site.state, &retention, crate::host::clock::now_micros()).unwrap();
-    assert_eq!(pruned, retention::Pruned { runs: 1, logs: 1, payloads: 0 });
+    assert_eq!(pruned, retention::Pruned { runs: 1, logs: 1, ..Default::default() });
     assert!(!site.state.run_logs(&ids[0]).exists());
     assert_eq!(store.runs(&RunFilter::default()).unwrap().len(), 2, "the recent run and the running one stay");
     assert_eq!(events(&store).iter().filter(|e| e.run_id == ids[0]).count(), 0);
     // After 40 days all logs are old; after 800 days the running run stays.
     let later = |days: u32| crate::host::clock::now_micros() + i64::try_from((days * day).as_micros()).unwrap();
     let logs_only = retention::Retention { logs: 30 * day, runs: 10_000 * day, ..retention::Retention::default() };
-    assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned { runs: 0, logs: 1, payloads: 0 });
+    assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned { logs: 1, ..Default::default() });
     assert!(!site.state.run_logs(&ids[1]).exists() && site.state.run_logs(&ids[2]).exists(), "those of the running one stay");
     assert_eq!(store.prune(&site.state, &logs_only, later(40)).unwrap(), retention::Pruned::default(), "once");
     // Its end is the newest event: its number must not be reused.

@@ -13,6 +13,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
+use lorchestra_core::store::group::OldGroups;
 use lorchestra_core::store::retention::{Forgotten, Prunable, Pruned, Retention};
 use lorchestra_core::store::{RunQuery, Store};
 use lorchestra_core::text::{printable, quote};
@@ -24,13 +25,18 @@ const IDLE: u32 = 3;
 /// Maximum number of rounds for a limit on the size: each removes runs in proportion to what is too much.
 const ROUNDS: u32 = 12;
 
+/// What is true of removed groups whose members have not all completed.
+const REMOVED_RESUMABLE: &str = "cannot be resumed any more";
 /// The text if nothing is old enough.
 const NOTHING: &str = "nothing to remove";
 
 pub(super) const RULE: &str = "\
 Running runs, and runs with events that a destination has not received, are always kept. So are, of each job and account, the newest success, the \
 newest failure after it and the newest run that ended, without their logs: status reports a job that died as long as one of its runs is there. \
-Use --job to remove them too. The bookmark stays: run lorchestra bookmarks reset to remove it.";
+Use --job to remove them too. The bookmark stays: run lorchestra bookmarks reset to remove it.
+
+A backfill or a group of run-group goes with its last run, unless some of its windows are running or have never run. If some have failed, it cannot \
+be resumed after that: --dry-run counts such groups.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Prune {
@@ -64,6 +70,17 @@ struct PruneReport {
     /// What to print on stdout, unless the object is printed.
     text: String,
     notes: Vec<String>,
+}
+
+impl PruneReport {
+    /// Counts the groups, and notes those that a person may miss.
+    fn count_groups(&mut self, groups: OldGroups, what: &str) {
+        (self.object.groups, self.object.resumable_groups) = (groups.groups, groups.resumable);
+        if groups.resumable > 0 {
+            let resumable = counted(groups.resumable, "group");
+            self.notes.push(format!("{resumable} with members that have not completed {what}."));
+        }
+    }
 }
 
 pub(super) fn prune(
@@ -121,23 +138,28 @@ fn by_age(
         },
         (None, None) => configured.clone(),
     };
-    let Prunable { runs, logs, undelivered, .. } = store.prunable(state, &retention, now)?;
+    let Prunable { runs, logs, undelivered, groups, .. } = store.prunable(state, &retention, now)?;
     let mut report = PruneReport { notes: kept(undelivered), ..PruneReport::default() };
     report.object.undelivered = undelivered;
     if command.dry_run {
-        report.text = format!("would remove {} and the logs of {logs}", counted(runs, "run"));
+        report.text = format!("would remove {} and the logs of {logs}{}", counted(runs, "run"), and_groups(groups));
         (report.object.runs, report.object.logs) = (runs, logs);
+        report.count_groups(groups, "could still be resumed");
         return Ok(report);
     }
     let all = remove(state, store, &retention, now)?;
     report.text = match all {
         _ if command.keep.is_some() && all == Pruned::default() => NOTHING.to_owned(),
-        Pruned { payloads: 0, runs, logs } => format!("removed {} and the logs of {logs}", counted(runs, "run")),
-        Pruned { payloads, runs, logs } => {
-            format!("removed {}, the logs of {logs} and the payloads of {payloads}", counted(runs, "run"))
+        Pruned { payloads: 0, runs, logs, groups } => {
+            format!("removed {} and the logs of {logs}{}", counted(runs, "run"), and_groups(groups))
+        }
+        Pruned { payloads, runs, logs, groups } => {
+            let groups = and_groups(groups);
+            format!("removed {}, the logs of {logs} and the payloads of {payloads}{groups}", counted(runs, "run"))
         }
     };
     report.object.count(all);
+    report.count_groups(all.groups, REMOVED_RESUMABLE);
     Ok(report)
 }
 
@@ -195,6 +217,10 @@ fn unknown(query: &RunQuery, store: &Store) -> Result<CommandError, CommandError
     })
 }
 
+fn and_groups(groups: OldGroups) -> String {
+    if groups.groups == 0 { String::new() } else { format!(", and {}", counted(groups.groups, "group")) }
+}
+
 fn kept(undelivered: u64) -> Vec<String> {
     let runs = counted(usize::try_from(undelivered).unwrap_or(usize::MAX), "old run");
     if undelivered == 0 { Vec::new() } else { vec![format!("{runs} with undelivered events stay: run lorchestra events flush.")] }
@@ -229,9 +255,11 @@ fn to_size(
         if dry_run {
             let found = store.prunable(state, &retention, now)?;
             report.notes = kept(found.undelivered);
-            report.text = format!("would remove about {} of {} ({} MiB in use)", found.runs, counted(runs, "run"), size >> 20);
-            let Prunable { runs, logs, undelivered, .. } = found;
-            report.object = PruneObject { runs, logs, undelivered, used_bytes: Some(size), ..PruneObject::default() };
+            let Prunable { runs: about, logs, undelivered, groups, .. } = found;
+            let all = counted(runs, "run");
+            report.text = format!("would remove about {about} of {all}{} ({} MiB in use)", and_groups(groups), size >> 20);
+            report.object = PruneObject { runs: about, logs, undelivered, used_bytes: Some(size), ..PruneObject::default() };
+            report.count_groups(groups, "could still be resumed");
             return Ok(report);
         }
         let removed = remove(state, store, &retention, now)?;
@@ -249,10 +277,12 @@ fn to_size(
         report.text = NOTHING.to_owned();
         return Ok(report);
     }
+    report.count_groups(all.groups, REMOVED_RESUMABLE);
     report.text = format!(
-        "removed {} and the logs of {}; {} are in use",
+        "removed {} and the logs of {}{}; {} are in use",
         counted(all.runs, "run"),
         all.logs,
+        and_groups(all.groups),
         format_args!("{} MiB", size.div_ceil(1 << 20))
     );
     if size > max {

@@ -2,6 +2,7 @@
 
 use super::{DeliveryState, NewestEnds, OLD_LOGS, OLD_RUNS, Old, Position, RUNS, START};
 use crate::host::state::StateDir;
+use crate::store::group::OldGroups;
 use crate::store::retention::{FORGOTTEN, Retention};
 use crate::store::{Store, StoreError};
 use std::collections::BTreeSet;
@@ -16,6 +17,8 @@ pub struct Prunable {
     pub logs: u64,
     /// Runs that are old enough but are kept because a destination has not received all of their events.
     pub undelivered: u64,
+    /// Groups, with the states of their members.
+    pub groups: OldGroups,
     /// Runs that [`Store::prune`] examines to find these, each of its calls at most fifty for each kind of data.
     pub examined: u64,
 }
@@ -53,6 +56,7 @@ impl Store {
             Ok(())
         })?;
         found.logs = with_logs.len() as u64;
+        found.groups = self.old_groups(before(retention.runs))?;
         Ok(found)
     }
 
