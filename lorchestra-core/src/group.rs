@@ -18,6 +18,7 @@
 //! - If a lane is killed, its worker dies with it; the run is closed as `abandoned`, and counts as a failure of its member.
 
 pub mod drive;
+pub mod interrupt;
 pub mod order;
 pub mod plan_file;
 pub mod pool;

@@ -1,9 +1,11 @@
 //! `backfill`: runs a job for every window of a time range, and for every account or other value. `plan` makes the members, `drive` runs a
-//! stored group with the terminal attached, `show` lists groups, `bookmarks` moves the bookmarks of accounts that are complete.
+//! stored group with the terminal attached, `libraries` finds what a resumed group runs with, `show` lists groups, `bookmarks` moves the
+//! bookmarks of accounts that are complete.
 
 mod bookmarks;
 pub(super) mod drive;
 pub(super) mod engine;
+mod libraries;
 mod plan;
 mod show;
 
@@ -16,6 +18,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::show::counted;
 use crate::values;
+use crate::wire::{GroupLine, GroupObject};
 use clap::{Args, Subcommand};
 use drive::DriveFlags;
 use engine::EngineFlags;
@@ -24,7 +27,7 @@ use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::plan::every::Every;
 use lorchestra_core::store::Store;
-use lorchestra_core::store::group::{EngineName, Group, GroupEngine, GroupSettings, NewGroup, Retry};
+use lorchestra_core::store::group::{EngineName, Group, GroupEngine, GroupSettings, NewGroup, Selection};
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -81,10 +84,10 @@ pub(crate) enum BackfillAction {
         /// Run only the windows that failed, or only those that have not run (missing)
         #[arg(long, value_name = "STATE", value_parser = ["failed", "missing"])]
         only: Option<String>,
-        /// Maximum number of windows that run at once [default: as before]
+        /// Maximum number of windows that run at once, also in later resumes [default: as before]
         #[arg(short, long, value_name = "N", value_parser = crate::values::number::<u32>(1..=1000))]
         jobs: Option<u32>,
-        /// Start no more windows after this many have failed [default: as before]
+        /// Start no more windows after this many have failed, also in later resumes [default: as before]
         #[arg(long, value_name = "N", value_parser = crate::values::number::<u32>(1..))]
         max_failures: Option<u32>,
         /// With an engine: submit the windows and do not wait for them
@@ -207,12 +210,12 @@ pub(super) fn run(
                 }
                 None => {}
             }
-            let (retry, pending) = match only.as_deref() {
-                Some("missing") => (Retry::Nothing, true),
-                Some(_) => (Retry::Failed, false),
-                None => (Retry::Failed, true),
+            let selection = match only.as_deref() {
+                Some("missing") => Selection { failed: false, missing: true },
+                Some(_) => Selection { failed: true, missing: false },
+                None => Selection::ALL,
             };
-            let plan = drive::Resume { retry, pending, is_new: false };
+            let plan = drive::Resume { selection, is_new: false };
             run_group(&group, plan, (drive, *detach), settings, (notices, printer))
         }
         Some(BackfillAction::List { limit, json }) => {
@@ -252,8 +255,7 @@ fn start(
         if flags.move_bookmark {
             bookmarks::move_covered((command, &covered, None), (range, flags.drive.quiet), settings, printer)?;
         }
-        let plan = if flags.plan.is_some() { ", and no plan was written" } else { "" };
-        printer.note(format_args!("Nothing to do: completed runs cover every window{plan}."));
+        print_nothing(name, &flags, printer)?;
         return Ok(Code::Success);
     }
     if let Some(path) = &flags.plan {
@@ -279,14 +281,13 @@ fn start(
                 .hint("add [destinations.bigquery] or [destinations.jsonl] to config.toml"));
         }
     }
-    let parallel = flags.jobs.unwrap_or_else(|| if engine.is_some() { engine::PARALLEL } else { processors() });
     let group = NewGroup {
         group_id: members[0].spec.group.clone().unwrap_or_default(),
         kind: KIND.into(),
         name,
         created_at: now_micros(),
         settings: GroupSettings {
-            parallel,
+            parallel: parallel(&flags, engine.is_some()),
             newest_first: flags.order == "newest",
             max_failures: flags.max_failures,
             keep_going: true,
@@ -305,8 +306,26 @@ fn start(
     store.create_group(&group)?;
     let group = find(&store, &group.group_id)?;
     drop((store, library));
-    let plan = drive::Resume { retry: Retry::Nothing, pending: true, is_new: true };
+    let plan = drive::Resume { selection: Selection::ALL, is_new: true };
     run_group(&group, plan, (&flags.drive, flags.engine.detach), settings, (notices, printer))
+}
+
+/// Prints that there is nothing to run, and so no group.
+fn print_nothing(name: String, flags: &BackfillFlags, printer: &mut Printer) -> Result<(), CommandError> {
+    let engine = flags.engine.check()?.map(|(name, _)| name);
+    if flags.drive.json {
+        let group = GroupObject::nothing(name, (parallel(flags, engine.is_some()), flags.max_failures), engine);
+        printer.json(&GroupLine { schema: "lorchestra.group/1", group });
+    } else if !flags.drive.quiet {
+        let plan = if flags.plan.is_some() { ", and no plan was written" } else { "" };
+        printer.note(format_args!("Nothing to do: completed runs cover every window{plan}."));
+    }
+    Ok(())
+}
+
+/// Returns how many windows run at once.
+fn parallel(flags: &BackfillFlags, is_on_engine: bool) -> u32 {
+    flags.jobs.unwrap_or_else(|| if is_on_engine { engine::PARALLEL } else { processors() })
 }
 
 /// Refuses a limit of failures on an engine that cannot keep it.

@@ -26,7 +26,7 @@ use lorchestra_core::plan::{OnOverlap, ParamArg, RunPolicy, RunSpec, last};
 use lorchestra_core::run::launch;
 use lorchestra_core::store::Store;
 use lorchestra_core::store::bookmark::Key;
-use lorchestra_core::store::group::{GroupSettings, NewGroup, NewMember, Retry};
+use lorchestra_core::store::group::{GroupSettings, NewGroup, NewMember, Selection};
 use lorchestra_core::text::path_text;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -121,12 +121,13 @@ pub(super) fn run(
             None => return Err(earlier::none(&name)),
         };
         group.settings.parallel = command.jobs.unwrap_or(group.settings.parallel);
-        // A file that says otherwise than before decides; else as the group was started.
+        // A file that says otherwise than before decides; else as the last time.
         if group.settings.file.as_ref().is_some_and(|before| before.keep_going != written.keep_going) {
             group.settings.keep_going = written.keep_going;
+            group.settings.file = Some(written);
         }
         group.settings.keep_going |= command.keep_going;
-        let plan = Resume { retry: Retry::Failed, pending: true, is_new: false };
+        let plan = Resume { selection: Selection::ALL, is_new: false };
         return drive(&group, plan, &command.drive, settings, (notices, printer));
     }
     let group_id = Uuid::now_v7().to_string();
@@ -152,7 +153,7 @@ pub(super) fn run(
     store.create_group(&group)?;
     let group = find(&store, &group.group_id)?;
     drop(store);
-    let plan = Resume { retry: Retry::Nothing, pending: true, is_new: true };
+    let plan = Resume { selection: Selection::ALL, is_new: true };
     drive(&group, plan, &command.drive, settings, (notices, printer))
 }
 

@@ -4,7 +4,7 @@ use super::JsonSchema;
 use crate::show::exact_time;
 use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::RunSpec;
-use lorchestra_core::store::group::{Group, GroupCounts, GroupSettings, MemberState};
+use lorchestra_core::store::group::{EngineName, Group, GroupCounts, GroupSettings, MemberState};
 use lorchestra_core::store::short_id;
 use serde::Serialize;
 
@@ -31,9 +31,10 @@ pub(crate) struct GroupDetails {
 /// What is known of every group.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct GroupObject {
-    pub(crate) group_id: String,
+    /// Null if there is no group: `backfill --merge` had nothing to run.
+    pub(crate) group_id: Option<String>,
     /// The end of the id, which all commands print and accept.
-    pub(crate) short_id: String,
+    pub(crate) short_id: Option<String>,
     #[schemars(extend("enum" = ["backfill", "run-group"]))]
     pub(crate) kind: String,
     /// What it runs: PACKAGE/JOB, or the name of the group file.
@@ -41,7 +42,7 @@ pub(crate) struct GroupObject {
     /// `failed`: all have ended, or failures have stopped it. `interrupted`: some have not run, for another reason.
     #[schemars(extend("enum" = ["completed", "running", "cancelled", "interrupted", "failed"]))]
     pub(crate) state: &'static str,
-    pub(crate) created_at: String,
+    pub(crate) created_at: Option<String>,
     /// When it was cancelled; null if it was not, or has been resumed since.
     pub(crate) cancelled_at: Option<String>,
     /// Number of members: windows, or jobs.
@@ -69,8 +70,8 @@ impl GroupObject {
         let GroupSettings { max_failures, keep_going, .. } = group.settings;
         let stops_itself = failures > 0 && !keep_going || max_failures.is_some_and(|most| failures >= u64::from(most));
         Self {
-            group_id: group.group_id.clone(),
-            short_id: short_id(&group.group_id).to_owned(),
+            group_id: Some(group.group_id.clone()),
+            short_id: Some(short_id(&group.group_id).to_owned()),
             kind: group.kind.clone(),
             name: group.name.clone(),
             state: match () {
@@ -81,7 +82,7 @@ impl GroupObject {
                 () if counts.of(MemberState::Pending) + counts.of(MemberState::Running) > 0 => "interrupted",
                 () => "failed",
             },
-            created_at: exact_time(group.created_at),
+            created_at: Some(exact_time(group.created_at)),
             cancelled_at: group.cancelled_at.map(exact_time),
             members: counts.all(),
             completed: counts.of(MemberState::Completed),
@@ -90,10 +91,36 @@ impl GroupObject {
             running: counts.of(MemberState::Running),
             pending: counts.of(MemberState::Pending),
             parallel: group.settings.parallel,
-            engine: group.settings.engine.as_ref().map_or("local", |engine| engine.name.as_str()),
+            engine: engine_name(group.settings.engine.as_ref().map(|engine| engine.name)),
             max_failures: group.settings.max_failures,
         }
     }
+
+    /// A backfill of a job that has nothing to run, and so is no group.
+    pub(crate) fn nothing(name: String, (parallel, max_failures): (u32, Option<u32>), engine: Option<EngineName>) -> Self {
+        Self {
+            group_id: None,
+            short_id: None,
+            kind: "backfill".to_owned(),
+            name,
+            state: "completed",
+            created_at: None,
+            cancelled_at: None,
+            members: 0,
+            completed: 0,
+            failed: 0,
+            skipped: 0,
+            running: 0,
+            pending: 0,
+            parallel,
+            engine: engine_name(engine),
+            max_failures,
+        }
+    }
+}
+
+fn engine_name(engine: Option<EngineName>) -> &'static str {
+    engine.map_or("local", EngineName::as_str)
 }
 
 /// A window of a backfill, or a job of a group file.
@@ -104,13 +131,13 @@ pub(crate) struct WindowObject {
     pub(crate) label: String,
     #[schemars(extend("enum" = ["pending", "running", "completed", "failed", "skipped", "refused"]))]
     pub(crate) state: &'static str,
-    /// Its attempt, from 1.
+    /// Its attempt, from 1; for a pending window, the next one.
     pub(crate) attempt: u32,
-    /// Its newest run; for a pending window, the id that its run will have.
+    /// Its newest run; for a window that has never run, the id that its run will have.
     pub(crate) run_id: String,
     /// The run outside the group that completed it after its own run had failed; null if its own run did.
     pub(crate) completed_by: Option<String>,
-    /// Why it failed or was refused.
+    /// Why it failed or was refused; for a pending window, why its last attempt did.
     pub(crate) cause: Option<Cause>,
     /// The cause for people.
     pub(crate) message: Option<String>,

@@ -4,6 +4,7 @@
 //! reports each step as a [`GroupEvent`]. The state of a member is that in the store, never only what a lane has reported: a lane may die
 //! after its run was recorded and before it could report.
 
+use super::interrupt::interrupt;
 use super::order::{LaneOrder, LaneReport};
 use super::pool::{LaneEvent, Pool};
 use crate::host::locks::FileLock;
@@ -13,8 +14,9 @@ use crate::outcome::Cause;
 use crate::plan::RunSpec;
 use crate::run::event::{Observer, RunEvent};
 use crate::run::recovery::{self, RecoveryError};
-use crate::store::group::{Group, GroupCounts, Member, MemberState};
+use crate::store::group::{Group, GroupCounts, Member, MemberState, Selection};
 use crate::store::{Store, StoreError};
+use rustix::process::Signal;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
@@ -134,8 +136,8 @@ pub struct Driver<'a> {
     pub store: &'a mut Store,
     /// The group.
     pub group: &'a Group,
-    /// Pending members that are not run now.
-    pub leave_out: &'a [Member],
+    /// The members that run now.
+    pub selection: Selection,
     /// Receives what happens in the group.
     pub report: &'a mut dyn FnMut(&GroupEvent<'_>),
     /// Receives the runs of dead supervisors that were closed.
@@ -155,6 +157,8 @@ struct GroupProgress {
     blocked: HashMap<String, Option<String>>,
     /// Runs whose wait was reported.
     reported: HashSet<String>,
+    /// Members that had failed, as they were before this process gave them their next attempt.
+    retried: Vec<Member>,
     failures: u32,
     lost: u32,
     stopped: Option<StopReason>,
@@ -178,6 +182,11 @@ impl GroupProgress {
             excluded.again = Instant::now();
             self.looked = None;
         }
+    }
+
+    /// Whether the runs in progress are stopped too.
+    fn is_ending(&self) -> bool {
+        matches!(self.stopped, Some(StopReason::Signal(_) | StopReason::Cancelled))
     }
 
     /// The number of members that run in lanes of an earlier process, which was killed.
@@ -240,7 +249,8 @@ impl Driver<'_> {
         }
     }
 
-    /// Runs every pending member, and waits for those that other processes run. The caller holds the group's lock.
+    /// Runs the selected members, and waits for those that other processes run. A signal ends both; members that had failed and are not
+    /// reached have failed as before. The caller holds the group's lock.
     ///
     /// # Errors
     /// If the store fails, or no lane can be started. Runs in progress end on their own.
@@ -257,6 +267,7 @@ impl Driver<'_> {
             for signal in signals.endings() {
                 pool.signal(signal);
                 self.stop(StopReason::Signal(signal), &mut progress);
+                self.signal_elsewhere(signal, &mut progress)?;
             }
             if progress.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
                 progress.looked = Some(Instant::now());
@@ -272,14 +283,14 @@ impl Driver<'_> {
             }
         }
         pool.end();
+        // No lane has one of them any more.
+        self.store.withdraw_attempts(self.group, &progress.retried)?;
         Ok(Driven { counts: self.store.group_counts(self.group.n)?, stopped: progress.stopped })
     }
 
     fn plan(&self) -> Result<GroupProgress, GroupError> {
-        let pending = self.store.members(self.group.n, MemberState::Pending, u64::MAX)?;
+        let mut waiting = self.store.selected_members(self.group.n, self.selection)?;
         let running = self.store.members(self.group.n, MemberState::Running, u64::MAX)?;
-        let left_out: HashSet<u32> = self.leave_out.iter().map(|member| member.place).collect();
-        let mut waiting: Vec<Member> = pending.into_iter().filter(|member| !left_out.contains(&member.place)).collect();
         if self.group.settings.newest_first {
             waiting.reverse();
         }
@@ -304,9 +315,10 @@ impl Driver<'_> {
                 return Ok(());
             }
             let Some(member) = progress.waiting.pop_front() else { return Ok(()) };
-            // A run outside the group may have completed it since it failed.
-            if let Some(now) = self.store.member(self.group.n, member.place)?.filter(|now| now.state == MemberState::Completed) {
-                self.count(&now, MemberEnd { run_id: Some(&now.run_id), ..MemberEnd::default() }, progress);
+            let member = self.next_attempt(member, progress)?;
+            // A run outside the group has completed it since it failed.
+            if member.state == MemberState::Completed {
+                self.count(&member, MemberEnd { run_id: Some(&member.run_id), ..MemberEnd::default() }, progress);
                 continue;
             }
             let wrong = |reason: String| GroupError::Spec { label: member.label.clone(), reason };
@@ -317,6 +329,19 @@ impl Driver<'_> {
             progress.given.insert(member.run_id.clone(), member);
         }
         Ok(())
+    }
+
+    /// Returns a member as it is now. One that had failed when it was selected, and has not changed since, gets its next attempt.
+    fn next_attempt(&mut self, member: Member, progress: &mut GroupProgress) -> Result<Member, GroupError> {
+        let read = |store: &Store| store.member(self.group.n, member.place);
+        let now = read(self.store)?.unwrap_or_else(|| member.clone());
+        if !member.state.can_retry() || now != member {
+            return Ok(now);
+        }
+        self.store.start_attempts(self.group, std::slice::from_ref(&member))?;
+        let now = read(self.store)?.unwrap_or(now);
+        progress.retried.push(member);
+        Ok(now)
     }
 
     fn has_failure_before(&self, stage: u32) -> Result<bool, GroupError> {
@@ -333,10 +358,23 @@ impl Driver<'_> {
             progress.stopped = Some(reason);
             (self.report)(&GroupEvent::Stopping(reason));
         }
-        if reason == StopReason::Cancelled || matches!(reason, StopReason::Signal(_)) {
-            // Runs of other processes are not waited for.
-            progress.elsewhere.clear();
+        match reason {
+            // The command that cancels waits for the runs of other processes.
+            StopReason::Cancelled => progress.elsewhere.clear(),
+            StopReason::Signal(_) => progress.elsewhere.retain(|elsewhere| elsewhere.member.state == MemberState::Running),
+            StopReason::Failures | StopReason::Stage(_) => {}
         }
+    }
+
+    /// Passes a signal on to the supervisors of other processes, and waits only for members that it reaches.
+    fn signal_elsewhere(&mut self, signal: i32, progress: &mut GroupProgress) -> Result<(), GroupError> {
+        // Also closes the runs of those that are dead.
+        self.look_elsewhere(progress)?;
+        let Some(signal) = Signal::from_named_raw(signal).filter(|_| !progress.elsewhere.is_empty()) else { return Ok(()) };
+        let own = progress.given.keys().cloned().collect();
+        let reached = interrupt(self.store, self.group, signal, &own)?.reached;
+        progress.elsewhere.retain(|elsewhere| reached.contains(&elsewhere.member.run_id));
+        Ok(())
     }
 
     /// Interrupts lanes that wait for another run, so that the group ends before that run does. The command that cancels the group sees only
@@ -366,6 +404,9 @@ impl Driver<'_> {
                 let Some(mut member) = progress.given.remove(&report.run_id) else { return Ok(()) };
                 let LaneReport { run_id, state, recorded_as, cause, message, signal } = report;
                 if state == MemberState::Running {
+                    if progress.is_ending() {
+                        return Ok(());
+                    }
                     progress.elsewhere.push(Elsewhere { member, again: Instant::now() + AGAIN, holder });
                     return Ok(());
                 }

@@ -8,33 +8,29 @@
 //! A member that has completed never gets another run id. A later run outside the group may complete a member that has failed
 //! (`completed_by`); see `covered`.
 
+mod attempts;
 mod bookmarks;
 mod covered;
 mod member;
+mod old;
 
+pub use attempts::PinnedLibrary;
 pub use bookmarks::MovedAccounts;
 pub(super) use covered::{Obstacle, obstacle};
-pub use member::{GroupCounts, Member, MemberState, member_run_id};
+pub use member::{GroupCounts, Member, MemberState, Selection, member_run_id};
+pub use old::OldGroups;
 
 use super::claimed::{ClaimHolder, insert_claimed};
 use super::{Store, StoreError};
 use crate::plan::RunSpec;
 use member::run_id;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 /// Minimum number of characters of an id that name a group, as for a run. The index for the end of ids has the same number.
 const NAMED: usize = super::history::NAMED;
 /// Maximum number of groups to read that share a beginning or end.
 const CANDIDATES: i64 = 6;
-/// Maximum number of old groups that one call removes.
-const REMOVED: u32 = 5;
-/// Groups that were created before a time, have no member that may still run, and no run that ended later.
-const OLD: &str = "created_at < ?1
-    AND NOT EXISTS (SELECT 1 FROM members WHERE run_group = run_groups.n AND state IN ('pending', 'running'))
-    AND NOT EXISTS (
-        SELECT 1 FROM members JOIN runs ON runs.run_id = members.run_id
-        WHERE members.run_group = run_groups.n AND coalesce(runs.ended_at, ?1) >= ?1)";
 
 /// How a group is run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,15 +175,6 @@ pub struct Group {
     pub cancelled_at: Option<i64>,
 }
 
-/// Which members to run again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retry {
-    /// Those that failed, were skipped, or were refused.
-    Failed,
-    /// None: only those that have not run yet.
-    Nothing,
-}
-
 impl Store {
     /// Stores a group with all of its members.
     pub fn create_group(&mut self, group: &NewGroup) -> Result<(), StoreError> {
@@ -278,6 +265,16 @@ impl Store {
         })
     }
 
+    /// Returns the members of a selection, in order.
+    pub fn selected_members(&self, group: i64, selection: Selection) -> Result<Vec<Member>, StoreError> {
+        let mut selected = Vec::new();
+        for state in MemberState::ALL.into_iter().filter(|state| *state == MemberState::Pending || state.can_retry()) {
+            selected.extend(self.members(group, state, u64::MAX)?.into_iter().filter(|member| selection.has(member)));
+        }
+        selected.sort_unstable_by_key(|member| member.place);
+        Ok(selected)
+    }
+
     /// Returns a group's members that a run outside the group has completed, in order.
     pub fn members_completed_elsewhere(&self, group: i64) -> Result<Vec<Member>, StoreError> {
         self.read("reading the members of a group", |db| {
@@ -303,34 +300,6 @@ impl Store {
             db.prepare_cached("SELECT spec FROM members WHERE run_group = ?1 AND place = ?2")?
                 .query_row(params![group, place], |row| row.get(0))
                 .optional()
-        })
-    }
-
-    /// Prepares a group to be run again: clears its cancellation, and gives members that failed a new attempt. Returns how many.
-    pub fn resume_group(&mut self, group: &Group, retry: Retry) -> Result<u64, StoreError> {
-        self.write("resuming the group", |tx| {
-            tx.execute("UPDATE run_groups SET cancelled_at = NULL WHERE n = ?1", [group.n])?;
-            if retry == Retry::Nothing {
-                return Ok(0);
-            }
-            let mut again = 0;
-            for state in MemberState::ALL.into_iter().filter(|state| state.can_retry()) {
-                again += new_attempts(tx, group, state)?;
-            }
-            Ok(again)
-        })
-    }
-
-    /// Sets the library that the members of a package use from now on, except those that have completed. Returns how many changed.
-    pub fn pin_library(&mut self, group: i64, package: &str, version: &str, sha256: &str) -> Result<u64, StoreError> {
-        self.write("setting the library of a group", |tx| {
-            let changed = tx.execute(
-                "UPDATE members SET spec = json_set(spec, '$.version', ?3, '$.sha256', ?4)
-                 WHERE run_group = ?1 AND state <> 'completed' AND spec ->> '$.package' = ?2
-                    AND (spec ->> '$.version', spec ->> '$.sha256') IS NOT (?3, ?4)",
-                params![group, package, version, sha256],
-            )?;
-            Ok(changed as u64)
         })
     }
 
@@ -388,25 +357,6 @@ impl Store {
         })
     }
 
-    /// Removes some groups whose creation and last run are before a time. Keeps a group with members that are running or may still be run: a
-    /// process may be driving it, or a person may resume it.
-    pub(super) fn prune_groups(&mut self, before: i64) -> Result<(), StoreError> {
-        // Most calls find none: they do not lock the store for writing.
-        let old: Vec<i64> = self.read("looking for old groups", |db| {
-            let sql = format!("SELECT n FROM run_groups WHERE {OLD} ORDER BY created_at LIMIT ?2");
-            db.prepare_cached(&sql)?.query_map(params![before, REMOVED], |row| row.get(0))?.collect()
-        })?;
-        for n in old {
-            self.write("removing an old group", |tx| {
-                // A person may have resumed it since.
-                tx.prepare_cached(&format!("DELETE FROM run_groups WHERE {OLD} AND n = ?2"))?
-                    .execute(params![before, n])
-                    .map(drop)
-            })?;
-        }
-        Ok(())
-    }
-
     fn select_groups(&self, clause: &str, values: impl rusqlite::Params) -> Result<Vec<Group>, StoreError> {
         self.read("reading groups", |db| {
             let mut statement = db.prepare(&format!("SELECT * FROM run_groups {clause}"))?;
@@ -422,21 +372,6 @@ pub(super) fn follow_run(tx: &Transaction<'_>, run_id: &str, state: super::RunSt
     tx.prepare_cached("UPDATE members SET state = ?2 WHERE run_id = ?1 AND completed_by IS NULL")?
         .execute(params![run_id, of_member.as_str()])?;
     covered::settle(tx, run_id, state)
-}
-
-/// Gives each member in a state another attempt. Returns how many there are.
-fn new_attempts(tx: &Connection, group: &Group, state: MemberState) -> rusqlite::Result<u64> {
-    let sql = "SELECT place, attempt FROM members WHERE run_group = ?1 AND state = ?2 ORDER BY place";
-    let mut found = tx.prepare(sql)?;
-    let failed: Vec<(u32, u32)> =
-        found.query_map(params![group.n, state.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
-    let mut update =
-        tx.prepare("UPDATE members SET attempt = ?3, run_id = ?4, state = 'pending' WHERE run_group = ?1 AND place = ?2")?;
-    for (place, attempt) in &failed {
-        let next = attempt + 1;
-        update.execute(params![group.n, place, next, run_id(&group.group_id, *place, next)])?;
-    }
-    Ok(failed.len() as u64)
 }
 
 fn member(row: &Row<'_>) -> rusqlite::Result<Member> {
@@ -518,9 +453,10 @@ mod tests {
         store.refuse_member(&first[0].run_id).unwrap();
         let counts = store.group_counts(group.n).unwrap();
         assert_eq!((counts.of(MemberState::Completed), counts.failed(), counts.of(MemberState::Pending)), (1, 2, 1));
-        for (retry, again) in [(Retry::Nothing, 0), (Retry::Failed, 2), (Retry::Failed, 0)] {
-            assert_eq!(store.resume_group(&group, retry).unwrap(), again);
-        }
+        let failed = store.selected_members(group.n, Selection { failed: true, missing: false }).unwrap();
+        store.resume_group(&group, &[]).unwrap();
+        assert_eq!(store.group_counts(group.n).unwrap(), counts, "failed until they are run again");
+        store.start_attempts(&group, &failed).unwrap();
         let attempts: Vec<u32> = (0..4).map(|place| member(&store, place).attempt).collect();
         assert_eq!(attempts, [1, 2, 2, 1]);
         assert_ne!(member(&store, 1).run_id, first[1].run_id);
@@ -528,28 +464,6 @@ mod tests {
         // The end of an earlier attempt, recorded late, does not touch the new one.
         run_to_end(&mut store, "another-run", Some(Cause::Error));
         assert_eq!(member(&store, 1).state, MemberState::Pending);
-    }
-
-    #[test]
-    fn a_group_is_kept_until_its_last_member_has_ended_long_ago() {
-        let site = site();
-        let mut store = Store::open(&site.state).unwrap();
-        store.create_group(&new_group("0193a000-0000-7000-8000-00000000abcd", 2)).unwrap();
-        let group = store.find_group("backfill", "last").unwrap().unwrap();
-        let kept = |store: &mut Store, before: i64| {
-            store.prune_groups(before).unwrap();
-            !store.groups("backfill", 1).unwrap().is_empty()
-        };
-        let ids: Vec<String> = (0..2).map(|place| store.member(group.n, place).unwrap().unwrap().run_id).collect();
-        assert!(kept(&mut store, i64::MAX), "both are pending");
-        run_to_end(&mut store, &ids[0], Some(Cause::Error));
-        assert!(kept(&mut store, i64::MAX), "one is pending");
-        store.begin_run(&new_run(&ids[1]), &started()).unwrap();
-        assert!(kept(&mut store, i64::MAX), "one is running");
-        store.end_run(&ids[1], &end()).unwrap();
-        assert!(kept(&mut store, end().ended_at), "its creation is old, its last end is not");
-        assert!(!kept(&mut store, end().ended_at + 1));
-        assert!(!store.is_cancelled(group.n).unwrap(), "a missing group is not cancelled");
     }
 
     #[test]
@@ -565,21 +479,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn members_use_a_new_library_unless_they_have_completed() {
-        let site = site();
-        let mut store = Store::open(&site.state).unwrap();
-        store.create_group(&new_group("0193a000-0000-7000-8000-00000000abcd", 3)).unwrap();
-        let group = store.find_group("backfill", "last").unwrap().unwrap();
-        let done = store.member(group.n, 0).unwrap().unwrap();
-        run_to_end(&mut store, &done.run_id, None);
-        assert_eq!(store.pin_library(group.n, "other", "2.0.0", "ff").unwrap(), 0);
-        assert_eq!(store.pin_library(group.n, "pkg", "2.0.0", "ff").unwrap(), 2);
-        assert_eq!(store.pin_library(group.n, "pkg", "2.0.0", "ff").unwrap(), 0, "it is already set");
-        let read =
-            |place| crate::plan::RunSpec::from_json(store.member_spec(group.n, place).unwrap().unwrap().as_bytes()).unwrap();
-        assert_eq!((read(0).sha256, read(1).sha256.as_deref(), read(2).version.as_str()), (None, Some("ff"), "2.0.0"));
     }
 }

@@ -249,8 +249,12 @@ fn groups(store: &mut Store) {
     store.refuse_member(&member.run_id).unwrap();
     store.cancel_group(found.n, 1).unwrap();
     store.is_cancelled(found.n).unwrap();
-    store.resume_group(&found, group::Retry::Failed).unwrap();
-    store.pin_library(found.n, "pkg", "2", "ff").unwrap();
+    let library = group::PinnedLibrary { package: "pkg".into(), version: "2".into(), sha256: "ff".into() };
+    store.resume_group(&found, &[library]).unwrap();
+    let failed = store.selected_members(found.n, group::Selection::ALL).unwrap();
+    store.start_attempts(&found, &failed).unwrap();
+    store.withdraw_attempts(&found, &failed).unwrap();
+    store.start_attempts(&found, &failed).unwrap();
     store.move_group_bookmarks(&found, 1).unwrap();
     // Fails, and is completed by another run.
     let member = store.member(found.n, 0).unwrap().unwrap();

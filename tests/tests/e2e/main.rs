@@ -94,6 +94,7 @@ mod run {
     mod plan_url;
     mod rerun;
     mod results;
+    mod resume;
     mod retries;
     mod secrets;
     mod settings;

@@ -1,7 +1,7 @@
 //! Runs a stored group with the terminal attached: progress with the time left, a line for each failure, a summary. Delivery and retention
 //! are done once for the group.
 
-use super::KIND;
+use super::{KIND, libraries};
 use crate::bar::{Bar, GroupBar};
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -19,12 +19,10 @@ use lorchestra_core::group::pool::{LaneCommand, Pool};
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::signals::{Signals, signal_name};
 use lorchestra_core::host::state::StateDir;
-use lorchestra_core::packages::catalog::Catalog;
-use lorchestra_core::plan::RunSpec;
 use lorchestra_core::run::event::{Observer, Observers, RunEvent};
 use lorchestra_core::run::launch::{self, Delivery};
 use lorchestra_core::run::recovery::Closed;
-use lorchestra_core::store::group::{Group, GroupCounts, Member, MemberState, Retry};
+use lorchestra_core::store::group::{Group, GroupCounts, MemberState, Selection};
 use lorchestra_core::store::{Store, short_id};
 use lorchestra_core::text;
 use std::cell::RefCell;
@@ -57,12 +55,11 @@ pub(crate) struct DriveFlags {
     pub(crate) quiet: bool,
 }
 
-/// Which members of a stored group run now.
+/// What a command does with a stored group.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::commands) struct Resume {
-    pub(in crate::commands) retry: Retry,
-    /// Whether members that have not run are included.
-    pub(in crate::commands) pending: bool,
+    /// The members that run now.
+    pub(in crate::commands) selection: Selection,
     /// Whether the group was stored just now.
     pub(in crate::commands) is_new: bool,
 }
@@ -147,22 +144,21 @@ impl GroupWork<'_, '_> {
     ) -> Result<(Driven, FailedMembers), CommandError> {
         let group = self.group;
         let lock = Driver::lock(state, &group.group_id)?;
-        // Runs only the failed windows again, not those that have not run.
-        let pending = store.members(group.n, MemberState::Pending, u64::MAX)?;
-        // A failed window that an earlier command was to run again, but did not, still counts as failed.
-        let left_out: Vec<Member> = pending.into_iter().filter(|member| !self.plan.pending && member.attempt == 1).collect();
+        let selection = self.plan.selection;
+        let selected = store.selected_members(group.n, selection)?;
         if !self.plan.is_new {
-            store.resume_group(group, self.plan.retry).map_err(CommandError::from)?;
-            pin_libraries(group, store, (self.settings, self.flags.quiet), &mut self.printer.borrow_mut())?;
+            let printer = (!self.flags.quiet).then(|| self.printer.borrow_mut());
+            libraries::resume(group, (store, &selected), self.settings, printer)?;
         }
         let counts = store.group_counts(group.n)?;
-        self.begin(counts, left_out.len());
-        let mut progress = GroupView::new(group, counts, self.flags.quiet);
+        self.begin(counts, selected.len() as u64);
+        let retried = selected.iter().filter(|member| member.state.can_retry()).count() as u64;
+        let mut progress = GroupView::new(group, counts, (retried, self.flags.quiet));
         let printer = self.printer;
         let mut report = |event: &GroupEvent<'_>| progress.event(event, printer);
         let command = LaneCommand { executable: "/proc/self/exe".into(), args: self.lane() };
         let size = usize::try_from(group.settings.parallel).unwrap_or(1);
-        let mut driver = Driver { state, store, group, leave_out: &left_out, report: &mut report, observer };
+        let mut driver = Driver { state, store, group, selection, report: &mut report, observer };
         let driven = driver.run(Pool::new(command, size), signals);
         let unprinted = progress.finish();
         let driven = driven?;
@@ -180,15 +176,14 @@ impl GroupWork<'_, '_> {
         Ok((driven, FailedMembers { names: failed, unprinted, failures: store.group_failures(group.n)? }))
     }
 
-    fn begin(&self, counts: GroupCounts, left_out: usize) {
+    fn begin(&self, counts: GroupCounts, selected: u64) {
         if self.flags.quiet || self.flags.json {
             return;
         }
         let Group { name, group_id, settings, .. } = self.group;
-        let left = counts.of(MemberState::Pending) - left_out as u64;
         self.printer.borrow_mut().note(format_args!(
             "{name}: {}, up to {} at once (group {})",
-            of_all(left, counts.all(), noun(self.group)),
+            of_all(selected, counts.all(), noun(self.group)),
             settings.parallel,
             short_id(group_id)
         ));
@@ -215,36 +210,6 @@ pub(super) struct FailedMembers {
     pub(super) failures: u64,
 }
 
-/// Lets members that have not completed use the libraries that are installed now: a new build is the usual reason to resume.
-pub(super) fn pin_libraries(
-    group: &Group,
-    store: &mut Store,
-    (settings, quiet): (&Settings, bool),
-    printer: &mut Printer,
-) -> Result<(), CommandError> {
-    let mut packages: Vec<String> = Vec::new();
-    for member in store.members(group.n, MemberState::Pending, u64::MAX)? {
-        let text = store.member_spec(group.n, member.place)?.unwrap_or_default();
-        let Ok(spec) = RunSpec::from_json(text.as_bytes()) else { continue };
-        if packages.contains(&spec.package) {
-            continue;
-        }
-        let catalog = Catalog::scan(&settings.plugin_dirs);
-        let (package, manifest, job) = crate::commands::find_job(&catalog, &spec.package, &spec.job)?;
-        let library = launch::seal(&package.path, &spec.package, None)?;
-        let changed = store.pin_library(group.n, &spec.package, &manifest.version, library.sha256())?;
-        if changed > 0 && !quiet {
-            let name = &spec.package;
-            let use_it = if changed == 1 { "uses" } else { "use" };
-            printer
-                .note(format_args!("the library of {name} has changed: {} {use_it} the new one", show::counted(changed, "run")));
-        }
-        spec.check(&job).map_err(|error| CommandError::from(launch::LaunchError::Spec(error)))?;
-        packages.push(spec.package);
-    }
-    Ok(())
-}
-
 /// What is shown while a group runs.
 pub(super) struct GroupView {
     bar: Option<GroupBar>,
@@ -260,9 +225,10 @@ pub(super) struct GroupView {
 }
 
 impl GroupView {
-    pub(super) fn new(group: &Group, counts: GroupCounts, quiet: bool) -> Self {
+    /// `retried`: number of members that have failed and run again now.
+    pub(super) fn new(group: &Group, counts: GroupCounts, (retried, quiet): (u64, bool)) -> Self {
         let all = counts.all();
-        let done = all - counts.of(MemberState::Pending) - counts.of(MemberState::Running);
+        let done = all - counts.of(MemberState::Pending) - counts.of(MemberState::Running) - retried;
         let bar = (!quiet && Bar::is_seen()).then(|| GroupBar::start(group.name.clone(), done, all));
         let waits_left = if group.kind == KIND { SHOWN } else { u64::MAX };
         let now = Instant::now();
@@ -382,8 +348,9 @@ pub(super) fn summary(
             printer.good(format_args!("{name}: {completed} completed{and_skipped} in {took} (group {id})"));
         }
     } else {
-        let rest = all - completed - failed - skipped;
-        let open = if rest > 0 { format!(", {rest} not run") } else { String::new() };
+        let numbers = [(counts.of(MemberState::Running), "still running"), (counts.of(MemberState::Pending), "not run")];
+        let open: String =
+            numbers.iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!(", {number} {what}")).collect();
         let completed = format!("{completed} of {}", show::counted(all, noun(group)));
         printer.bad(format_args!("{name}: {completed} completed, {failed} failed{and_skipped}{open} (group {id})"));
         if group.kind == KIND {

@@ -10,11 +10,12 @@ use crate::settings::Settings;
 use crate::show;
 use crate::wire::{GroupDetails, GroupLine, GroupObject, WindowObject};
 use lorchestra_core::group::drive::Driver;
+use lorchestra_core::group::interrupt::interrupt;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::plan::RunSpec;
 use lorchestra_core::run::recovery::close_abandoned;
-use lorchestra_core::store::group::{Group, GroupCounts, Member, MemberState};
+use lorchestra_core::store::group::{Group, GroupCounts, Member, MemberState, member_run_id};
 use lorchestra_core::store::{Run, RunQuery, RunState, Store, short_id};
 use lorchestra_core::text::{self, escaped};
 use rustix::process::Signal;
@@ -86,22 +87,40 @@ struct Reasons<'a> {
 impl<'a> Reasons<'a> {
     fn of(store: &'a Store, group: &Group, counts: GroupCounts) -> Result<Self, CommandError> {
         let query = RunQuery { group: Some(group.group_id.clone()), state: Some(RunState::Refused), ..RunQuery::default() };
-        let runs = if counts.of(MemberState::Refused) > 0 { store.find_runs(&query, REFUSED)? } else { Vec::new() };
-        Ok(Self { store, refused: runs.into_iter().filter_map(|run| Some((run.spec().ok()?, run))).collect() })
+        let has_refused = counts.of(MemberState::Refused) + counts.of(MemberState::Pending) > 0;
+        let runs = if has_refused { store.find_runs(&query, REFUSED)? } else { Vec::new() };
+        let refused = runs.into_iter().filter_map(|run| Some((without_library(run.spec().ok()?), run)));
+        Ok(Self { store, refused: refused.collect() })
     }
 
     /// Returns the run of a member; `None` if it has not started.
     fn run(&self, group: &Group, member: &Member) -> Result<Option<Run>, CommandError> {
         match member.state {
-            MemberState::Pending => Ok(None),
-            MemberState::Refused => {
-                let text = self.store.member_spec(group.n, member.place)?.unwrap_or_default();
-                let spec = RunSpec::from_json(text.as_bytes()).ok();
-                Ok(self.refused.iter().find(|(of, _)| Some(of) == spec.as_ref()).map(|(_, run)| run.clone()))
+            MemberState::Pending if member.attempt == 1 => Ok(None),
+            MemberState::Pending => {
+                // A process was killed after it had started the attempt, and before the run began.
+                let before = member_run_id(&group.group_id, member.place, &(member.attempt - 1).to_string()).to_string();
+                match self.store.run(&before)? {
+                    Some(run) => Ok(Some(run)),
+                    None => self.refused(group, member),
+                }
             }
+            MemberState::Refused => self.refused(group, member),
             _ => Ok(self.store.run(&member.run_id)?),
         }
     }
+
+    fn refused(&self, group: &Group, member: &Member) -> Result<Option<Run>, CommandError> {
+        let text = self.store.member_spec(group.n, member.place)?.unwrap_or_default();
+        let spec = RunSpec::from_json(text.as_bytes()).ok().map(without_library);
+        Ok(self.refused.iter().find(|(of, _)| Some(of) == spec.as_ref()).map(|(_, run)| run.clone()))
+    }
+}
+
+/// A spec without its library, which a resume may have changed since the run.
+fn without_library(mut spec: RunSpec) -> RunSpec {
+    (spec.version, spec.sha256) = (String::new(), None);
+    spec
 }
 
 pub(in crate::commands) fn show(
@@ -124,7 +143,7 @@ pub(in crate::commands) fn show(
         let mut windows = Vec::new();
         for of in MemberState::ALL {
             for member in store.members(group.n, of, u64::MAX)? {
-                let run = if of.can_retry() { reasons.run(group, &member)? } else { None };
+                let run = if member.has_failed() { reasons.run(group, &member)? } else { None };
                 let there = reasons_there.remove(&member.place);
                 windows.push(WindowObject {
                     place: member.place,
@@ -191,7 +210,9 @@ pub(super) fn cancel(
 ) -> Result<Code, CommandError> {
     let id = short_id(&group.group_id);
     let counts = store.group_counts(group.n)?;
-    if counts.of(MemberState::Pending) + counts.of(MemberState::Running) == 0 {
+    // A command that drives it may be about to run failed members again.
+    let is_open = counts.of(MemberState::Pending) + counts.of(MemberState::Running) > 0;
+    if !is_open && !Driver::is_driven(state, &group.group_id)? {
         printer.line(format_args!("Group {id} has already ended"));
         return Ok(Code::Success);
     }
@@ -202,26 +223,13 @@ pub(super) fn cancel(
     }
     let until = Instant::now() + STOPPING;
     let mut signalled = HashSet::new();
-    let running = RunQuery { group: Some(group.group_id.clone()), state: Some(RunState::Running), ..RunQuery::default() };
     loop {
         close_abandoned(state)?;
-        // Not a run of `runs rerun`, which has the spec of a member.
-        let members = store.members(group.n, MemberState::Running, u64::MAX)?;
-        let is_member = |run: &Run| members.iter().any(|member| member.run_id == run.run_id);
-        let runs: Vec<Run> = store.find_runs(&running, u64::MAX)?.into_iter().filter(is_member).collect();
-        if runs.is_empty() && !Driver::is_driven(state, &group.group_id)? {
+        let running = interrupt(store, group, Signal::TERM, &signalled)?;
+        if !running.any && !Driver::is_driven(state, &group.group_id)? {
             break;
         }
-        for run in runs {
-            if signalled.contains(&run.run_id) {
-                continue;
-            }
-            if let Ok(Some(pidfd)) = run.supervisor().open() {
-                // Fails only if it has ended since.
-                let _ = rustix::process::pidfd_send_signal(pidfd, Signal::TERM);
-            }
-            signalled.insert(run.run_id);
-        }
+        signalled.extend(running.reached);
         if Instant::now() > until {
             let what = format!("group {id} is cancelled, but some of its runs have not ended after {}", show::elapsed(STOPPING));
             return Err(

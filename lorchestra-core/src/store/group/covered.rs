@@ -128,7 +128,7 @@ mod tests {
     use super::super::super::tests::{end_with, new_run, site, spec, started};
     use super::super::super::{NewRun, RunStart, Store};
     use super::super::tests::new_group;
-    use super::super::{Group, Member, MemberState, NewGroup, NewMember, Retry};
+    use super::super::{Group, Member, MemberState, NewGroup, NewMember, Selection};
     use crate::outcome::Cause;
     use crate::plan::{RunSpec, Window};
 
@@ -219,8 +219,8 @@ mod tests {
             assert_eq!(by, expected.map(|is| is.then(|| "later".to_owned())), "{shown}");
             let listed = store.members_completed_elsewhere(group.n).unwrap();
             assert_eq!(listed.len(), expected.iter().filter(|is| **is).count());
-            let again = expected.iter().filter(|is| !**is).count() as u64;
-            assert_eq!(store.resume_group(&group, Retry::Failed).unwrap(), again, "{shown}");
+            let again = expected.iter().filter(|is| !**is).count();
+            assert_eq!(store.selected_members(group.n, Selection::ALL).unwrap().len(), again, "{shown}");
         }
     }
 
@@ -233,7 +233,8 @@ mod tests {
         begin(&mut store, &first, days(0, 1), 10);
         finish(&mut store, &first, false);
         store.refuse_member(&member(&store, &group, 1).run_id).unwrap();
-        store.resume_group(&group, Retry::Failed).unwrap();
+        let failed = store.selected_members(group.n, Selection { failed: true, missing: false }).unwrap();
+        store.start_attempts(&group, &failed).unwrap();
         begin(&mut store, "later", days(0, 3), 40);
         finish(&mut store, "later", true);
         assert_eq!(states(&store, &group), [true, true, false]);
@@ -262,7 +263,7 @@ mod tests {
         assert!(!begin(&mut store, &own) && store.run(&own).unwrap().is_none());
         assert_eq!(member(&store, &group, 0).state, MemberState::Pending);
         assert!(begin(&mut store, "rerun"), "another run with the spec of the member may start");
-        store.resume_group(&group, Retry::Failed).unwrap();
+        store.resume_group(&group, &[]).unwrap();
         assert!(begin(&mut store, &own));
     }
 

@@ -68,6 +68,32 @@ pub struct Member {
     pub completed_by: Option<String>,
 }
 
+impl Member {
+    /// Whether it has ended without success. Its next attempt may have been given to a process that was killed before the run began.
+    pub fn has_failed(&self) -> bool {
+        self.state.can_retry() || self.state == MemberState::Pending && self.attempt > 1
+    }
+}
+
+/// Which members of a group run now. None of them has completed or is running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Selection {
+    /// Those that have failed, were skipped, or were refused.
+    pub failed: bool,
+    /// Those that have never run.
+    pub missing: bool,
+}
+
+impl Selection {
+    /// All that have not completed.
+    pub const ALL: Self = Self { failed: true, missing: true };
+
+    /// Whether a member that is not running and has not completed is one of them.
+    pub fn has(self, member: &Member) -> bool {
+        if member.has_failed() { self.failed } else { self.missing }
+    }
+}
+
 /// Number of members in each state, in the order of [`MemberState::ALL`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GroupCounts(pub(super) [u64; MemberState::ALL.len()]);

@@ -120,7 +120,7 @@ fn what_failed_or_is_missing_is_resumed() {
     sandbox.lorchestra(&["backfill", "resume", "last", "--only", "failed", "--max-failures", "100"]).exits(1);
     assert_eq!(sandbox.runs().len(), 8, "the four that had failed, and not the one that has not run");
     let group = group(&sandbox);
-    assert_eq!((&group["failed"], &group["pending"], &group["state"]), (&json!(4), &json!(1), &json!("failed")));
+    assert_eq!((&group["failed"], &group["pending"], &group["state"]), (&json!(4), &json!(1), &json!("interrupted")));
     let attempts: Vec<u64> = group["windows"].as_array().unwrap().iter().map(|w| w["attempt"].as_u64().unwrap()).collect();
     assert_eq!(attempts, [2, 2, 2, 2, 1]);
 }
@@ -352,6 +352,12 @@ fn what_completed_runs_cover_is_left_out_and_the_rest_is_joined() {
     assert!(nothing.err().contains("Nothing to do"), "{}", nothing.shown());
     let nothing = backfill(&sandbox, &[&merge[..], &["--plan", &sandbox.arg("plan")]].concat()).exits(0);
     assert!(nothing.err().contains("no plan was written"), "{}", nothing.shown());
+    let nothing = backfill(&sandbox, &[&merge[..], &["-q"]].concat()).exits(0);
+    assert_eq!(nothing.err(), "");
+    let nothing = backfill(&sandbox, &[&merge[..], &["--json"]].concat()).exits(0);
+    assert_eq!(nothing.err(), "");
+    let nothing = nothing.json("lorchestra.group/1");
+    assert_eq!([&nothing["state"], &nothing["members"], &nothing["group_id"]], [&json!("completed"), &json!(0), &Value::Null]);
 }
 
 /// The bookmark of an account that has nothing left to run moves too, by the rule for one run over the range.
@@ -397,6 +403,10 @@ fn bad_requests_store_nothing() {
         (&["backfill", "misbehave", "windowed", "--from", "today", "--to", "-2d", "--every", "1d"], "the range is empty"),
         (&["backfill", "misbehave", "windowed", "--from", "2024", "--to", "today", "--every", "1d"], "--from \"2024\""),
         (&["backfill", "misbehave", "windowed", "--from", "-1d", "--to", "today", "--every", "1m"], "1min or 1mo"),
+        (
+            &["backfill", "misbehave", "windowed", "--from", "-1d", "--to", "today", "--every", "18446744073709551615y"],
+            "write at most 100y",
+        ),
         (&["backfill", "misbehave", "noop", "--from", "-1d", "--to", "now", "--every", "1h"], "no parameter since"),
         (&[&base[..], &["--since", "-1d"]].concat(), "--since contradicts"),
         (&[&base[..], &["--matrix", "nothing=1"]].concat(), "has no parameter nothing"),
@@ -431,7 +441,9 @@ fn windows_that_never_repeat_are_warned_about() {
     assert!(planned("-3d", "1d").contains("warning: --from -3d is "), "{}", planned("-3d", "1d"));
     assert!(planned("-3d", "1d").contains("not the beginning of a day"));
     assert!(planned("yesterday", "1d").lines().all(|line| !line.contains("warning")));
-    assert!(planned("-3d", "6h").contains("not the beginning of an hour"));
+    assert!(planned("-3d", "1d").contains("write a date, such as 20"));
+    let by_hours = planned("-3d", "6h");
+    assert!(by_hours.contains("not the beginning of an hour") && by_hours.contains(":00:00Z, for example"), "{by_hours}");
     assert!(planned("yesterday", "1d").contains("1 run (dry run: nothing was started)"));
 }
 

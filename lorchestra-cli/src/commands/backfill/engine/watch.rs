@@ -7,7 +7,8 @@
 //! A group may be cancelled while it is submitted. Both sides make sure that nothing stays: this process looks at the cancellation after
 //! each submission and then stops what it has submitted, and `cancel` stops what it finds after it has recorded the cancellation.
 
-use super::super::drive::{DriveFlags, FailedMembers, GroupView, Resume, delivering, of_all, pin_libraries, summary};
+use super::super::drive::{DriveFlags, FailedMembers, GroupView, Resume, delivering, of_all, summary};
+use super::super::libraries;
 use super::files::GroupFiles;
 use super::look::{Look, RetryKind, WindowReason, WindowVerdict};
 use super::{Engine, Submission};
@@ -73,7 +74,7 @@ pub(in crate::commands::backfill) fn drive(
             work.run((state, store), signals)
         })?;
     let id = short_id(&group.group_id);
-    let Some((driven, unprinted)) = done? else {
+    let Some((driven, failed)) = done? else {
         printer.note(format_args!("  lorchestra backfill show {id}"));
         return Ok(Code::Success);
     };
@@ -83,7 +84,6 @@ pub(in crate::commands::backfill) fn drive(
         printer.note(format_args!("  lorchestra backfill cancel {id}"));
         return Ok(Code::Interrupted(signal));
     }
-    let failed = FailedMembers { unprinted, ..FailedMembers::default() };
     Ok(summary((group, &driven, started.elapsed(), undelivered), &failed, flags, printer))
 }
 
@@ -98,39 +98,46 @@ struct EngineWork<'a, 'b> {
 }
 
 impl EngineWork<'_, '_> {
-    /// Returns how the group ended, and how many failures were not printed; `None` if it was only submitted.
+    /// Returns how the group ended, and what failed; `None` if it was only submitted.
     fn run(
         &mut self,
         (state, store): (&StateDir, &mut Store),
         signals: &mut Signals,
-    ) -> Result<Option<(Driven, u64)>, CommandError> {
+    ) -> Result<Option<(Driven, FailedMembers)>, CommandError> {
         let &mut EngineWork { files, plan, flags, settings, printer, .. } = self;
         let group = files.group;
         let lock = Driver::lock(state, &group.group_id)?;
         let mut client = super::open(files, settings)?;
-        let pending = store.members(group.n, MemberState::Pending, u64::MAX)?;
+        let mut retried = Vec::new();
+        let mut known = BTreeMap::new();
         if !plan.is_new {
             // Without a plan, nothing was submitted yet.
             if files.plan().exists() {
                 settle_all((files, &mut *client), store)?;
             }
-            store.resume_group(group, plan.retry)?;
-            pin_libraries(group, store, (settings, flags.quiet), &mut printer.borrow_mut())?;
+            known = client.look()?;
+            let selected = store.selected_members(group.n, plan.selection)?;
+            libraries::resume(group, (store, &selected), settings, (!flags.quiet).then(|| printer.borrow_mut()))?;
+            retried.extend(selected.into_iter().filter(|member| member.state.can_retry()));
+            store.start_attempts(group, &retried)?;
         }
-        // A failed window that an earlier command was to run again, but did not, still counts as failed.
-        let never_run = pending.iter().filter(|member| !plan.pending && member.attempt == 1);
-        let left_out: BTreeSet<u32> = never_run.map(|member| member.place).collect();
         let mut open = BTreeMap::new();
-        for of in [MemberState::Pending, MemberState::Running] {
-            for member in store.members(group.n, of, u64::MAX)?.into_iter().filter(|member| !left_out.contains(&member.place)) {
+        let running = store.members(group.n, MemberState::Running, u64::MAX)?;
+        for member in store.selected_members(group.n, plan.selection)?.into_iter().chain(running) {
+            // One that has failed in the meantime is not run again.
+            if !member.state.can_retry() {
                 open.insert(member.place, Open { member, missed: 0, resubmissions: 0 });
             }
         }
-        let known = if plan.is_new { BTreeMap::new() } else { client.look()? };
         let places: Vec<u32> = open.keys().copied().filter(|place| !known.get(place).is_some_and(super::Seen::is_open)).collect();
         if !places.is_empty() {
-            files.write_plan(store)?;
-            submit((files, &mut *client), store, &Submission { places, ..Submission::default() })?;
+            let submission = Submission { places, ..Submission::default() };
+            let submitted = files.write_plan(store).and_then(|()| submit((files, &mut *client), store, &submission));
+            if submitted.is_err() {
+                // What the engine has got nevertheless, the next command finds there.
+                store.withdraw_attempts(group, &retried)?;
+            }
+            submitted?;
         }
         let counts = store.group_counts(group.n)?;
         if !flags.quiet && !flags.json {
@@ -153,17 +160,22 @@ impl EngineWork<'_, '_> {
             avoid: BTreeSet::new(),
             reported: BTreeSet::new(),
         };
-        let mut view = GroupView::new(group, counts, flags.quiet);
+        let mut view = GroupView::new(group, counts, (0, flags.quiet));
         let stopped = watch.run(signals, &mut |event| view.event(event, printer), printer);
         let unprinted = view.finish();
         drop(watch);
         let stopped = stopped?;
+        // After a signal, the engine has them still.
+        if !matches!(stopped, Some(StopReason::Signal(_))) {
+            store.withdraw_attempts(group, &retried)?;
+        }
         let moved = store.move_group_bookmarks(group, now_micros())?;
         if let Some(range) = group.settings.moves_bookmark.filter(|_| !flags.quiet) {
             crate::commands::backfill::bookmarks::report(&moved, range, &mut printer.borrow_mut());
         }
         Driver::unlock(state, &group.group_id, lock);
-        Ok(Some((Driven { counts: store.group_counts(group.n)?, stopped }, unprinted)))
+        let failed = FailedMembers { unprinted, failures: store.group_failures(group.n)?, ..FailedMembers::default() };
+        Ok(Some((Driven { counts: store.group_counts(group.n)?, stopped }, failed)))
     }
 }
 
