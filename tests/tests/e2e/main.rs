@@ -44,6 +44,7 @@ mod engines {
 }
 
 mod operator {
+    mod alarms;
     mod browser;
     mod config;
     mod doctor;
