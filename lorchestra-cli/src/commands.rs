@@ -36,7 +36,7 @@ use crate::flags::GlobalFlags;
 use crate::notify::{Hooks, Notices};
 use crate::observe::recovered;
 use crate::printer::Printer;
-use crate::settings::{Rescued, Settings};
+use crate::settings::{HistoryPlace, Rescued, Settings};
 use clap::{Args as _, Subcommand};
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::host::state::StateDir;
@@ -216,11 +216,18 @@ pub(crate) fn without_settings(
         Command::Config(config::ConfigCommand::Keys { json }) => return config::keys(*json, printer),
         _ => {}
     }
-    if needs_only_history(command)
-        && let Some(settings) = Settings::without_config(global)
+    let lists_schedules = matches!(command, Command::Schedule(schedule::Schedule::List(_)));
+    if (lists_schedules || needs_only_history(command))
+        && let Some((settings, place)) = Settings::without_config(global)
+        && (lists_schedules || place != HistoryPlace::Unknown)
     {
         let fix = failure.hints.first().map(|hint| format!("; {hint}")).unwrap_or_default();
-        printer.warning(format_args!("{}{fix}; this command ignores the file", failure.message));
+        let assumed = if place == HistoryPlace::Assumed && !lists_schedules {
+            format!(", and reads the history in {}", path_text(&settings.state_dir))
+        } else {
+            String::new()
+        };
+        printer.warning(format_args!("{}{fix}; this command ignores the file{assumed}", failure.message));
         let code = run(command, verbose, settings, printer);
         // Monitoring must not see a host as healthy on which no run can start.
         let is_monitoring = matches!(command, Command::Status(_) | Command::Metrics(_));
@@ -231,16 +238,15 @@ pub(crate) fn without_settings(
     failure.code
 }
 
-/// Whether a command shows or stops runs, or shows schedules, and reads of the settings only where the history is. `runs prune` also needs
-/// the retention, and the destinations that must have received what it removes.
+/// Whether a command shows or stops runs, and reads of the settings only where the history is. `runs prune` also needs the retention, and
+/// the destinations that must have received what it removes.
 fn needs_only_history(command: &Command) -> bool {
     match command {
         Command::Status(_)
         | Command::Metrics(_)
         | Command::Report(_)
         | Command::Events(events::Events::List(_) | events::Events::Export(_))
-        | Command::Bookmarks(bookmarks::Bookmarks::Show { .. })
-        | Command::Schedule(schedule::Schedule::List(_)) => true,
+        | Command::Bookmarks(bookmarks::Bookmarks::Show { .. }) => true,
         Command::Runs(command) => !matches!(command, runs::Runs::Prune(_) | runs::Runs::Rerun(_)),
         Command::Backfill(command) => command.needs_only_history(),
         _ => false,

@@ -199,17 +199,32 @@ const KEYS: &str = "run lorchestra config keys to see every key";
 const MAX_FILE: u64 = 1 << 20;
 
 /// Returns the text of a regular file. Never blocks, for example on a FIFO without a writer.
-pub(crate) fn text_of(path: &Path) -> io::Result<String> {
+fn text_of(path: &Path) -> io::Result<String> {
     let file = files::open_regular(path, OFlags::RDONLY)?;
     let meta = file.metadata()?;
     if meta.len() > MAX_FILE {
         let what = format!("it is {} bytes long; the maximum is {MAX_FILE} (1 MiB)", meta.len());
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
     }
-    let mut text = String::new();
+    let mut text = Vec::new();
     // The file may grow while it is read.
-    file.take(MAX_FILE).read_to_string(&mut text)?;
-    Ok(text)
+    file.take(MAX_FILE).read_to_end(&mut text)?;
+    String::from_utf8(text).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        io::Error::new(io::ErrorKind::InvalidData, format!("line {line}: it is not UTF-8"))
+    })
+}
+
+/// Returns the beginning of a file that [`Config::read`] refused, whatever its bytes are: at most 1 MiB, with a replacement character for
+/// each part that is not UTF-8.
+///
+/// # Errors
+/// If it is not a regular file, or cannot be read.
+pub(crate) fn readable_part(path: &Path) -> io::Result<String> {
+    let mut text = Vec::new();
+    files::open_regular(path, OFlags::RDONLY)?.take(MAX_FILE).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Returns the dangling link because of which a path does not exist: the file itself or a directory above it.
@@ -243,6 +258,9 @@ impl Config {
                 let file = path.ancestors().skip(1).find(|at| at.exists()).unwrap_or(path);
                 let hint = format!("{} is not a directory: set XDG_CONFIG_HOME or HOME", file.display());
                 return Err(CommandError::config(path, &e.to_string(), &hint));
+            }
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                return Err(CommandError::config(path, &e.to_string(), "save the file as UTF-8"));
             }
             Err(e) => return Err(CommandError::config(path, &e.to_string(), "make it a UTF-8 file that this user can read")),
         };

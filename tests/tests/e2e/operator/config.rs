@@ -2,6 +2,7 @@
 
 use lorchestra_tests::{Fixture, Sandbox};
 use std::fs;
+use std::path::Path;
 
 fn sandbox() -> Sandbox {
     Sandbox::with(&[Fixture::Misbehave, Fixture::Kit])
@@ -102,6 +103,70 @@ fn a_mistake_does_not_hide_the_history() {
         sandbox.configure(wrong);
         sandbox.lorchestra(&["runs", "list"]).exits(78);
     }
+}
+
+/// The file need not even be text, or a file.
+#[test]
+fn a_file_that_cannot_be_read_does_not_hide_the_history() {
+    let sandbox = sandbox();
+    let (state, alarm) = (sandbox.arg("state"), sandbox.arg("alarm"));
+    sandbox.configure(&format!("state_dir = {state:?}\n"));
+    sandbox.lorchestra(&["run-job", "misbehave", "print"]).exits(0);
+    let path = sandbox.home().join(".config/lorchestra/config.toml");
+    let latin1 = format!("# f\u{fc}r den Betrieb\nstate_dir = {state:?}\non_failure = \"echo ALARM > {alarm}\"\n");
+    fs::write(&path, latin1.chars().map(|c| u8::try_from(c).unwrap()).collect::<Vec<u8>>()).unwrap();
+    for (args, code, shown) in [
+        (&["run-job", "misbehave", "print"][..], 78, ""),
+        (&["runs", "list"], 0, "misbehave/print"),
+        (&["runs", "show", "last"], 0, "state      refused"),
+        (&["status"], 1, "misbehave/print"),
+        (&["metrics"], 78, "lorchestra_job_healthy"),
+        (&["schedule", "list"], 0, ""),
+        (&["doctor"], 1, "✓ store: "),
+    ] {
+        let ended = sandbox.lorchestra(args).exits(code);
+        assert!(ended.out().contains(shown), "{}", ended.shown());
+        let text = [ended.err(), ended.out()].concat();
+        assert!(text.contains("config.toml: line 1: it is not UTF-8") && text.contains("save the file as UTF-8"), "{text}");
+    }
+    assert_eq!(sandbox.read("alarm"), "ALARM\n", "on_failure was called for the refused run");
+    // Where the file cannot be read, the history is looked for in the default place.
+    fs::create_dir_all(sandbox.state().parent().unwrap()).unwrap();
+    fs::rename(sandbox.path("state"), sandbox.state()).unwrap();
+    fs::write(sandbox.path("large"), vec![b' '; (1 << 20) + 1]).unwrap();
+    let kinds: [fn(&Path, &Sandbox); 4] = [
+        |path, _| fs::create_dir(path).unwrap(),
+        |path, _| std::os::unix::fs::symlink("/nowhere/config.toml", path).unwrap(),
+        |path, sandbox| std::os::unix::fs::symlink(sandbox.path("large"), path).unwrap(),
+        |path, _| rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR).unwrap(),
+    ];
+    for make in kinds {
+        let _ = fs::remove_dir(&path);
+        let _ = fs::remove_file(&path);
+        make(&path, &sandbox);
+        let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
+        assert!(listed.out().contains("misbehave/print") && listed.err().starts_with("warning: "), "{}", listed.shown());
+        let doctor = sandbox.lorchestra(&["doctor"]).exits(1);
+        assert!(
+            doctor.out().contains("✓ store: ") && doctor.err().contains("destinations were not checked"),
+            "{}",
+            doctor.shown()
+        );
+    }
+    let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
+    assert!(listed.err().contains(&format!("reads the history in {}", sandbox.state().display())), "{}", listed.shown());
+}
+
+/// What does not need the history does not need to know where it is.
+#[test]
+fn schedules_are_listed_and_doctor_says_what_it_skipped_whatever_the_state_directory_is() {
+    let sandbox = sandbox();
+    sandbox.configure("state_dir = 7\n");
+    let listed = sandbox.lorchestra(&["schedule", "list"]).exits(0);
+    assert!(listed.err().contains("state_dir is integer `7`"), "{}", listed.shown());
+    let doctor = sandbox.lorchestra(&["doctor"]).exits(1);
+    let note = "The host, the history, plugins, secrets and destinations were not checked: fix the configuration first.";
+    assert!(doctor.err().contains(note), "{}", doctor.shown());
 }
 
 /// A truncated file does not state its package; its file name does.
