@@ -28,6 +28,7 @@ mod results;
 pub mod retention;
 pub mod run;
 mod schema;
+mod set_aside;
 mod uncovered;
 
 pub use bookmark::{Bookmark, Moved};
@@ -42,6 +43,7 @@ pub use own::{EarlierAttempt, JobProgress, ListedArtifact, OwnType, Started, Ter
 pub use points::RunPoint;
 pub use refusal::{Refusal, Refused};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunStart, RunState};
+pub use set_aside::SetAside;
 pub use uncovered::Uncovered;
 
 use crate::host::limits::{self, RefusedOperation};

@@ -336,6 +336,8 @@ fn delivery(store: &mut Outbox) {
         store.store.pending("there").unwrap();
     }
     store.store.pending_jobs("there").unwrap();
+    store.store.set_aside("there").unwrap();
+    assert!(store.store.last_configured("there").unwrap().is_some());
     store.store.unsent_of("there", "r1").unwrap();
     store.has_unsent().unwrap();
     store.pass_settled().unwrap();
