@@ -314,6 +314,72 @@ fn what_is_installed_is_listed_with_its_problems() {
     assert!(unread.err().contains("warning: whether these jobs can run is not known: ") && unread.err().contains("plugins.lock"));
 }
 
+/// However a line is written: it is listed if it runs a job, and with the time at which it does.
+#[test]
+fn every_installed_command_that_runs_jobs_is_listed() {
+    let sandbox = sandbox();
+    let binary = lorchestra_tests::built::lorchestra().display().to_string();
+    let dir = sandbox.home().join(".config/systemd/user");
+    fs::create_dir_all(&dir).unwrap();
+    let group = sandbox.arg("group.toml");
+    let spec = sandbox.lorchestra(&["run-job", "misbehave", "noop", "--dry-run", "--json"]).exits(0);
+    fs::write(sandbox.path("spec.json"), spec.out()).unwrap();
+    fs::write(
+        dir.join("night.service"),
+        format!("[Service]\nExecStart=-{binary} run-job -q misbehave/noop\nExecStart=@{binary} me run-job misbehave print\n"),
+    )
+    .unwrap();
+    fs::write(dir.join("often.timer"), "[Timer]\nUnit=night.service\nOnBootSec=5min\nOnUnitActiveSec=1h\n").unwrap();
+    let bin = sandbox.path("bin");
+    fs::create_dir(&bin).unwrap();
+    let crontab = |script: &str| {
+        fs::write(bin.join("crontab"), format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(bin.join("crontab"), fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    crontab("cat \"$HOME/crontab\"");
+    let lines = format!(
+        "1 * * * * {binary} run-job misbehave/noop >> /tmp/x 2>&1; {binary} run-job misbehave print && true\n\
+         2 * * * * {binary} run-group {group}\n\
+         3 * * * * {binary} run-job --spec {}\n\
+         4 * * * * flock /tmp/l -c '{binary} backfill misbehave/windowed --from 2024-01-01 --every 1d'\n",
+        sandbox.arg("spec.json")
+    );
+    fs::write(sandbox.home().join("crontab"), lines).unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let list = |args: &[&str]| sandbox.lorchestra_with(&[("PATH", &path)], &[&["schedule", "list"], args].concat()).exits(0);
+    let listed = list(&["--json"]);
+    let entries = listed.json_lines("lorchestra.schedule/1");
+    let text = |entry: &serde_json::Value, key: &str| entry[key].as_str().unwrap_or("-").to_owned();
+    let found: Vec<[String; 3]> = entries.iter().map(|entry| ["when", "command", "job"].map(|key| text(entry, key))).collect();
+    let often = "OnBootSec=5min, OnUnitActiveSec=1h";
+    assert_eq!(
+        found,
+        [
+            [often, "run-job", "noop"],
+            [often, "run-job", "print"],
+            ["1 * * * *", "run-job", "noop"],
+            ["1 * * * *", "run-job", "print"],
+            ["2 * * * *", "run-group", "-"],
+            ["3 * * * *", "run-job", "noop"],
+            ["4 * * * *", "backfill", "windowed"],
+        ],
+        "{}",
+        listed.shown()
+    );
+    assert_eq!(entries[4]["problems"][0], format!("{group} does not exist"));
+    let shown = list(&[]);
+    assert!(
+        shown.out().contains("  run-group /") && shown.out().contains("  backfill misbehave/windowed  "),
+        "{}",
+        shown.shown()
+    );
+    // A crontab that cannot be read is not an empty one.
+    crontab("echo 'crontab: you are not allowed to use this program' >&2; exit 1");
+    assert!(list(&[]).err().contains("crontab -l failed: crontab: you are not allowed"));
+    crontab("echo 'no crontab for anna' >&2; exit 1");
+    assert_eq!(list(&[]).err(), "");
+}
+
 /// A scheduler starts a command without the variables of a shell.
 #[test]
 fn variables_that_change_the_settings_become_part_of_the_schedule() {
