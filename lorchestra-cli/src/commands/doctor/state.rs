@@ -14,6 +14,7 @@ use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::files::check_writable;
 use lorchestra_core::host::locks::FileLock;
+use lorchestra_core::host::rights::move_away;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::{FileFault, trust};
 use lorchestra_core::run::recovery::leftovers::Leftovers;
@@ -192,6 +193,8 @@ fn contents(
 ) -> Result<(), CommandError> {
     let missing = closed.missing;
     let wrong = store.quick_check()?;
+    // SQLite's messages have line breaks, and a heading for each database.
+    let wrong: Vec<&str> = wrong.iter().flat_map(|text| text.lines()).filter(|line| !line.starts_with("***")).collect();
     if !wrong.is_empty() {
         let path = shell(&state.store());
         let fix = format!("back up {path} with -wal and -shm while no lorchestra runs, then sqlite3 {path} .recover");
@@ -247,16 +250,19 @@ pub(super) fn destinations(settings: &Settings, network: bool, findings: &mut Ve
     let state = StateDir::existing(&settings.state_dir).ok().flatten().filter(|state| state.store().exists());
     let store = state.and_then(|state| Store::open(&state).ok());
     for to in &settings.destinations {
-        if let DestinationConfig::Jsonl(config) = to {
-            findings.extend(directory(&config.dir));
-        }
+        let unusable = match to {
+            DestinationConfig::Jsonl(config) => directory(&config.dir),
+            _ => None,
+        };
+        let is_usable = unusable.is_none();
+        findings.extend(unusable);
         if let Some(store) = &store {
             match store.backlog(to.name(), None) {
                 Err(error) => findings.push(Finding::error("delivery", chain(&error), "run lorchestra events flush")),
                 Ok(left) => backlog(to, [left.pending, left.refused, left.uncertain], findings),
             }
         }
-        if network {
+        if network && is_usable {
             findings.push(match delivery::answer(to, ANSWER) {
                 Ok(()) => Finding::ok("delivery", format!("{} accepts events", to.label())),
                 Err(error) => {
@@ -284,6 +290,9 @@ fn fix_of(to: &DestinationConfig) -> String {
 
 fn directory(dir: &Path) -> Option<Finding> {
     let shown = path_text(dir);
+    if dir.exists() && !dir.is_dir() {
+        return Some(Finding::error("delivery", format!("{shown} is not a directory"), move_away(dir)));
+    }
     if !dir.is_dir() {
         return Some(Finding::error("delivery", format!("the directory {shown} does not exist"), "run lorchestra events setup"));
     }
