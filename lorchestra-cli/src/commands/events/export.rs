@@ -45,7 +45,7 @@ pub(crate) struct EventExport {
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: ExportFormat,
     /// Export only events of this run (id, short id, `last`, or PACKAGE/JOB for its newest run)
-    #[arg(long)]
+    #[arg(long, add = clap_complete::engine::ArgValueCompleter::new(crate::complete::runs))]
     run: Option<String>,
     /// Export only events of this type
     #[arg(long = "type", value_name = "TYPE")]
