@@ -149,6 +149,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Another file has taken the place of the database.
+    pub(crate) fn replaced(path: &Path) -> Self {
+        Self::Io { path: path.to_owned(), source: io::Error::other("it was replaced while it was in use") }
+    }
+
     fn sql(path: &Path, doing: &'static str, source: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode as Code;
         let path = path.to_owned();
@@ -292,6 +297,20 @@ impl Store {
         self.file.is_some() && self.file == file_id(&self.path)
     }
 
+    /// Opens the file at its path, if another one has taken the place of the file that was opened. Returns whether it did.
+    pub(crate) fn follow(&mut self) -> Result<bool, StoreError> {
+        if self.is_current() {
+            return Ok(false);
+        }
+        let other = Self::open_current(&self.path)?.ok_or_else(|| StoreError::replaced(&self.path))?;
+        let (long_log, taken_in) = (std::mem::take(&mut self.long_log), self.taken_in);
+        *self = Self { taken_in, ..other };
+        if long_log {
+            self.expect_flood()?;
+        }
+        Ok(true)
+    }
+
     /// Returns the approximate number of newest events that had been committed but were missing when this store was opened: its write-ahead
     /// log was damaged, or an older copy of the database was restored. Only the first caller gets the number.
     pub fn take_missing(&mut self) -> u64 {
@@ -377,7 +396,12 @@ impl Store {
         let sql = |e| StoreError::sql(path, doing, e);
         let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
         let value = work(&tx).map_err(sql)?;
-        tx.commit().map_err(sql)?;
+        if let Err(error) = tx.commit() {
+            // A write-ahead log that could not be synced may contain the whole commit, and the next process to read the log would find it
+            // there. Another commit takes its place.
+            let _ = self.db.pragma_update(None, "user_version", schema::VERSION);
+            return Err(sql(error));
+        }
         // A loss that nobody has reported yet stays visible.
         if !self.is_deferred
             && self.missing == 0

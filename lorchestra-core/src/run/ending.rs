@@ -98,13 +98,15 @@ pub(crate) struct DeadRun {
     pub(crate) printed: bool,
     /// How the earlier attempts ended.
     pub(crate) earlier: Vec<EarlierAttempt>,
-    /// Time from the run's start until now.
-    pub(crate) lived: Duration,
+    /// When it started, in microseconds since 1970.
+    pub(crate) started_at: i64,
+    /// The last sign of it, in microseconds since 1970.
+    pub(crate) ended_at: i64,
 }
 
 /// Determines the end of a run whose supervisor is dead.
 pub(crate) fn reconstruct_end(dead: DeadRun) -> (Outcome, RunEnd) {
-    let DeadRun { attempt, over, ingested, seen, printed, earlier, lived } = dead;
+    let DeadRun { attempt, over, ingested, seen, printed, earlier, started_at, ended_at } = dead;
     let max_rss_kib = match &ingested.end {
         Some(Final::Returned { max_rss_kib, .. }) => *max_rss_kib,
         _ => None,
@@ -118,9 +120,10 @@ pub(crate) fn reconstruct_end(dead: DeadRun) -> (Outcome, RunEnd) {
         },
         outcome => outcome,
     };
-    let facts = Facts { duration: lived, max_rss_kib, damaged, ..Facts::default() };
+    let duration = Duration::from_micros(u64::try_from(ended_at - started_at).unwrap_or(0));
+    let facts = Facts { duration, max_rss_kib, damaged, ..Facts::default() };
     let terminal = terminal(&outcome, attempt, &facts, earlier).with_results(&results);
-    let end = RunEnd { ended_at: crate::host::clock::now_micros(), bookmark, results, terminal };
+    let end = RunEnd { ended_at, bookmark, results, terminal };
     (outcome, end)
 }
 

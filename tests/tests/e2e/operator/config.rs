@@ -29,7 +29,7 @@ fn parameters_are_configured_and_a_flag_wins() {
         let refused = sandbox.lorchestra(&["run-job", "misbehave", "numbered"]);
         assert_eq!(refused.code(), Some(78), "{}", refused.shown());
         assert!(refused.err().contains(what) && refused.err().contains(hint), "{}", refused.shown());
-        let run = sandbox.runs().remove(0);
+        let run = sandbox.all_runs().remove(0);
         assert_eq!((run.state(), run.cause()), ("refused", "config"), "{config}");
         assert!(sandbox.lorchestra(&["doctor"]).out().contains(what), "{config}");
     }
