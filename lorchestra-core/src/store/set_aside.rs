@@ -1,11 +1,11 @@
-//! What stays undelivered until someone decides, and since when nobody asks for it: events that a destination refused or may have received,
-//! and destinations that no command configures any more. Counts for people, whose cost does not grow with the history. Reads only.
+//! What stays undelivered until someone decides: events that a destination refused or may have received; and when a destination was last
+//! configured. Counts for people, whose cost does not grow with the history. Reads only.
 
 use super::outbox::{COUNTED, unsettled};
 use super::{Store, StoreError};
 use rusqlite::{OptionalExtension, params};
 
-/// Numbers of events of one destination that are not sent again by themselves; each is at most one more than [`COUNTED`].
+/// Numbers of events of one destination that are resent only on request; each is at most one more than [`COUNTED`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SetAside {
     /// Refused by the destination.
