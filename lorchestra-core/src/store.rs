@@ -46,6 +46,7 @@ pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunStart, Run
 pub use set_aside::SetAside;
 pub use uncovered::Uncovered;
 
+use crate::host::clock::now_micros;
 use crate::host::limits::{self, RefusedOperation};
 use crate::host::locks::FileLock;
 use crate::host::state::StateDir;
@@ -317,6 +318,7 @@ impl Store {
         let missing = std::mem::take(&mut self.missing);
         if missing > 0
             && self.doubt_deliveries().is_ok()
+            && self.record_loss(missing).is_ok()
             && let Ok(newest) = self.newest_event()
         {
             self.newest.reset(newest);
@@ -328,6 +330,21 @@ impl Store {
     fn doubt_deliveries(&mut self) -> Result<(), StoreError> {
         self.write("recording that commits are missing", |tx| {
             tx.execute("UPDATE outbox SET doubtful_to = (SELECT coalesce(max(n), 0) FROM events)", []).map(drop)
+        })
+    }
+
+    fn record_loss(&mut self, missing: u64) -> Result<(), StoreError> {
+        self.write("recording a loss of events", |tx| {
+            let values = [now_micros(), missing.cast_signed()];
+            tx.execute("INSERT INTO losses (found_at, missing) VALUES (?1, ?2)", values).map(drop)
+        })
+    }
+
+    /// Returns when newest events were found to be missing, in microseconds since 1970, and about how many, oldest first.
+    pub fn losses(&self) -> Result<Vec<(i64, u64)>, StoreError> {
+        self.read("reading the losses", |db| {
+            let mut statement = db.prepare("SELECT found_at, missing FROM losses ORDER BY found_at")?;
+            statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?.collect()
         })
     }
 

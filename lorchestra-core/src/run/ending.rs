@@ -20,7 +20,8 @@ const MAX_MESSAGE: usize = 500;
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Facts {
     pub(crate) duration: Duration,
-    pub(crate) time: ProcessorTime,
+    /// `None` if it is not known.
+    pub(crate) time: Option<ProcessorTime>,
     pub(crate) max_rss_kib: Option<u64>,
     pub(crate) damaged: u64,
     /// Bytes of the job's output that the disk refused.
@@ -32,8 +33,10 @@ pub(crate) struct Facts {
 impl Facts {
     /// Adds another attempt: times add up, for memory the maximum counts.
     pub(crate) fn add(&mut self, attempt: &Self) {
-        self.time.user_ms += attempt.time.user_ms;
-        self.time.system_ms += attempt.time.system_ms;
+        self.time = match (self.time, attempt.time) {
+            (Some(a), Some(b)) => Some(ProcessorTime { user_ms: a.user_ms + b.user_ms, system_ms: a.system_ms + b.system_ms }),
+            (a, b) => a.or(b),
+        };
         self.max_rss_kib = self.max_rss_kib.max(attempt.max_rss_kib);
         self.damaged += attempt.damaged;
         self.output_lost += attempt.output_lost;
@@ -64,8 +67,8 @@ pub(crate) fn terminal(outcome: &Outcome, attempt: u32, facts: &Facts, earlier: 
     Terminal {
         attempt,
         duration_ms: u64::try_from(facts.duration.as_millis()).unwrap_or(u64::MAX),
-        user_ms: facts.time.user_ms,
-        system_ms: facts.time.system_ms,
+        user_ms: facts.time.map(|time| time.user_ms),
+        system_ms: facts.time.map(|time| time.system_ms),
         max_rss_kib: facts.max_rss_kib,
         damaged: facts.damaged,
         output_lost: facts.output_lost,
