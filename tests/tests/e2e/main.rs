@@ -46,6 +46,7 @@ mod engines {
 mod operator {
     mod browser;
     mod config;
+    mod containers;
     mod doctor;
     mod history;
     mod install;
