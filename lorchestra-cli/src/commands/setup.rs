@@ -9,7 +9,7 @@ use crate::wire::SetupObject;
 use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, setup};
 use lorchestra_core::delivery::jsonl::{self, JsonlConfig};
 use lorchestra_core::delivery::openlineage::{OpenLineage, OpenLineageConfig};
-use lorchestra_core::delivery::{Destination as _, DestinationConfig};
+use lorchestra_core::delivery::{DeliveryError, Destination as _, DestinationConfig};
 use lorchestra_core::plan::duration;
 use std::time::Duration;
 
@@ -119,7 +119,10 @@ fn endpoint(config: OpenLineageConfig, progress: &mut SetupProgress<'_>) -> Resu
     let target = config.url.clone();
     if !progress.dry_run {
         let mut backend = OpenLineage::new(config);
-        blocking(async { backend.connect().await })?.map_err(|refusal| refused(&refusal))?;
+        blocking(async { backend.connect().await })?.map_err(|refusal| match refusal {
+            DeliveryError::Later { .. } => refused(&refusal).hint("check destinations.openlineage.url"),
+            _ => refused(&refusal),
+        })?;
     }
     let result = format!("{target} answers");
     Ok(PreparedTarget { target, steps: Vec::new(), event_id: None, result })
