@@ -1,6 +1,9 @@
-//! Health of each job and account: last success, failures since then and usual duration. Read-only. Uses the index of
-//! [`super::history`], so that its cost grows with the number of jobs and accounts, not with the number of runs. Retention keeps the runs
-//! that it reads (`Store::newest_of`).
+//! Health of each job and account: last success, failures since then and usual duration. Read-only. Retention keeps the runs that it reads
+//! (`Store::newest_of`).
+//!
+//! "Since then" is the order in which runs were recorded, not the time at which they started: a clock that was ahead for an hour must not
+//! hide the failures of that hour. The index `runs_by_order` has the keys of [`super::history`] in that order, so the cost grows with the
+//! number of jobs and accounts, not with the number of runs.
 
 use super::history::{RunKey, RunQuery, RunTimes};
 use super::{Run, RunState, Store, StoreError};
@@ -12,6 +15,8 @@ use std::time::Duration;
 
 /// Number of completed runs from which the usual duration is calculated.
 const USUAL: u64 = 15;
+/// How far a success may be ahead of the clock, in microseconds: clocks are corrected by some seconds every day.
+const AHEAD: i64 = 600_000_000;
 /// Maximum number of consecutive failures that are counted.
 pub const MAX_FAILURES: u64 = 1000;
 
@@ -94,34 +99,50 @@ impl Store {
     }
 
     fn newest_runs(&self, keys: &[RunKey]) -> Result<NewestRuns, StoreError> {
-        let all = RunQuery::default();
-        let of = |state: RunState| keys.iter().filter(move |key| key.state == state);
-        let newest = |keys: &mut dyn Iterator<Item = &RunKey>, query: &RunQuery| -> Result<Option<RunTimes>, StoreError> {
+        let newest = |keys: &mut dyn Iterator<Item = &RunKey>, until: i64| -> Result<Option<RunTimes>, StoreError> {
             let mut newest = None;
             for key in keys {
-                newest = newest.max(self.newest(key, query, 1)?.pop());
+                newest = later(newest, self.last_recorded(key, until, 1)?.pop());
             }
             Ok(newest)
         };
-        // A success of the time when the clock was ahead would hide all failures until then.
-        let until_now = RunQuery { until: Some(now_micros().saturating_add(1)), ..RunQuery::default() };
-        let completed = of(RunState::Completed).next().map_or(Ok(Vec::new()), |key| self.newest(key, &until_now, USUAL))?;
         // A window that a run on another host has claimed is complete.
-        let success = newest(&mut of(RunState::Claimed), &until_now)?.max(completed.first().copied());
-        let last = newest(&mut keys.iter().filter(|key| !matches!(key.state, RunState::Running | RunState::Completed)), &all)?
-            .max(success);
-        let after = RunQuery { since: success.map(|run| run.started_at.saturating_add(1)), ..RunQuery::default() };
+        let succeeded = || keys.iter().filter(|key| matches!(key.state, RunState::Completed | RunState::Claimed));
+        // The age of a success tells whether it is too old: one of the time when the clock was far ahead does not.
+        let until_now = now_micros().saturating_add(AHEAD);
+        let success = newest(&mut succeeded(), until_now)?;
+        let last = newest(&mut keys.iter().filter(|key| key.state != RunState::Running), i64::MAX)?;
+        let completed = keys.iter().find(|key| key.state == RunState::Completed);
+        let completed = completed.map_or(Ok(Vec::new()), |key| self.last_recorded(key, until_now, USUAL))?;
+        // Failures before the newest success, whenever that was, are over.
+        let after = newest(&mut succeeded(), i64::MAX)?.map_or(0, |run| run.n);
         let failed = || {
             keys.iter().filter(|key| {
                 key.state == RunState::Failed || key.state == RunState::Refused && key.cause != Cause::Overlap.as_str()
             })
         };
-        let failure = newest(&mut failed(), &after)?;
+        let failure = newest(&mut failed(), i64::MAX)?.filter(|run| run.n > after);
         let mut failures = 0;
         for key in failed() {
-            failures += self.count_since(key, after.since.unwrap_or(i64::MIN))?;
+            failures += self.count_after(key, after)?;
         }
         Ok(NewestRuns { completed, success, last, failure, failures: failures.min(MAX_FAILURES) })
+    }
+
+    /// Returns the times of the runs of a key that were recorded last and started before a time, the last one first. Reads only the index.
+    fn last_recorded(&self, key: &RunKey, until: i64, limit: u64) -> Result<Vec<RunTimes>, StoreError> {
+        let RunKey { package, job, account, state, cause } = key;
+        self.read("reading runs", |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT started_at, n, ended_at FROM runs
+                 WHERE package = ?1 AND job = ?2 AND account_key = ?3 AND state = ?4 AND cause_key = ?5 AND +started_at < ?6
+                 ORDER BY n DESC LIMIT ?7",
+            )?;
+            let values = params![package, job, account, state.as_str(), cause, until, i64::try_from(limit).unwrap_or(i64::MAX)];
+            statement
+                .query_map(values, |row| Ok(RunTimes { started_at: row.get(0)?, n: row.get(1)?, ended_at: row.get(2)? }))?
+                .collect()
+        })
     }
 
     /// Returns `None` if the only run is a forgotten one.
@@ -162,19 +183,24 @@ impl Store {
         })
     }
 
-    /// Counts the runs of a key that started at or after a time, up to [`MAX_FAILURES`].
-    fn count_since(&self, key: &RunKey, since: i64) -> Result<u64, StoreError> {
+    /// Counts the runs of a key that were recorded after another one, up to [`MAX_FAILURES`].
+    fn count_after(&self, key: &RunKey, n: i64) -> Result<u64, StoreError> {
         let RunKey { package, job, account, state, cause } = key;
         self.read("counting failures", |db| {
             let mut statement = db.prepare_cached(
                 "SELECT count(*) FROM (SELECT 1 FROM runs
-                 WHERE package = ?1 AND job = ?2 AND account_key = ?3 AND state = ?4 AND cause_key = ?5 AND started_at >= ?6 LIMIT ?7)",
+                 WHERE package = ?1 AND job = ?2 AND account_key = ?3 AND state = ?4 AND cause_key = ?5 AND n > ?6 LIMIT ?7)",
             )?;
             let limit = i64::try_from(MAX_FAILURES).unwrap_or(i64::MAX);
-            let values = params![package, job, account, state.as_str(), cause, since, limit];
+            let values = params![package, job, account, state.as_str(), cause, n, limit];
             statement.query_row(values, |row| Ok(row.get::<_, i64>(0)?.unsigned_abs()))
         })
     }
+}
+
+/// Returns the run that was recorded later.
+fn later(a: Option<RunTimes>, b: Option<RunTimes>) -> Option<RunTimes> {
+    a.into_iter().chain(b).max_by_key(|run| run.n)
 }
 
 /// Returns the median duration of runs.
@@ -218,5 +244,21 @@ mod tests {
         let health = store.health(&RunQuery::default()).unwrap().remove(0);
         assert_eq!(health.last_success.unwrap().run_id, "before");
         assert_eq!((health.failure.unwrap().run_id.as_str(), health.failures), ("now", 1));
+    }
+
+    /// The clock was ahead at first, and the time until which it was has passed.
+    #[test]
+    fn what_was_recorded_later_is_later_whatever_the_clock_said() {
+        for (causes, failing) in [([None, Some(Cause::Error)], true), ([Some(Cause::Error), None], false)] {
+            let site = site();
+            let mut store = Store::open(&site.state).unwrap();
+            for (run_id, started_at, cause) in [("first", 20, causes[0]), ("second", 10, causes[1])] {
+                store.begin_run(&NewRun { started_at, ..new_run(run_id) }, &started()).unwrap();
+                store.end_run(run_id, &end_with(cause)).unwrap();
+            }
+            let health = store.health(&RunQuery::default()).unwrap().remove(0);
+            assert_eq!((health.failures, health.last.unwrap().run_id.as_str()), (u64::from(failing), "second"));
+            assert_eq!(health.failure.map(|run| run.run_id), failing.then(|| "second".to_owned()));
+        }
     }
 }

@@ -90,9 +90,12 @@ fn every_statement_is_answered_by_an_index() {
     let unused: Vec<_> = ALLOWED.iter().enumerate().filter(|(at, _)| !used.contains(at)).collect();
     assert!(unused.is_empty(), "allowed for nothing: {unused:#?}");
     for text in COVERED {
-        let sql = seen.iter().find(|sql| sql.contains(text)).unwrap();
-        let steps = plan(&db, sql);
-        assert!(steps.iter().any(|step| step.contains("COVERING INDEX runs_by_key")), "{sql}: {steps:?}");
+        let those: Vec<&String> = seen.iter().filter(|sql| sql.contains(text)).collect();
+        assert!(!those.is_empty(), "{text}");
+        for sql in those {
+            let steps = plan(&db, sql);
+            assert!(steps.iter().any(|step| step.contains("COVERING INDEX runs_by_")), "{sql}: {steps:?}");
+        }
     }
 }
 

@@ -116,6 +116,7 @@ CREATE TABLE runs (
     cause_key        TEXT NOT NULL DEFAULT '' CHECK (cause_key = coalesce(cause, ''))
 ) STRICT;
 CREATE INDEX runs_by_key ON runs (package, job, account_key, state, cause_key, started_at, n, ended_at);
+CREATE INDEX runs_by_order ON runs (package, job, account_key, state, cause_key, n, started_at, ended_at);
 CREATE INDEX runs_by_id_end ON runs (substr(run_id, -4));
 CREATE INDEX runs_by_end ON runs (ended_at);
 CREATE INDEX runs_with_logs ON runs (ended_at) WHERE logs;

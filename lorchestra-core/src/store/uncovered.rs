@@ -75,7 +75,8 @@ impl Store {
         for key in keys.iter().filter(|key| counts(key) && failing.contains(&(key.package.as_str(), key.job.as_str()))) {
             runs.extend(self.newest(key, query, u64::MAX)?.into_iter().map(|times| (times, key)));
         }
-        runs.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
+        // By the order in which they were recorded, which does not depend on the clock.
+        runs.sort_unstable_by_key(|(times, _)| std::cmp::Reverse(times.n));
         // What is older than all failed runs covers none of them.
         runs.truncate(runs.iter().rposition(|(_, key)| is_candidate(key)).map_or(0, |last| last + 1));
         let mut later: HashMap<String, LaterWindows> = HashMap::new();
@@ -128,7 +129,9 @@ mod tests {
     /// The definition, which compares each run with all later ones.
     fn expected(store: &Store, query: &RunQuery) -> (Vec<String>, Vec<String>) {
         let (mut later, mut without_spec, mut failed): (Vec<RunSpec>, Vec<Run>, Vec<String>) = Default::default();
-        for run in store.find_runs(query, u64::MAX).unwrap() {
+        let mut runs = store.find_runs(query, u64::MAX).unwrap();
+        runs.sort_by(|a, b| b.run_id.cmp(&a.run_id));
+        for run in runs {
             let Ok(spec) = run.spec() else {
                 let of = (&run.package, &run.job, &run.account);
                 let is_known = later.iter().any(|other| (&other.package, &other.job, &other.account) == of)

@@ -1,6 +1,7 @@
 //! Members that a later run outside their group has completed: `runs rerun`, `run-job` with the same parameters, another group.
 //!
-//! A member that has failed is complete as soon as a run that started after its own has completed and covers it ([`RunSpec::covers`]).
+//! A member that has failed is complete as soon as a run that was recorded after its own has completed and covers it
+//! ([`RunSpec::covers`]). The order of recording does not depend on the clock.
 //! The transactions that end runs record that, so counts, lists and `resume` agree without asking. A member that has never failed is not
 //! concerned: without `--merge`, a group runs its members regardless of other runs.
 //!
@@ -46,10 +47,11 @@ pub(super) fn settle(tx: &Transaction<'_>, run_id: &str, state: RunState) -> rus
 /// Completes the members of groups that have failed and that this run covers.
 fn complete_failed_members(tx: &Transaction<'_>, run_id: &str) -> rusqlite::Result<()> {
     let mut found =
-        tx.prepare_cached("SELECT package, job, account_key, started_at, since, until FROM runs WHERE run_id = ?1")?;
-    let (names, started_at, (since, until)) = found.query_row([run_id], |row| {
+        tx.prepare_cached("SELECT package, job, account_key, n, started_at, since, until FROM runs WHERE run_id = ?1")?;
+    let (names, (n, started_at), (since, until)) = found.query_row([run_id], |row| {
         let names: [String; 3] = [row.get(0)?, row.get(1)?, row.get(2)?];
-        Ok((names, row.get::<_, i64>(3)?, (row.get::<_, Option<i64>>(4)?, row.get::<_, Option<i64>>(5)?)))
+        let order: (i64, i64) = (row.get(3)?, row.get(4)?);
+        Ok((names, order, (row.get::<_, Option<i64>>(5)?, row.get::<_, Option<i64>>(6)?)))
     })?;
     let [package, job, account] = &names;
     // The condition of the index `members_failed`, and its columns. Members of the run's own group are other work, even if they look equal.
@@ -58,11 +60,11 @@ fn complete_failed_members(tx: &Transaction<'_>, run_id: &str) -> rusqlite::Resu
          WHERE (state IN ('failed', 'skipped', 'refused') OR state = 'pending' AND attempt > 1)
             AND spec ->> '$.package' = ?1 AND spec ->> '$.job' = ?2 AND coalesce(spec ->> '$.account', '') = ?3
             AND coalesce(substr(spec ->> '$.window.since', 1, 19), '') BETWEEN ?4 AND ?5
-            AND coalesce((SELECT started_at FROM runs WHERE runs.run_id = members.run_id),
-                (SELECT created_at FROM run_groups WHERE n = run_group)) < ?6
-            AND run_group IS NOT (SELECT run_group FROM members WHERE run_id = ?7)",
+            AND coalesce((SELECT runs.n < ?6 FROM runs WHERE runs.run_id = members.run_id),
+                (SELECT created_at < ?7 FROM run_groups WHERE run_groups.n = run_group))
+            AND run_group IS NOT (SELECT run_group FROM members WHERE run_id = ?8)",
     )?;
-    let values = params![package, job, account, second(since), second(until), started_at, run_id];
+    let values = params![package, job, account, second(since), second(until), n, started_at, run_id];
     let failed: Vec<(i64, u32, String)> =
         failed.query_map(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?;
     if failed.is_empty() {
@@ -77,7 +79,7 @@ fn complete_failed_members(tx: &Transaction<'_>, run_id: &str) -> rusqlite::Resu
     Ok(())
 }
 
-/// Completes the member whose run this is, and which has failed, if a run that started later has completed before it and covers it.
+/// Completes the member whose run this is, and which has failed, if a run that was recorded later has completed before it and covers it.
 fn complete_member_of(tx: &Transaction<'_>, run_id: &str) -> rusqlite::Result<()> {
     let mut found = tx.prepare_cached("SELECT run_group, place, spec FROM members WHERE run_id = ?1 AND completed_by IS NULL")?;
     let member = found.query_row([run_id], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?, row.get::<_, String>(2)?)));
@@ -86,7 +88,7 @@ fn complete_member_of(tx: &Transaction<'_>, run_id: &str) -> rusqlite::Result<()
         "SELECT later.run_id, later.spec FROM runs AS failed CROSS JOIN runs AS later
          WHERE failed.run_id = ?1 AND later.package = failed.package AND later.job = failed.job
             AND later.account_key = failed.account_key AND later.state = 'completed' AND later.cause_key = ''
-            AND later.started_at > failed.started_at
+            AND later.n > failed.n
             AND (later.since IS NULL OR later.since <= failed.since) AND (failed.until IS NULL OR later.until >= failed.until)
             AND NOT EXISTS (SELECT 1 FROM members WHERE members.run_id = later.run_id AND run_group = ?2)",
     )?;
@@ -196,7 +198,8 @@ mod tests {
             (window(None, 2 * 86_400), 40, true, [true, true, false]),
             (window(Some(1), 3 * 86_400), 40, true, [false, true, true]),
             (window(Some(0), 3 * 86_400 - 1), 40, true, [true, true, false]),
-            (days(0, 3), 20, true, [true, false, false]),
+            // The clock was set back since the windows failed.
+            (days(0, 3), 5, true, [true, true, true]),
             (days(0, 3), 40, false, [false; 3]),
             (days(3, 9), 40, true, [false; 3]),
             (other("n"), 40, true, [false; 3]),
@@ -265,17 +268,25 @@ mod tests {
 
     #[test]
     fn a_window_that_fails_after_a_later_run_has_completed_is_complete() {
-        for (spec, at, expected) in [(days(0, 2), 20, true), (days(0, 2), 5, false), (days(1, 2), 20, false)] {
+        for (spec, at, is_later, expected) in [
+            (days(0, 2), 20, true, true),
+            (days(0, 2), 5, true, true),
+            (days(0, 2), 5, false, false),
+            (days(1, 2), 20, true, false),
+        ] {
             let site = site();
             let mut store = Store::open(&site.state).unwrap();
             let group = group_of(&mut store, &[days(0, 1)]);
             let own = member(&store, &group, 0).run_id;
-            begin(&mut store, &own, days(0, 1), 10);
-            begin(&mut store, "later", spec, at);
+            let runs = [(&*own, days(0, 1), 10), ("later", spec, at)];
+            let order = if is_later { [0, 1] } else { [1, 0] };
+            for (run_id, spec, at) in order.map(|place| runs[place].clone()) {
+                begin(&mut store, run_id, spec, at);
+            }
             finish(&mut store, "later", true);
             assert_eq!(member(&store, &group, 0).state, MemberState::Running);
             finish(&mut store, &own, false);
-            assert_eq!(member(&store, &group, 0).state == MemberState::Completed, expected, "at {at}");
+            assert_eq!(member(&store, &group, 0).state == MemberState::Completed, expected, "at {at}, {is_later}");
         }
     }
 

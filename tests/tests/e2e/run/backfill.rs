@@ -133,7 +133,7 @@ fn what_a_later_run_has_completed_is_not_run_again() {
     backfill(&sandbox, &["--go", &go, "--then", "fail_without_go", "-j", "5", "--account", "anna"]).exits(1);
     assert_eq!(group(&sandbox)["failed"], 5);
     std::fs::write(&go, "").unwrap();
-    let wide = ["--account", "anna", "--since", "2024-02-25", "--until", "2024-02-28", "--go", &go];
+    let wide = ["--account", "anna", "--since", "2024-02-25", "--until", "2024-02-28", "--go", &go, "--then", "fail_without_go"];
     sandbox.lorchestra(&[&["run-job", "misbehave", "windowed"][..], &wide].concat()).exits(0);
     let wide = sandbox.runs()[0].0["run_id"].as_str().unwrap().to_owned();
     let partly = group(&sandbox);
