@@ -22,6 +22,7 @@ mod crash {
     mod killed;
     mod mutations;
     mod remains;
+    mod replaced;
     mod trouble;
 }
 

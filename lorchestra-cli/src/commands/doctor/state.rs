@@ -26,6 +26,8 @@ use std::time::Duration;
 
 /// Free space below which a run may not be recorded completely.
 const LITTLE_SPACE: u64 = 256 << 20;
+/// How long a loss of events is shown, in microseconds.
+const LOSSES: i64 = 30 * 86_400_000_000;
 /// If the time of a run is this far ahead of the clock, the clock was set back; smaller differences are ignored.
 const AHEAD: i64 = 60_000_000;
 /// Directories that cron searches.
@@ -205,6 +207,12 @@ fn contents(
             format!("about {missing} of the newest events are missing: an older copy was restored, or its log was damaged"),
             "repeat the runs of that period",
         ));
+    }
+    // The command that finds a loss may have been one whose output nobody reads.
+    for (found_at, missing) in store.losses()?.into_iter().filter(|(at, _)| *at > now_micros() - LOSSES && closed.missing == 0) {
+        let found = crate::show::time(found_at);
+        let cause = format!("at {found}, about {missing} of the newest events were missing");
+        findings.push(Finding::warning("store", cause, "repeat the runs of the time before, unless that was done"));
     }
     let size = std::fs::metadata(state.store()).map_or(0, |meta| meta.len());
     findings.push(Finding::ok("store", format!("{} ({} MiB)", path_text(&state.store()), size.div_ceil(1 << 20))));
