@@ -34,7 +34,7 @@ use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::flags::GlobalFlags;
 use crate::notify::{Hooks, Notices};
-use crate::observe::recovered;
+use crate::observe::{recovered, refused_outcome};
 use crate::printer::Printer;
 use crate::settings::{HistoryPlace, Rescued, Settings};
 use clap::{Args as _, Subcommand};
@@ -257,13 +257,17 @@ fn needs_only_history(command: &Command) -> bool {
 /// the file that can be read.
 fn refused_without_settings(command: &Command, global: &GlobalFlags, failure: &CommandError, printer: &mut Printer) {
     let Command::RunJob(command) = command else { return };
-    let Some(refusal) = Asked::of(command).unchecked(failure) else { return };
+    let asked = Asked::of(command);
+    let Some(refusal) = asked.unchecked(failure) else { return };
     let Some(Rescued { state_dir, on_failure, .. }) = Rescued::read(global) else { return };
     let recorded = StateDir::existing(&state_dir).ok().flatten().filter(|state| state.store().exists()).and_then(|state| {
         let mut store = Store::open(&state).ok()?;
         record_refusal(&mut store, &refusal, env!("CARGO_PKG_VERSION")).ok()
     });
     let Some(run_id) = recorded else { return };
+    if asked.own.json {
+        printer.json(&refused_outcome(&run_id, &refusal));
+    }
     printer.note(format_args!("  lorchestra runs show {}", short_id(&run_id)));
     let hooks = Hooks::on_failure(on_failure);
     let mut notices = Notices::new(&hooks);

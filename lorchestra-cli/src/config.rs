@@ -44,7 +44,7 @@ pub(crate) struct Config {
     pub(crate) configured: ConfiguredKeys,
 }
 
-/// Dotted names: `retention.logs`.
+/// Dotted names: `retention.logs`, `job."package/job".timeout`.
 pub(crate) type ConfiguredKeys = Vec<String>;
 
 /// `[retention]`
@@ -322,12 +322,24 @@ impl Config {
 /// Collects the names of all keys in a table and its subtables.
 fn dotted(table: &toml::Table, above: &str, names: &mut Vec<String>) {
     for (key, value) in table {
-        let name = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
+        let key = quoted(key);
+        let name = if above.is_empty() { key } else { format!("{above}.{key}") };
         match value {
             toml::Value::Table(table) => dotted(table, &name, names),
             _ => names.push(name),
         }
     }
+}
+
+/// A key as it is written in the file: in quotes if it needs them, such as `"package/job"`.
+fn quoted(key: &str) -> String {
+    let is_bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    if is_bare { key.to_owned() } else { format!("{key:?}") }
+}
+
+/// The dotted name of a key of a job: `job."package/job".timeout`.
+pub(crate) fn job_key(job: &str, name: &str) -> String {
+    format!("job.{}.{name}", quoted(job))
 }
 
 /// A secret's key in the file, for messages.
@@ -387,7 +399,11 @@ mod tests {
             ("[job.\"a/b\"]\noverlap = \"queue\"", "line 2: overlap: write fail, skip, wait", "config keys"),
             ("[job.\"a/b\"]\nretries = 5000", "line 2: retries: at most 1000", "config keys"),
             ("[job.\"a/b\"]\nretry_on = [\"load\"]", "never retried after load; valid causes are error, panic", "config keys"),
-            ("[job.\"a/b\"]\nretry_on = [\"errors\"]", "line 2: retry_on: unknown value `errors`", "config keys"),
+            (
+                "[job.\"a/b\"]\nretry_on = [\"errors\"]",
+                "line 2: retry_on: unknown value `errors`; valid causes are error, panic, signal, exit, timeout",
+                "config keys",
+            ),
             ("[job.\"a/b\"]\nretry_wait = \"0s\"", "line 2: retry_wait: a wait of 0 would retry without a pause", "config keys"),
             ("[job.\"a/b\"]\nretry_wait = \"soon\"", "line 2: ", "config keys"),
             ("[job.\"a/b\"]\nmemory_max = \"1M\"", "line 2: memory_max is too small", "config keys"),

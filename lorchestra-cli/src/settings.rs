@@ -167,7 +167,8 @@ impl Settings {
         }
         let config_path = config_path(args, &base);
         if args.config.is_some() && !config_path.exists() {
-            return Err(CommandError::config(&config_path, "it does not exist", "check the path given to --config"));
+            let message = format!("{} does not exist", path_text(&config_path));
+            return Err(CommandError::new(Code::Config, message).hint("check the path given to --config"));
         }
         let mut config = Config::read(&config_path)?;
         config.expand_home(base.home_dir());

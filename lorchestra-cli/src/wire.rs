@@ -100,9 +100,12 @@ pub(crate) struct SettingsObject {
 /// A setting with its origin.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Setting {
+    /// A key of the file with its tables, such as `retention.logs` or `job."package/job".timeout`; or `plugin_dir`, once for each directory
+    /// that is searched.
     pub(crate) key: String,
+    /// `none` if the key has no value. Of a secret its source; of a monitor's URL the host.
     pub(crate) value: String,
-    /// A flag, a variable, the file, or `default`.
+    /// A flag, the name of an environment variable, the path of the file, or `default`.
     pub(crate) origin: String,
 }
 

@@ -146,6 +146,9 @@ fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, prin
     let store = history.as_ref().map(|(_, store)| store);
     let filter = filter(wanted.run.as_deref(), wanted.event_type.as_deref(), since, store, settings)?;
     let Some(store) = store else {
+        if let Some(name) = &wanted.destination {
+            delivery::chosen(settings, Some(name))?;
+        }
         printer.note("No events yet.");
         return Ok(Code::Success);
     };
@@ -187,6 +190,10 @@ fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, prin
 /// Returns the names of the destinations whose undelivered events to list: the configured ones, or else those in the store.
 fn listed(wanted: &EventList, settings: &Settings, store: &Store) -> Result<Vec<String>, CommandError> {
     if let Some(name) = &wanted.destination {
+        // Events of a destination that is no longer configured are still in the store.
+        if !store.destinations()?.contains(name) {
+            delivery::chosen(settings, Some(name))?;
+        }
         return Ok(vec![name.clone()]);
     }
     let configured: Vec<String> = settings.destinations.iter().map(|to| to.name().to_owned()).collect();

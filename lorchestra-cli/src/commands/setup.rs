@@ -135,7 +135,10 @@ fn endpoint(config: OpenLineageConfig, progress: &mut SetupProgress<'_>) -> Resu
     let target = config.url.clone();
     if !progress.dry_run {
         let mut backend = OpenLineage::new(config);
-        blocking(async { backend.connect().await })?.map_err(|refusal| refused(&refusal))?;
+        blocking(async { backend.connect().await })?.map_err(|refusal| match refusal {
+            DeliveryError::Later { .. } => refused(&refusal).hint("check destinations.openlineage.url"),
+            _ => refused(&refusal),
+        })?;
     }
     let result = format!("{target} answers");
     Ok(PreparedTarget { target, steps: Vec::new(), event_id: None, result })

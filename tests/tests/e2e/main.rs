@@ -48,6 +48,7 @@ mod operator {
     mod alarms;
     mod browser;
     mod config;
+    mod containers;
     mod doctor;
     mod history;
     mod install;

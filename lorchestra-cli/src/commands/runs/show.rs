@@ -111,7 +111,7 @@ pub(super) fn show(
         row("message", message);
     }
     if let Some(result) = &run.job_result {
-        row("job said", result);
+        row("job result", result);
     }
     row("started", &format!("{} ({} ago)", show::time(run.started_at), show::age(now_micros(), run.started_at)));
     if let Some(ended) = run.ended_at {

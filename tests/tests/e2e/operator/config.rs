@@ -198,3 +198,91 @@ fn a_printed_duration_is_accepted_as_input() {
     assert_eq!(params(&plan("1.5").exits(0))["every"], 1.5);
     plan("1.5m").exits(2);
 }
+
+/// One line for each key, with the one source of its value.
+#[test]
+fn each_key_is_shown_with_its_origin() {
+    let sandbox = sandbox();
+    let files = sandbox.arg("events");
+    sandbox.configure(&format!(
+        "[destinations.bigquery]\nproject = \"p1\"\ndataset = \"lorchestra\"\ntable = \"events\"\nendpoint = \"http://me:hunter22@proxy\"\n\
+         [destinations.jsonl]\ndir = {files:?}\nrotate = \"never\"\n[destinations.openlineage]\nurl = \"http://marquez:5000\"\n\
+         [job.\"kit/advance\"]\ntimeout = \"1h\"\nretry_on = [\"error\", \"timeout\"]\nexpect_every = \"1d\"\n\
+         ping = \"https://hc-ping.com/hunter22\"\n[job.\"kit/advance\".params]\ntotal = 5\n\
+         [job.\"kit/advance\".secrets]\ntoken = \"env:KIT_TOKEN\"\n"
+    ));
+    let file = sandbox.home().join(".config/lorchestra/config.toml").display().to_string();
+    let state = sandbox.arg("state");
+    let environment = [
+        ("BQ_EVENTS_TABLE", "other"),
+        ("GOOGLE_CLOUD_PROJECT", "ambient"),
+        ("KIT_TOKEN", "hunter22"),
+        ("OPENLINEAGE_API_KEY", "hunter22"),
+        ("XDG_STATE_HOME", &*state),
+        // Counts as not set.
+        ("XDG_DATA_HOME", "relative"),
+    ];
+    let shown = sandbox.lorchestra_with(&environment, &["config", "show", "--origin"]).exits(0);
+    let data = sandbox.home().join(".local/share/lorchestra/data");
+    for line in [
+        format!("state_dir = {state}/lorchestra  (XDG_STATE_HOME)"),
+        format!("data_dir = {}  (default)", data.display()),
+        "destinations.bigquery.table = other  (BQ_EVENTS_TABLE)".to_owned(),
+        format!("destinations.bigquery.dataset = lorchestra  ({file})"),
+        format!("destinations.bigquery.project = p1  ({file})"),
+        "destinations.bigquery.location = none  (default)".to_owned(),
+        "destinations.bigquery.write = storage-write  (default)".to_owned(),
+        format!("destinations.bigquery.endpoint = http://…@proxy  ({file})"),
+        format!("destinations.jsonl.dir = {files}  ({file})"),
+        "destinations.jsonl.rotate_size = 64M  (default)".to_owned(),
+        format!("destinations.jsonl.rotate = never  ({file})"),
+        format!("destinations.openlineage.url = http://marquez:5000/api/v1/lineage  ({file})"),
+        "destinations.openlineage.namespace = lorchestra  (default)".to_owned(),
+        format!("job.\"kit/advance\".timeout = 1h  ({file})"),
+        format!("job.\"kit/advance\".retry_on = error, timeout  ({file})"),
+        format!("job.\"kit/advance\".expect_every = 1d  ({file})"),
+        format!("job.\"kit/advance\".ping = https://hc-ping.com/…  ({file})"),
+        format!("job.\"kit/advance\".params.total = 5  ({file})"),
+        format!("job.\"kit/advance\".secrets.token = env:KIT_TOKEN  ({file})"),
+    ] {
+        assert!(shown.out().lines().any(|found| found == line), "{line}: {}", shown.shown());
+    }
+    assert!(!shown.out().contains("hunter22"), "{}", shown.shown());
+    // Events for an emulator: the variable decides address and method.
+    sandbox.configure("");
+    let environment = [
+        ("BQ_EVENTS_DATASET", "d"),
+        ("EVENTS_BQ_TABLE", "t"),
+        ("BIGQUERY_EMULATOR_HOST", "localhost:9050"),
+        ("XDG_STATE_HOME", "x"),
+    ];
+    let shown = sandbox.lorchestra_with(&environment, &["config", "show", "--origin"]).exits(0);
+    for line in [
+        format!("state_dir = {}  (default)", sandbox.state().display()),
+        "destinations.bigquery.table = t  (EVENTS_BQ_TABLE)".to_owned(),
+        "destinations.bigquery.endpoint = localhost:9050  (BIGQUERY_EMULATOR_HOST)".to_owned(),
+        "destinations.bigquery.write = insert-all  (BIGQUERY_EMULATOR_HOST)".to_owned(),
+    ] {
+        assert!(shown.out().lines().any(|found| found == line), "{line}: {}", shown.shown());
+    }
+}
+
+/// A file given with `--config` has its own lock file next to it.
+#[test]
+fn the_lock_file_is_next_to_the_configuration_file() {
+    let sandbox = sandbox();
+    fs::create_dir(sandbox.path("etc")).unwrap();
+    fs::write(sandbox.path("etc/other.toml"), "locked = true\n").unwrap();
+    let config = sandbox.arg("etc/other.toml");
+    let run = ["--config", &config, "run-job", "misbehave", "print"];
+    let refused = sandbox.lorchestra(&run).exits(78);
+    let lock = sandbox.path("etc/plugins.lock");
+    assert!(refused.err().contains(&format!("{} does not exist", lock.display())), "{}", refused.shown());
+    // That of the default file does not count.
+    sandbox.lorchestra(&["plugins", "lock"]).exits(0);
+    assert!(sandbox.home().join(".config/lorchestra/plugins.lock").exists() && !lock.exists());
+    sandbox.lorchestra(&run).exits(78);
+    sandbox.lorchestra(&["--config", &config, "plugins", "lock"]).exits(0);
+    assert!(lock.exists());
+    sandbox.lorchestra(&run).exits(0);
+}

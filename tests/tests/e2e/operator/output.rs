@@ -343,11 +343,13 @@ fn settings_are_shown_with_their_origins() {
     };
     assert_eq!(origin("locked"), "default");
     assert!(origin("retention.logs").as_str().unwrap().ends_with("config.toml"));
+    assert!(shown.out().contains("job.\"misbehave/noop\".timeout = 1h  ("), "{}", shown.shown());
     // With another configuration file. A missing file is an error, not an empty configuration.
     fs::write(sandbox.path("other.toml"), "locked = true\n").unwrap();
     let other = sandbox.lorchestra(&["--config", "other.toml", "config", "show"]).exits(0);
     assert!(other.out().contains("locked = true"), "{}", other.shown());
-    sandbox.lorchestra(&["runs", "list", "--config", "/nowhere.toml"]).exits(78);
+    let missing = sandbox.lorchestra(&["runs", "list", "--config", "/nowhere.toml"]).exits(78);
+    assert!(missing.err().starts_with("error: /nowhere.toml does not exist\n"), "{}", missing.shown());
     sandbox.lorchestra(&["--config", "other.toml", "run-job", "misbehave", "noop"]).exits(78);
     // Works even if nothing can be read.
     sandbox.configure("= =");

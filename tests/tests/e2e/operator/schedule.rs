@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::Command;
 
 const FLAGS: [&str; 7] = ["--", "--timeout", "2h", "--source", "/srv/mail/takeout.mbox", "--since", "last:-2d"];
+/// The destination without which a container cannot deliver events.
+const TABLE: [(&str, &str); 2] = [("BQ_EVENTS_DATASET", "lorchestra"), ("BQ_EVENTS_TABLE", "events")];
 const PRINT: [&str; 3] = ["schedule", "print", "ingester/extract_gmail"];
 
 fn sandbox() -> Sandbox {
@@ -133,7 +135,7 @@ fn kubernetes_accepts_the_windows_of_a_plan() {
         let plan = plan(&sandbox, to);
         let flags =
             ["--image", "registry.example.org/lorchestra:1", "-j", "20", "--service-account", "w@p.iam.gserviceaccount.com"];
-        let exported = sandbox.lorchestra(&[&["export", &plan, "--k8s"][..], &flags].concat()).exits(0);
+        let exported = sandbox.lorchestra_with(&TABLE, &[&["export", &plan, "--k8s"][..], &flags].concat()).exits(0);
         let yaml = exported.out();
         assert_eq!(yaml.contains("kind: ConfigMap"), has_plan);
         assert_eq!(exported.err().contains("Copy the plan there"), !has_plan, "{}", exported.err());
@@ -172,7 +174,7 @@ fn the_exported_arguments_run_a_window() {
     let plan = plan(&sandbox, "2024-01-03");
     let shared = sandbox.arg("shared");
     let flags = ["--image", "lorchestra:1", "--cloud-run", "--nfs", "10.0.0.2:/x"];
-    let yaml = sandbox.lorchestra(&[&["export", &plan][..], &flags].concat()).exits(0);
+    let yaml = sandbox.lorchestra_with(&TABLE, &[&["export", &plan][..], &flags].concat()).exits(0);
     let args = yaml.out().lines().find_map(|line| line.trim().strip_prefix("args: ")).unwrap();
     let args: Vec<String> = serde_json::from_str(args).unwrap();
     let group = args[5].split('/').nth(2).unwrap().to_owned();
@@ -191,7 +193,9 @@ fn the_exported_arguments_run_a_window() {
 /// There is no schema of Cloud Run that works offline: the structure is checked against its documentation.
 #[test]
 fn a_cloud_run_job_requires_delivery_and_one_task() {
-    let yaml = print(&sandbox(), &["--cloud-run", "--image", "europe-docker.pkg.dev/p/r/lorchestra:1"]);
+    let args = [&PRINT, &["--cloud-run", "--image", "europe-docker.pkg.dev/p/r/lorchestra:1"][..], &FLAGS].concat();
+    let printed = sandbox().lorchestra_with(&TABLE, &args).exits(0);
+    let yaml = printed.out();
     for line in [
         "apiVersion: run.googleapis.com/v1\nkind: Job\n",
         "      parallelism: 1\n      taskCount: 1\n      template:\n        spec:\n",
