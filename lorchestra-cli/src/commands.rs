@@ -34,9 +34,9 @@ use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::flags::GlobalFlags;
 use crate::notify::{Hooks, Notices};
-use crate::observe::recovered;
+use crate::observe::{recovered, refused_outcome};
 use crate::printer::Printer;
-use crate::settings::{Rescued, Settings};
+use crate::settings::{HistoryPlace, Rescued, Settings};
 use clap::{Args as _, Subcommand};
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::host::state::StateDir;
@@ -216,11 +216,18 @@ pub(crate) fn without_settings(
         Command::Config(config::ConfigCommand::Keys { json }) => return config::keys(*json, printer),
         _ => {}
     }
-    if needs_only_history(command)
-        && let Some(settings) = Settings::without_config(global)
+    let lists_schedules = matches!(command, Command::Schedule(schedule::Schedule::List(_)));
+    if (lists_schedules || needs_only_history(command))
+        && let Some((settings, place)) = Settings::without_config(global)
+        && (lists_schedules || place != HistoryPlace::Unknown)
     {
         let fix = failure.hints.first().map(|hint| format!("; {hint}")).unwrap_or_default();
-        printer.warning(format_args!("{}{fix}; this command ignores the file", failure.message));
+        let assumed = if place == HistoryPlace::Assumed && !lists_schedules {
+            format!(", and reads the history in {}", path_text(&settings.state_dir))
+        } else {
+            String::new()
+        };
+        printer.warning(format_args!("{}{fix}; this command ignores the file{assumed}", failure.message));
         let code = run(command, verbose, settings, printer);
         // Monitoring must not see a host as healthy on which no run can start.
         let is_monitoring = matches!(command, Command::Status(_) | Command::Metrics(_));
@@ -231,16 +238,15 @@ pub(crate) fn without_settings(
     failure.code
 }
 
-/// Whether a command shows or stops runs, or shows schedules, and reads of the settings only where the history is. `runs prune` also needs
-/// the retention, and the destinations that must have received what it removes.
+/// Whether a command shows or stops runs, and reads of the settings only where the history is. `runs prune` also needs the retention, and
+/// the destinations that must have received what it removes.
 fn needs_only_history(command: &Command) -> bool {
     match command {
         Command::Status(_)
         | Command::Metrics(_)
         | Command::Report(_)
         | Command::Events(events::Events::List(_) | events::Events::Export(_))
-        | Command::Bookmarks(bookmarks::Bookmarks::Show { .. })
-        | Command::Schedule(schedule::Schedule::List(_)) => true,
+        | Command::Bookmarks(bookmarks::Bookmarks::Show { .. }) => true,
         Command::Runs(command) => !matches!(command, runs::Runs::Prune(_) | runs::Runs::Rerun(_)),
         Command::Backfill(command) => command.needs_only_history(),
         _ => false,
@@ -251,13 +257,17 @@ fn needs_only_history(command: &Command) -> bool {
 /// the file that can be read.
 fn refused_without_settings(command: &Command, global: &GlobalFlags, failure: &CommandError, printer: &mut Printer) {
     let Command::RunJob(command) = command else { return };
-    let Some(refusal) = Asked::of(command).unchecked(failure) else { return };
+    let asked = Asked::of(command);
+    let Some(refusal) = asked.unchecked(failure) else { return };
     let Some(Rescued { state_dir, on_failure, .. }) = Rescued::read(global) else { return };
     let recorded = StateDir::existing(&state_dir).ok().flatten().filter(|state| state.store().exists()).and_then(|state| {
         let mut store = Store::open(&state).ok()?;
         record_refusal(&mut store, &refusal, env!("CARGO_PKG_VERSION")).ok()
     });
     let Some(run_id) = recorded else { return };
+    if asked.own.json {
+        printer.json(&refused_outcome(&run_id, &refusal));
+    }
     printer.note(format_args!("  lorchestra runs show {}", short_id(&run_id)));
     let hooks = Hooks::on_failure(on_failure);
     let mut notices = Notices::new(&hooks);

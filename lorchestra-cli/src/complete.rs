@@ -83,6 +83,13 @@ pub(crate) fn pairs(current: &OsStr) -> Vec<CompletionCandidate> {
     starting_with(current, catalog.packages.iter().flat_map(of))
 }
 
+/// Completes `PACKAGE/JOB` of earlier runs, whose library may be gone.
+pub(crate) fn pairs_with_runs(current: &OsStr) -> Vec<CompletionCandidate> {
+    let keys = store().and_then(|store| store.keys(&RunQuery::default()).ok()).unwrap_or_default();
+    let names: BTreeSet<String> = keys.into_iter().map(|key| format!("{}/{}", key.package, key.job)).collect();
+    starting_with(current, names)
+}
+
 /// Completes names of jobs of the package before the cursor.
 pub(crate) fn jobs(current: &OsStr) -> Vec<CompletionCandidate> {
     let Some(catalog) = catalog() else { return Vec::new() };

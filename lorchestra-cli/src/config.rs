@@ -44,7 +44,7 @@ pub(crate) struct Config {
     pub(crate) configured: ConfiguredKeys,
 }
 
-/// Dotted names: `retention.logs`.
+/// Dotted names: `retention.logs`, `job."package/job".timeout`.
 pub(crate) type ConfiguredKeys = Vec<String>;
 
 /// `[retention]`
@@ -199,17 +199,32 @@ const KEYS: &str = "run lorchestra config keys to see every key";
 const MAX_FILE: u64 = 1 << 20;
 
 /// Returns the text of a regular file. Never blocks, for example on a FIFO without a writer.
-pub(crate) fn text_of(path: &Path) -> io::Result<String> {
+fn text_of(path: &Path) -> io::Result<String> {
     let file = files::open_regular(path, OFlags::RDONLY)?;
     let meta = file.metadata()?;
     if meta.len() > MAX_FILE {
         let what = format!("it is {} bytes long; the maximum is {MAX_FILE} (1 MiB)", meta.len());
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
     }
-    let mut text = String::new();
+    let mut text = Vec::new();
     // The file may grow while it is read.
-    file.take(MAX_FILE).read_to_string(&mut text)?;
-    Ok(text)
+    file.take(MAX_FILE).read_to_end(&mut text)?;
+    String::from_utf8(text).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        io::Error::new(io::ErrorKind::InvalidData, format!("line {line}: it is not UTF-8"))
+    })
+}
+
+/// Returns the beginning of a file that [`Config::read`] refused, whatever its bytes are: at most 1 MiB, with a replacement character for
+/// each part that is not UTF-8.
+///
+/// # Errors
+/// If it is not a regular file, or cannot be read.
+pub(crate) fn readable_part(path: &Path) -> io::Result<String> {
+    let mut text = Vec::new();
+    files::open_regular(path, OFlags::RDONLY)?.take(MAX_FILE).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Returns the dangling link because of which a path does not exist: the file itself or a directory above it.
@@ -243,6 +258,9 @@ impl Config {
                 let file = path.ancestors().skip(1).find(|at| at.exists()).unwrap_or(path);
                 let hint = format!("{} is not a directory: set XDG_CONFIG_HOME or HOME", file.display());
                 return Err(CommandError::config(path, &e.to_string(), &hint));
+            }
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                return Err(CommandError::config(path, &e.to_string(), "save the file as UTF-8"));
             }
             Err(e) => return Err(CommandError::config(path, &e.to_string(), "make it a UTF-8 file that this user can read")),
         };
@@ -304,12 +322,24 @@ impl Config {
 /// Collects the names of all keys in a table and its subtables.
 fn dotted(table: &toml::Table, above: &str, names: &mut Vec<String>) {
     for (key, value) in table {
-        let name = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
+        let key = quoted(key);
+        let name = if above.is_empty() { key } else { format!("{above}.{key}") };
         match value {
             toml::Value::Table(table) => dotted(table, &name, names),
             _ => names.push(name),
         }
     }
+}
+
+/// A key as it is written in the file: in quotes if it needs them, such as `"package/job"`.
+fn quoted(key: &str) -> String {
+    let is_bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    if is_bare { key.to_owned() } else { format!("{key:?}") }
+}
+
+/// The dotted name of a key of a job: `job."package/job".timeout`.
+pub(crate) fn job_key(job: &str, name: &str) -> String {
+    format!("job.{}.{name}", quoted(job))
 }
 
 /// A secret's key in the file, for messages.
@@ -369,7 +399,11 @@ mod tests {
             ("[job.\"a/b\"]\noverlap = \"queue\"", "line 2: overlap: write fail, skip, wait", "config keys"),
             ("[job.\"a/b\"]\nretries = 5000", "line 2: retries: at most 1000", "config keys"),
             ("[job.\"a/b\"]\nretry_on = [\"load\"]", "never retried after load; valid causes are error, panic", "config keys"),
-            ("[job.\"a/b\"]\nretry_on = [\"errors\"]", "line 2: retry_on: unknown value `errors`", "config keys"),
+            (
+                "[job.\"a/b\"]\nretry_on = [\"errors\"]",
+                "line 2: retry_on: unknown value `errors`; valid causes are error, panic, signal, exit, timeout",
+                "config keys",
+            ),
             ("[job.\"a/b\"]\nretry_wait = \"0s\"", "line 2: retry_wait: a wait of 0 would retry without a pause", "config keys"),
             ("[job.\"a/b\"]\nretry_wait = \"soon\"", "line 2: ", "config keys"),
             ("[job.\"a/b\"]\nmemory_max = \"1M\"", "line 2: memory_max is too small", "config keys"),

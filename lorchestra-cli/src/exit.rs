@@ -21,8 +21,9 @@ pub(crate) enum Code {
     Timeout,
     /// The job failed, panicked or crashed; or the package, job or run does not exist.
     Failed,
-    /// The job succeeded, but required deliveries did not; or `events flush` or `events setup` could not reach a destination, a command with
-    /// `--from bigquery` the events table, or `run-window` the URL of its plan.
+    /// The job succeeded, but required deliveries did not; or it was not started, because its events must be delivered and a destination refuses
+    /// them; or `events flush` or `events setup` could not reach a destination, a command with `--from bigquery` the events table, or
+    /// `run-window` the URL of its plan.
     Undelivered,
     /// The state directory, or for `plugins` the plugin directory, cannot be written (full, read-only, file size limit).
     NotWritable,

@@ -102,6 +102,14 @@ impl CommandError {
         if failure.hints.is_empty() { failure.hint("choose another path") } else { failure }
     }
 
+    /// Replaces the advice to run `runs prune` in an error of that command.
+    pub(crate) fn of_prune(mut self) -> Self {
+        for hint in self.hints.iter_mut().filter(|hint| *hint == PRUNE) {
+            "remove something else first: the store needs a little space to remove runs".clone_into(hint);
+        }
+        self
+    }
+
     /// Names the command that makes room in the state directory, if the disk is full.
     fn prunable(self, error: &std::io::Error) -> Self {
         match error.kind() {

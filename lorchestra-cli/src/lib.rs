@@ -74,6 +74,10 @@ fn command() -> ExitCode {
             return printer.finish(code);
         }
     };
+    if let Err(failure) = check_clock(std::time::SystemTime::now()) {
+        let code = printer.ended(Err(failure));
+        return printer.finish(code);
+    }
     diagnostics(args.global.verbose);
     // A panic here is a bug in lorchestra, with its own exit code; the hook has printed its location. The next command closes a run that
     // was in progress.
@@ -96,6 +100,14 @@ fn command() -> ExitCode {
     };
     let code = printer.ended(result.unwrap_or_else(fault));
     printer.finish(code)
+}
+
+/// Fails if the clock shows a time before 1970, which no record can hold.
+fn check_clock(now: std::time::SystemTime) -> Result<(), CommandError> {
+    now.duration_since(std::time::UNIX_EPOCH).map(drop).map_err(|_| {
+        CommandError::new(exit::Code::Config, "the clock of this host is wrong: it shows a time before 1970")
+            .hint("set the clock (check with: date; timedatectl)")
+    })
 }
 
 /// Sends lorchestra's own diagnostics to stderr; a job's go to its trace. Text that cannot be written is dropped: by default, tracing
@@ -137,4 +149,18 @@ fn version(printer: &mut Printer) -> bool {
         });
     }
     is_json || is_plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    /// A host without a battery for its clock may start before 1970.
+    #[test]
+    fn a_clock_before_1970_is_an_error_that_names_the_clock() {
+        let refused = check_clock(UNIX_EPOCH - Duration::from_secs(1)).unwrap_err();
+        assert!(refused.message.contains("clock") && !refused.hints.is_empty(), "{refused:?}");
+        assert!(check_clock(UNIX_EPOCH).is_ok() && check_clock(SystemTime::now()).is_ok());
+    }
 }

@@ -4,8 +4,9 @@
 //! A [`Recorder`] for a collector of OpenTelemetry is a hook too.
 //!
 //! No hook can change the outcome of a run or delay its start: what happens at the start runs in a thread, and everything else after the
-//! outcome has been printed, within [`TIME_BOX`] for all hooks together. Errors of hooks are warnings. `LORCHESTRA_HOOK` is set for
-//! commands: a run that one of them starts has no hooks.
+//! outcome has been printed. Each hook has [`TIME_BOX`] for all of its calls, so none can use up the time of another: an alarm is raised
+//! however long `on_start` hangs. Errors of hooks are warnings. `LORCHESTRA_HOOK` is set for commands: a run that one of them starts has
+//! no hooks.
 
 mod command;
 mod ping;
@@ -16,7 +17,7 @@ use crate::printer::Printer;
 use crate::telemetry::Recorder;
 use crate::telemetry::Telemetry;
 use crate::wire::HookInput;
-use command::HookError;
+use command::{HookError, Stop};
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Cause, Failure, Outcome};
 use lorchestra_core::run::event::{Observer, RunEvent};
@@ -25,15 +26,26 @@ use lorchestra_core::store::{Refusal, Run};
 use lorchestra_core::text;
 use ping::{Ping, Signal};
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// Time limit for all hooks of a command together.
+/// Time limit for all calls of one hook by a command. A hook of the start has it from the start of its run.
 const TIME_BOX: Duration = Duration::from_secs(30);
+/// How long the hooks of the end wait for those of the start, so that a short run is reported in order.
+const START_FIRST: Duration = Duration::from_secs(5);
+/// The hooks of the end in the order in which they are called: alarms first.
+const END: [Hook; 4] = [Hook::Failure, Hook::Stale, Hook::Success, Hook::Skip];
+/// Interval between two checks for a signal while a hook of the start still runs.
+const SIGNAL_CHECK: Duration = Duration::from_millis(100);
 /// Maximum length of a text in the object, in characters.
 const TEXT: usize = 2000;
 /// Variable set in the environment of the commands.
 pub(crate) const RUNNING: &str = "LORCHESTRA_HOOK";
+
+/// How long to wait for the thread of a command that is killed.
+const KILLED: Duration = Duration::from_secs(1);
 
 /// What a hook reacts to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +122,8 @@ pub(crate) struct Notices<'a> {
     pings: Vec<Ping>,
     /// The results of hooks that run already.
     begun: Vec<Receiver<Option<String>>>,
+    /// Set to kill the commands that run already.
+    stop: Arc<AtomicBool>,
     #[cfg(feature = "otel")]
     recorder: Option<Recorder>,
 }
@@ -131,6 +145,7 @@ impl<'a> Notices<'a> {
             reports: Vec::new(),
             pings: Vec::new(),
             begun: Vec::new(),
+            stop: Arc::default(),
             #[cfg(feature = "otel")]
             recorder: hooks.telemetry.clone().map(Recorder::new),
         }
@@ -176,9 +191,10 @@ impl<'a> Notices<'a> {
         };
         if let Some(command) = self.hooks.command(Hook::Start).map(str::to_owned) {
             let object = object(Hook::Start, about);
+            let stop = Arc::clone(&self.stop);
             let work = move || {
-                let result = command::run(&command, Hook::Start, &object, Instant::now() + TIME_BOX, None);
-                result.err().map(|error| format!("on_start: {}", error.why()))
+                let result = command::run(&command, Hook::Start, &object, Instant::now() + TIME_BOX, Stop::Flag(&stop));
+                result.err().map(|error| format!("on_start: {}", why(&error, 1)))
             };
             begin("lorchestra-start-hook", Box::new(work));
         }
@@ -246,11 +262,13 @@ impl<'a> Notices<'a> {
     }
 
     fn call_hooks(&mut self, mut signals: Option<&mut Signals>, printer: &mut Printer) {
-        let deadline = Instant::now() + TIME_BOX;
-        let left = || deadline.saturating_duration_since(Instant::now());
+        let until = Instant::now() + START_FIRST;
+        let mut late = Vec::new();
         for begun in self.begun.drain(..) {
-            if let Ok(Some(error)) = begun.recv_timeout(left()) {
-                printer.warning(error);
+            match begun.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(error) => error.into_iter().for_each(|error| printer.warning(error)),
+                Err(RecvTimeoutError::Timeout) => late.push(begun),
+                Err(RecvTimeoutError::Disconnected) => {}
             }
         }
         // After a crash there may be thousands of runs of one job: its monitor needs the last end only.
@@ -265,17 +283,71 @@ impl<'a> Notices<'a> {
         if let Err(error) = ping::send(&pings) {
             printer.warning(error);
         }
-        for (hook, report) in &self.reports {
-            let Some(command) = self.hooks.command(*hook) else { continue };
-            match command::run(command, *hook, report, deadline, signals.as_deref_mut()) {
-                Ok(()) => {}
-                Err(HookError::Ended(why)) => printer.warning(format_args!("{}: {why}", hook.key())),
-                Err(HookError::Killed(why)) => {
-                    // There would be no time for the others either.
-                    printer.warning(format_args!("{}: {why}", hook.key()));
-                    return;
+        if self.call_commands(signals.as_deref_mut(), printer).is_ok() {
+            self.wait_for(&late, signals, printer);
+        }
+    }
+
+    /// Runs the commands of the end. Fails if a signal stopped them.
+    fn call_commands(&self, mut signals: Option<&mut Signals>, printer: &mut Printer) -> Result<(), ()> {
+        for hook in END {
+            let Some(command) = self.hooks.command(hook) else { continue };
+            let reports: Vec<&HookInput> = self.reports.iter().filter(|(of, _)| *of == hook).map(|(_, report)| report).collect();
+            let deadline = Instant::now() + TIME_BOX;
+            for (n, report) in reports.iter().enumerate() {
+                let Err(error) = command::run(command, hook, report, deadline, Stop::Signals(signals.as_deref_mut())) else {
+                    continue;
+                };
+                printer.warning(format_args!("{}: {}", hook.key(), why(&error, n + 1)));
+                match error {
+                    HookError::Ended(_) => {}
+                    HookError::Interrupted => return Err(()),
+                    HookError::TimedOut => {
+                        let left = reports.len() - n - 1;
+                        if left > 0 {
+                            let runs = crate::show::counted(left, "more run");
+                            printer.warning(format_args!("{} was not called for {runs}", hook.key()));
+                        }
+                        break;
+                    }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Waits for hooks of the start, which end at their own deadline. A signal kills their commands.
+    fn wait_for(&self, late: &[Receiver<Option<String>>], mut signals: Option<&mut Signals>, printer: &mut Printer) {
+        let mut until = Instant::now() + TIME_BOX;
+        for begun in late {
+            loop {
+                match begun.recv_timeout(SIGNAL_CHECK) {
+                    Ok(error) => error.into_iter().for_each(|error| printer.warning(error)),
+                    Err(RecvTimeoutError::Timeout) if Instant::now() < until => {
+                        if signals.as_mut().is_some_and(|signals| !signals.endings().is_empty()) {
+                            self.stop.store(true, Ordering::Relaxed);
+                            until = until.min(Instant::now() + KILLED);
+                        }
+                        continue;
+                    }
+                    Err(_) => {}
+                }
+                break;
+            }
+        }
+    }
+}
+
+/// Why the `n`th call of a hook failed.
+fn why(error: &HookError, n: usize) -> String {
+    match error {
+        HookError::Ended(why) => why.clone(),
+        HookError::Interrupted => "the command was killed: lorchestra received a signal".to_owned(),
+        HookError::TimedOut if n == 1 => {
+            format!("the command was killed: it did not finish within {} s", TIME_BOX.as_secs())
+        }
+        HookError::TimedOut => {
+            format!("the command was killed: {n} calls of it did not finish within {} s", TIME_BOX.as_secs())
         }
     }
 }

@@ -14,7 +14,7 @@ use lorchestra_core::host::state::StateDir;
 use lorchestra_core::outcome::{Cause, Failure};
 use lorchestra_core::plan::{OnOverlap, RunSpec};
 use lorchestra_core::run::event::{AttemptFailed, Observer, RunEvent};
-use lorchestra_core::store::{Terminal, short_id};
+use lorchestra_core::store::{Refusal, Terminal, short_id};
 use lorchestra_core::text;
 use lorchestra_core::text::chain;
 use std::cell::RefCell;
@@ -227,6 +227,12 @@ fn outcome(run_id: &str, [package, job]: [&str; 2], state: &'static str, failure
     }
 }
 
+/// The outcome of a refused run.
+pub(crate) fn refused_outcome(run_id: &str, refusal: &Refusal) -> RunOutcome {
+    let refused = outcome(run_id, [&refusal.package, &refusal.job], "refused", None);
+    RunOutcome { cause: Some(refusal.cause), message: Some(refusal.message.clone()), ..refused }
+}
+
 impl Observer for JsonObserver<'_> {
     fn observe(&mut self, event: &RunEvent<'_>) {
         match event {
@@ -256,6 +262,7 @@ impl Observer for JsonObserver<'_> {
                 let result = terminal.and_then(|terminal| terminal.result.clone());
                 self.printer.borrow_mut().json(&RunOutcome { attempts: run.attempts, duration_ms, result, ..found });
             }
+            RunEvent::Refused { run_id, refusal } => self.printer.borrow_mut().json(&refused_outcome(run_id, refusal)),
             _ => {}
         }
     }

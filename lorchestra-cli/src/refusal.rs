@@ -109,7 +109,13 @@ fn unwritable(at: &Path, wanted: &Path) -> Option<Rejection> {
     };
     // Another user's file stays theirs, whatever is in it.
     let of_another = kind == Kind::File && owner != user && !at.parent().is_some_and(rights::is_ours);
-    let command = rights::command(Target { path: at, owner, kind }, change, user).filter(|_| !of_another);
+    // Nor do libraries change hands with a directory that has them next to what is wanted, as the one of plugins and data does.
+    let with_plugins = owner != user && at != wanted && at.join("plugins").exists();
+    let below = || wanted.strip_prefix(at).ok()?.components().next().map(|first| at.join(first));
+    let command = match with_plugins {
+        true => below().and_then(|below| rights::make_for(&below, user)),
+        false => rights::command(Target { path: at, owner, kind }, change, user).filter(|_| !of_another),
+    };
     let may_enter = !meta.is_dir() || access(at, Access::EXEC_OK).is_ok();
     let command = command.or_else(|| rights::give_back(at, wanted, user).filter(|_| !may_enter));
     let hint = command.or_else(|| rights::make_for(wanted, user).filter(|_| at != Path::new("/"))).unwrap_or_else(|| {

@@ -18,6 +18,7 @@ use lorchestra_core::store::retention::Retention;
 use lorchestra_core::text::path_text;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,12 +97,22 @@ fn config_path(args: &GlobalFlags, base: &BaseDirs) -> PathBuf {
     }
 }
 
+/// How it is known where the history is, although the configuration file has a mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HistoryPlace {
+    /// The file can be read, and a `state_dir` in it is valid.
+    Certain,
+    /// The file cannot be read at all: the default location is assumed.
+    Assumed,
+    /// The `state_dir` in the file is not valid, or the file that `--config` names does not exist.
+    Unknown,
+}
+
 /// The settings that can be read from a configuration file with a mistake.
 #[derive(Debug)]
 pub(crate) struct Rescued {
     pub(crate) state_dir: PathBuf,
-    /// Whether the history is certainly there: the file can be read, and a `state_dir` in it is valid.
-    pub(crate) is_certain: bool,
+    pub(crate) place: HistoryPlace,
     pub(crate) on_failure: Option<String>,
 }
 
@@ -110,8 +121,10 @@ impl Rescued {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub(crate) fn read(args: &GlobalFlags) -> Option<Self> {
         let base = BaseDirs::new().filter(|base| base.home_dir().is_absolute())?;
-        let text = crate::config::text_of(&config_path(args, &base)).ok();
-        let is_readable = text.is_some();
+        let text = crate::config::readable_part(&config_path(args, &base));
+        let is_misspelt = args.config.is_some() && text.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        let unread = if is_misspelt { HistoryPlace::Unknown } else { HistoryPlace::Assumed };
+        let is_readable = text.is_ok();
         let text = text.unwrap_or_default();
         let lines = || text.lines().map(str::trim).take_while(|line| !line.starts_with('['));
         let key = |name: &str| -> Option<String> {
@@ -126,8 +139,13 @@ impl Rescued {
         let configured = configured.filter(|dir| dir.is_absolute());
         // Also a misspelt key, and one below a table.
         let is_mentioned = text.lines().any(|line| line.trim_start().starts_with("state"));
+        let place = match () {
+            () if !is_readable => unread,
+            () if configured.is_some() || !is_mentioned => HistoryPlace::Certain,
+            () => HistoryPlace::Unknown,
+        };
         Some(Self {
-            is_certain: is_readable && (configured.is_some() || !is_mentioned),
+            place,
             state_dir: configured.unwrap_or_else(|| state_home.join("lorchestra")),
             on_failure: key("on_failure").filter(|_| std::env::var_os(crate::notify::RUNNING).is_none()),
         })
@@ -149,20 +167,22 @@ impl Settings {
         }
         let config_path = config_path(args, &base);
         if args.config.is_some() && !config_path.exists() {
-            return Err(CommandError::config(&config_path, "it does not exist", "check the path given to --config"));
+            let message = format!("{} does not exist", path_text(&config_path));
+            return Err(CommandError::new(Code::Config, message).hint("check the path given to --config"));
         }
         let mut config = Config::read(&config_path)?;
         config.expand_home(base.home_dir());
         Self::resolve(args, &base, config_path, config)
     }
 
-    /// Returns the settings for a command that only reads the history, if the configuration file has a mistake: defaults, except for the
-    /// state directory and `on_failure`. `None` if it is not certain where the history is.
-    pub(crate) fn without_config(args: &GlobalFlags) -> Option<Self> {
-        let Rescued { state_dir, on_failure, .. } = Rescued::read(args).filter(|rescued| rescued.is_certain)?;
+    /// Returns the settings for a command that needs at most the history, if the configuration file has a mistake: defaults, except for
+    /// the state directory and `on_failure`; and how it is known where the history is. `None` if HOME or the environment has a mistake too.
+    pub(crate) fn without_config(args: &GlobalFlags) -> Option<(Self, HistoryPlace)> {
+        let Rescued { state_dir, on_failure, place } = Rescued::read(args)?;
         let base = BaseDirs::new()?;
         let config = Config { state_dir: Some(state_dir), on_failure, ..Config::default() };
-        Self::resolve(args, &base, config_path(args, &base), config).ok()
+        let settings = Self::resolve(args, &base, config_path(args, &base), config).ok()?;
+        Some((settings, place))
     }
 
     /// The name of the configuration file, for messages that name a key in it.

@@ -58,6 +58,14 @@ pub(crate) fn limit(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How long a command may take for something that it would not begin with 0.
+pub(crate) fn patience(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("with 0 there would be no time for anything; omit it for the default".into()),
+        patience => Ok(patience),
+    }
+}
+
 /// The age of something, or an interval: with 0, all or nothing would match.
 pub(crate) fn age(text: &str) -> Result<Duration, String> {
     match duration(text)? {
@@ -93,6 +101,7 @@ mod tests {
         assert_eq!(number::<u32>(1..)("0"), Err("write a whole number, 1 or more".to_owned()));
         assert_eq!(number::<u32>(1..)("4294967296"), Err("is too large".to_owned()));
         assert!(age("0s").unwrap_err().starts_with("must be more than 0") && age("1s").is_ok());
+        assert!(patience("0s").unwrap_err().contains("no time") && patience("1s").is_ok());
         assert!(run_id("5").unwrap_err().starts_with("write a UUID"));
     }
 }

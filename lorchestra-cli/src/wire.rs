@@ -100,9 +100,12 @@ pub(crate) struct SettingsObject {
 /// A setting with its origin.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Setting {
+    /// A key of the file with its tables, such as `retention.logs` or `job."package/job".timeout`; or `plugin_dir`, once for each directory
+    /// that is searched.
     pub(crate) key: String,
+    /// `none` if the key has no value. Of a secret its source; of a monitor's URL the host.
     pub(crate) value: String,
-    /// A flag, a variable, the file, or `default`.
+    /// A flag, the name of an environment variable, the path of the file, or `default`.
     pub(crate) origin: String,
 }
 
@@ -198,8 +201,14 @@ pub(crate) struct ScheduleObject {
     pub(crate) kind: &'static str,
     /// When it runs, in the syntax of its kind; null for a service that no timer starts.
     pub(crate) when: Option<String>,
-    pub(crate) package: String,
-    pub(crate) job: String,
+    /// The command that runs jobs.
+    #[schemars(extend("enum" = ["run-job", "run-group", "backfill"]))]
+    pub(crate) command: &'static str,
+    /// The package of the job; null for a group, and if the command or its spec cannot be read.
+    pub(crate) package: Option<String>,
+    pub(crate) job: Option<String>,
+    /// The group file, or the file of `--spec`.
+    pub(crate) input: Option<String>,
     /// Where it was found.
     pub(crate) file: String,
     /// What keeps it from running.
@@ -214,7 +223,7 @@ pub(crate) struct StatusObject {
     /// Whether no job is failing or stale.
     pub(crate) healthy: bool,
     pub(crate) jobs: Vec<JobStatus>,
-    pub(crate) delivery: Vec<PendingEvents>,
+    pub(crate) delivery: Vec<UndeliveredEvents>,
 }
 
 /// The health of a job for an account.
@@ -255,12 +264,16 @@ pub(crate) struct JobPending {
     pub(crate) is_minimum: bool,
 }
 
-/// Events that a destination has not received.
+/// Events that a destination has not received. Each number is 10001 if there are more than 10000.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct PendingEvents {
+pub(crate) struct UndeliveredEvents {
     pub(crate) destination: String,
-    /// 10001 if there are more than 10000.
+    /// Events to send.
     pub(crate) pending: u64,
+    /// Events that the destination refused: `events list --failed`.
+    pub(crate) refused: u64,
+    /// Events that may have arrived: `events list --uncertain`.
+    pub(crate) uncertain: u64,
 }
 
 /// The binary, as `--version --json` prints it.

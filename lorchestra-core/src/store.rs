@@ -28,6 +28,7 @@ mod results;
 pub mod retention;
 pub mod run;
 mod schema;
+mod set_aside;
 mod uncovered;
 
 pub use bookmark::{Bookmark, Moved};
@@ -42,8 +43,10 @@ pub use own::{EarlierAttempt, JobProgress, ListedArtifact, OwnType, Started, Ter
 pub use points::RunPoint;
 pub use refusal::{Refusal, Refused};
 pub use run::{Attempt, AttemptEnd, NewRun, Run, RunEnd, RunFilter, RunStart, RunState};
+pub use set_aside::SetAside;
 pub use uncovered::Uncovered;
 
+use crate::host::clock::now_micros;
 use crate::host::limits::{self, RefusedOperation};
 use crate::host::locks::FileLock;
 use crate::host::state::StateDir;
@@ -147,6 +150,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Another file has taken the place of the database.
+    pub(crate) fn replaced(path: &Path) -> Self {
+        Self::Io { path: path.to_owned(), source: io::Error::other("it was replaced while it was in use") }
+    }
+
     fn sql(path: &Path, doing: &'static str, source: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode as Code;
         let path = path.to_owned();
@@ -290,12 +298,27 @@ impl Store {
         self.file.is_some() && self.file == file_id(&self.path)
     }
 
+    /// Opens the file at its path, if another one has taken the place of the file that was opened. Returns whether it did.
+    pub(crate) fn follow(&mut self) -> Result<bool, StoreError> {
+        if self.is_current() {
+            return Ok(false);
+        }
+        let other = Self::open_current(&self.path)?.ok_or_else(|| StoreError::replaced(&self.path))?;
+        let (long_log, taken_in) = (std::mem::take(&mut self.long_log), self.taken_in);
+        *self = Self { taken_in, ..other };
+        if long_log {
+            self.expect_flood()?;
+        }
+        Ok(true)
+    }
+
     /// Returns the approximate number of newest events that had been committed but were missing when this store was opened: its write-ahead
     /// log was damaged, or an older copy of the database was restored. Only the first caller gets the number.
     pub fn take_missing(&mut self) -> u64 {
         let missing = std::mem::take(&mut self.missing);
         if missing > 0
             && self.doubt_deliveries().is_ok()
+            && self.record_loss(missing).is_ok()
             && let Ok(newest) = self.newest_event()
         {
             self.newest.reset(newest);
@@ -307,6 +330,21 @@ impl Store {
     fn doubt_deliveries(&mut self) -> Result<(), StoreError> {
         self.write("recording that commits are missing", |tx| {
             tx.execute("UPDATE outbox SET doubtful_to = (SELECT coalesce(max(n), 0) FROM events)", []).map(drop)
+        })
+    }
+
+    fn record_loss(&mut self, missing: u64) -> Result<(), StoreError> {
+        self.write("recording a loss of events", |tx| {
+            let values = [now_micros(), missing.cast_signed()];
+            tx.execute("INSERT INTO losses (found_at, missing) VALUES (?1, ?2)", values).map(drop)
+        })
+    }
+
+    /// Returns when newest events were found to be missing, in microseconds since 1970, and about how many, oldest first.
+    pub fn losses(&self) -> Result<Vec<(i64, u64)>, StoreError> {
+        self.read("reading the losses", |db| {
+            let mut statement = db.prepare("SELECT found_at, missing FROM losses ORDER BY found_at")?;
+            statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?.collect()
         })
     }
 
@@ -375,7 +413,12 @@ impl Store {
         let sql = |e| StoreError::sql(path, doing, e);
         let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
         let value = work(&tx).map_err(sql)?;
-        tx.commit().map_err(sql)?;
+        if let Err(error) = tx.commit() {
+            // A write-ahead log that could not be synced may contain the whole commit, and the next process to read the log would find it
+            // there. Another commit takes its place.
+            let _ = self.db.pragma_update(None, "user_version", schema::VERSION);
+            return Err(sql(error));
+        }
         // A loss that nobody has reported yet stays visible.
         if !self.is_deferred
             && self.missing == 0

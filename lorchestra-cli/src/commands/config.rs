@@ -1,22 +1,21 @@
 //! `config`: the settings that apply with the origin of each, and a list of all keys. `config keys` works even if the file is invalid.
 
+mod shown;
+
 use crate::exit::Code;
 use crate::failure::CommandError;
-use crate::notify::Hook;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use crate::show;
 use crate::wire::{self, Setting};
 use clap::Subcommand;
-use lorchestra_core::plan::{duration, size};
-use lorchestra_core::text::{escaped, path_text};
+use lorchestra_core::text::escaped;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Show the settings that apply
     #[command(before_help = "Examples:\n  lorchestra config show\n  lorchestra config show --origin")]
     Show {
-        /// Also show where each setting comes from: a flag, a variable, the file or the default
+        /// Also show where each setting comes from: a flag, an environment variable, the file or the default
         #[arg(long)]
         origin: bool,
         /// Print one JSON object (schema lorchestra.config/1), which has the origins
@@ -30,6 +29,9 @@ pub(crate) enum ConfigCommand {
         json: bool,
     },
 }
+
+/// Width of the column of defaults, at most.
+const WIDEST: usize = 30;
 
 /// Prints each key with its default and meaning on one line.
 const KEYS: &[(&str, &str, &str)] = &[
@@ -70,7 +72,11 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("job.\"package/job\".expect_every", "none", "longest time between two successes, for status"),
     ("job.\"package/job\".ping", "none", "URL of the monitor that expects this job"),
     ("job.\"package/job\".params.NAME", "none", "value of a parameter, unless a flag sets it"),
-    ("job.\"package/job\".secrets.NAME", "see --help", "env:NAME, file:PATH or credential:NAME"),
+    (
+        "job.\"package/job\".secrets.NAME",
+        "the credential package.NAME, else LORCHESTRA_SECRET_PACKAGE_NAME",
+        "env:NAME, file:PATH or credential:NAME",
+    ),
 ];
 
 pub(super) fn keys(json: bool, printer: &mut Printer) -> Code {
@@ -79,8 +85,9 @@ pub(super) fn keys(json: bool, printer: &mut Printer) -> Code {
         printer.json(&wire::KeysObject { schema: "lorchestra.config-keys/1", keys });
         return Code::Success;
     }
-    let width = |of: fn(&(&str, &str, &str)) -> usize| KEYS.iter().map(of).max().unwrap_or(0);
-    let (names, defaults) = (width(|key| key.0.len()), width(|key| key.1.len()));
+    let names = KEYS.iter().map(|key| key.0.len()).max().unwrap_or(0);
+    // A longer default pushes only its own meaning to the right.
+    let defaults = KEYS.iter().map(|key| key.1.len()).filter(|width| *width <= WIDEST).max().unwrap_or(0);
     for (name, default, meaning) in KEYS {
         printer.line(format_args!("{name:names$}  {default:defaults$}  {meaning}"));
     }
@@ -92,7 +99,7 @@ pub(super) fn run(command: &ConfigCommand, settings: &Settings, printer: &mut Pr
         ConfigCommand::Keys { json } => return Ok(keys(*json, printer)),
         ConfigCommand::Show { origin, json } => (*origin, *json),
     };
-    let shown = shown(settings);
+    let shown = shown::shown(settings);
     if json {
         let file = settings.config_path.display().to_string();
         printer.json(&wire::SettingsObject { schema: "lorchestra.config/1", file, settings: shown });
@@ -103,52 +110,4 @@ pub(super) fn run(command: &ConfigCommand, settings: &Settings, printer: &mut Pr
         printer.line(format_args!("{key} = {}{from}", escaped(value)));
     }
     Ok(Code::Success)
-}
-
-fn shown(settings: &Settings) -> Vec<Setting> {
-    let file = path_text(&settings.config_path);
-    // A key of the file has a higher precedence than a default, and a variable than both.
-    let from = |key: &str, variable: Option<&str>| -> String {
-        match variable.filter(|name| settings.variable(name).is_some_and(|value| !value.is_empty())) {
-            Some(name) => name.to_owned(),
-            None if settings.configured.iter().any(|known| known == key) => file.clone(),
-            None => "default".to_owned(),
-        }
-    };
-    let mut all = Vec::new();
-    let mut add = |key: &str, value: String, origin: String| all.push(Setting { key: key.to_owned(), value, origin });
-    for dir in &settings.plugin_dirs {
-        add("plugin_dir", path_text(&dir.path), dir.origin.clone());
-    }
-    let state = if from("state_dir", None) == "default" { from("state_dir", Some("XDG_STATE_HOME")) } else { file.clone() };
-    add("state_dir", path_text(&settings.state_dir), state);
-    let data = if from("data_dir", None) == "default" { from("data_dir", Some("XDG_DATA_HOME")) } else { file.clone() };
-    add("data_dir", path_text(&settings.data_root), data);
-    add("locked", settings.locked.to_string(), from("locked", None));
-    for hook in Hook::ALL {
-        add(hook.key(), settings.hooks.command(hook).unwrap_or("none").to_owned(), from(hook.key(), None));
-    }
-    let retention = &settings.retention;
-    for (key, kept) in [
-        ("retention.logs", retention.logs),
-        ("retention.payloads", retention.payloads),
-        ("retention.runs", retention.runs),
-        ("delivery.timeout", settings.delivery_timeout),
-    ] {
-        add(key, duration::show(kept), from(key, None));
-    }
-    add("logs.max", size::show(settings.log_max), from("logs.max", None));
-    add("events.strict_numbers", settings.strict_numbers.to_string(), from("events.strict_numbers", None));
-    for to in &settings.destinations {
-        let key = format!("destinations.{}", to.name());
-        let in_file = settings.configured.iter().any(|known| known.starts_with(&key));
-        add(&key, to.label().to_owned(), if in_file { file.clone() } else { "environment".to_owned() });
-    }
-    for (job, config) in &settings.jobs {
-        let set = settings.configured.iter().filter(|key| key.starts_with(&format!("job.{job}.")));
-        let keys: Vec<&str> = set.filter_map(|key| key.rsplit_once('.').map(|(_, key)| key)).collect();
-        let every = config.expect_every.map(|every| format!(", expected every {}", duration::show(every))).unwrap_or_default();
-        add(&format!("job.{job:?}"), format!("{} ({}){every}", show::counted(keys.len(), "key"), keys.join(", ")), file.clone());
-    }
-    all
 }

@@ -124,13 +124,17 @@ pub(super) fn flush(
                 delivered,
                 refused,
                 uncertain,
+                all_refused: backlog.refused,
+                all_uncertain: backlog.uncertain,
                 pending: backlog.pending,
                 stopped: report.trouble.as_ref().map(why),
             });
         } else {
             printer.line(format_args!("Delivered {}{where_to}.", events(report.progress.delivered)));
         }
-        undelivered::report(to, &Report { trouble: None, progress: report.progress }, backlog.pending, printer);
+        // Also those of earlier calls: nothing else sends them.
+        let all = Progress { refused: backlog.refused, uncertain: backlog.uncertain, ..report.progress };
+        undelivered::report(to, &Report { trouble: None, progress: all }, backlog.pending, printer);
         let Some(failure) = report.trouble.as_ref().and_then(|trouble| flush_failure(trouble, backlog)) else { continue };
         // The first error is the command's; the others become warnings.
         match failed {

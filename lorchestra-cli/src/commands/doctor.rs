@@ -13,7 +13,7 @@ use crate::failure::CommandError;
 use crate::flags::GlobalFlags;
 use crate::notify::Notices;
 use crate::printer::{BAD, GOOD, Printer, WARNING};
-use crate::settings::Settings;
+use crate::settings::{HistoryPlace, Settings};
 use crate::wire;
 use clap::Args;
 use lorchestra_core::text;
@@ -108,16 +108,22 @@ pub(super) fn run(
 /// Reports that the configuration cannot be read, and examines what does not depend on it.
 pub(crate) fn without_settings(command: &Doctor, global: &GlobalFlags, error: &CommandError, printer: &mut Printer) -> Code {
     let mut findings = vec![Finding::of("configuration", error)];
-    if let Some(settings) = Settings::without_config(global) {
-        let mut notices = Notices::new(&settings.hooks);
-        state::host(&settings, &mut findings);
-        state::store(&settings, command.fix, &mut notices, &mut findings);
-        let code = report(&findings, command.json, printer);
-        printer.note("Plugins, secrets and destinations were not checked: fix the configuration first.");
-        notices.send(None, printer);
-        return code;
+    let known = Settings::without_config(global);
+    let mut notices = known.as_ref().map(|(settings, _)| Notices::new(&settings.hooks));
+    let mut unchecked = "Plugins, secrets and destinations were not checked";
+    match known.as_ref().zip(notices.as_mut()) {
+        Some(((settings, place), notices)) if *place != HistoryPlace::Unknown => {
+            state::host(settings, &mut findings);
+            state::store(settings, command.fix, notices, &mut findings);
+        }
+        _ => unchecked = "The host, the history, plugins, secrets and destinations were not checked",
     }
-    report(&findings, command.json, printer)
+    let code = report(&findings, command.json, printer);
+    printer.note(format_args!("{unchecked}: fix the configuration first."));
+    if let Some(notices) = notices {
+        notices.send(None, printer);
+    }
+    code
 }
 
 fn report(findings: &[Finding], as_json: bool, printer: &mut Printer) -> Code {

@@ -3,6 +3,7 @@
 mod export;
 
 use super::{delivery, find_run, history, setup};
+use crate::complete;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::notify::Notices;
@@ -11,6 +12,7 @@ use crate::settings::Settings;
 use crate::values;
 use crate::wire::EventLine;
 use clap::{Args, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
 use lorchestra_core::delivery::{DestinationConfig, Resend};
 use lorchestra_core::store::{Event, EventFilter, Store, Undelivered, short_id};
 use lorchestra_core::text::printable;
@@ -32,7 +34,7 @@ pub(crate) enum Events {
     #[command(before_help = "Examples:\n  lorchestra events flush\n  lorchestra events flush --timeout 10m")]
     Flush {
         /// Stop after this long [default: 3m]
-        #[arg(long, value_parser = values::limit, value_name = "DURATION")]
+        #[arg(long, value_parser = values::patience, value_name = "DURATION")]
         timeout: Option<Duration>,
         /// Deliver only to this destination
         #[arg(long, value_parser = DestinationConfig::NAMES, value_name = "NAME")]
@@ -54,7 +56,7 @@ pub(crate) enum Events {
         #[arg(long)]
         dry_run: bool,
         /// Wait this long for the test row to appear (a new table can take minutes) [default: 3m]
-        #[arg(long, value_parser = values::limit, value_name = "DURATION")]
+        #[arg(long, value_parser = values::patience, value_name = "DURATION")]
         timeout: Option<Duration>,
         /// Set up only this destination
         #[arg(long, value_parser = DestinationConfig::NAMES, value_name = "NAME")]
@@ -69,7 +71,7 @@ pub(crate) enum Events {
 #[derive(Debug, Args)]
 pub(crate) struct EventList {
     /// Show only events of this run (id, short id, `last`, or PACKAGE/JOB for its newest run)
-    #[arg(long)]
+    #[arg(long, add = ArgValueCompleter::new(complete::runs))]
     pub(crate) run: Option<String>,
     /// Show only events of this type
     #[arg(long = "type", value_name = "TYPE")]
@@ -144,6 +146,9 @@ fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, prin
     let store = history.as_ref().map(|(_, store)| store);
     let filter = filter(wanted.run.as_deref(), wanted.event_type.as_deref(), since, store, settings)?;
     let Some(store) = store else {
+        if let Some(name) = &wanted.destination {
+            delivery::chosen(settings, Some(name))?;
+        }
         printer.note("No events yet.");
         return Ok(Code::Success);
     };
@@ -185,6 +190,10 @@ fn list(wanted: &EventList, settings: &Settings, notices: &mut Notices<'_>, prin
 /// Returns the names of the destinations whose undelivered events to list: the configured ones, or else those in the store.
 fn listed(wanted: &EventList, settings: &Settings, store: &Store) -> Result<Vec<String>, CommandError> {
     if let Some(name) = &wanted.destination {
+        // Events of a destination that is no longer configured are still in the store.
+        if !store.destinations()?.contains(name) {
+            delivery::chosen(settings, Some(name))?;
+        }
         return Ok(vec![name.clone()]);
     }
     let configured: Vec<String> = settings.destinations.iter().map(|to| to.name().to_owned()).collect();

@@ -3,18 +3,20 @@
 //! Each pod or task runs `run-window` with the index and attempt that the platform puts into its environment. Claims are in a directory that
 //! all of them mount, because both platforms may start an index more than once.
 
-use super::schedule::containers::{CONTAINER_SECURITY, HOME, POD_SECURITY, Platform, resource, variables};
-use super::schedule::environment::Environment;
+use super::schedule::containers::{CONTAINER_SECURITY, POD_SECURITY, Platform, resource, variables};
+use super::schedule::environment::{Environment, HOME, check_delivery, left_out};
+use super::schedule::portable::{note_of, secret_variables};
 use super::schedule::{self, MARGIN};
+use crate::config::job_key;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use clap::{ArgGroup, Args};
 use lorchestra_core::group::plan_file::PlanFile;
-use lorchestra_core::plan::Retries;
 use lorchestra_core::plan::retries::LONGEST_WAIT;
 use lorchestra_core::plan::source::Source;
+use lorchestra_core::plan::{Retries, duration};
 use lorchestra_core::store::short_id;
 use serde_json::json;
 use std::fmt::Write;
@@ -91,6 +93,8 @@ struct Windows {
     timeout: Option<Duration>,
     /// Environment variables, as YAML.
     environment: String,
+    /// The configured time to wait for delivery.
+    delivery_timeout: Option<String>,
 }
 
 pub(super) fn run(command: &Export, settings: &Settings, printer: &mut Printer) -> Result<Code, CommandError> {
@@ -100,15 +104,18 @@ pub(super) fn run(command: &Export, settings: &Settings, printer: &mut Printer) 
     let name =
         command.name.clone().unwrap_or_else(|| format!("lorchestra-{}-{}-{}", first.package, first.job, short_id(&plan.group)));
     let name = resource(&name);
-    let secrets = first.secrets.values().filter_map(|source| match source {
-        Source::Env(name) | Source::Usual { variable: name, optional: false, .. } => Some(name.clone()),
-        _ => None,
-    });
-    let secrets: Vec<String> = secrets.collect();
-    let environment = Environment::read(settings)?.without_local();
+    // A window is complete only when its events are delivered.
+    check_delivery(settings)?;
+    let secrets = secret_variables(&first);
+    let environment = Environment::read(settings)?.of_container(settings);
     let (platform, indent) = if command.k8s { (Platform::Kubernetes, 12) } else { (Platform::CloudRun, 16) };
     let windows = Windows {
         environment: variables(platform, &secrets, &name, &environment.variables, indent),
+        delivery_timeout: settings
+            .configured
+            .iter()
+            .any(|key| key == "delivery.timeout")
+            .then(|| duration::show(settings.delivery_timeout)),
         group: plan.group.clone(),
         name,
         count,
@@ -123,16 +130,27 @@ pub(super) fn run(command: &Export, settings: &Settings, printer: &mut Printer) 
     } else {
         cloud_run(command, &windows, printer)?;
     }
+    for (param, source) in &first.secrets {
+        if matches!(source, Source::File(_) | Source::Credential(_)) {
+            printer.note(format_args!("The container needs {source} for the secret --{}.", param.replace('_', "-")));
+        }
+    }
     environment.notes.iter().for_each(|note| printer.note(note));
+    // The plan has the policies, parameters and sources of secrets.
+    let ping = job_key(&format!("{}/{}", first.package, first.job), "ping");
+    if let Some(note) = note_of(&left_out(settings, |key| key == ping)) {
+        printer.note(note);
+    }
     Ok(Code::Success)
 }
 
 /// The arguments of the container, and the directory of the plan.
-fn arguments(plan_dir: &str, engine: &str, flags: &[&str]) -> String {
+fn arguments(plan_dir: &str, engine: &str, flags: &[&str], windows: &Windows) -> String {
     let plan = format!("{plan_dir}/plan.jsonl");
     // The root of the file system is there wherever it is mounted; nothing must be created first.
     let words = ["run-window", "--quiet", "--engine", engine, "--plan", &plan, "--claims", SHARED];
-    json!([&words, flags].concat()).to_string()
+    let timeout = windows.delivery_timeout.iter().flat_map(|timeout| ["--delivery-timeout", timeout]);
+    json!(words.into_iter().chain(flags.iter().copied()).chain(timeout).collect::<Vec<_>>()).to_string()
 }
 
 fn kubernetes(command: &Export, windows: &Windows, printer: &mut Printer) -> Result<(), CommandError> {
@@ -164,7 +182,7 @@ fn kubernetes(command: &Export, windows: &Windows, printer: &mut Printer) -> Res
     };
     let [failed, usage, timeout, config, plugin] =
         [Code::Failed, Code::Usage, Code::Timeout, Code::Config, Code::Plugin].map(Code::number);
-    let args = arguments(&plan_dir, "k8s", &["--index-from", "JOB_COMPLETION_INDEX", "--attempt-from", "POD_NAME"]);
+    let args = arguments(&plan_dir, "k8s", &["--index-from", "JOB_COMPLETION_INDEX", "--attempt-from", "POD_NAME"], windows);
     let (mount, volume) = if is_small {
         (
             "\n            - {name: plan, mountPath: /plan, readOnly: true}",
@@ -289,7 +307,7 @@ spec:
         parallel = command.jobs,
         account = account.unwrap_or_default(),
         image = json!(command.image),
-        args = arguments(&plan_dir, "cloud-run", &flags),
+        args = arguments(&plan_dir, "cloud-run", &flags, windows),
         server = json!(server),
         path = json!(path),
     ));

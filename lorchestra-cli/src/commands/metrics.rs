@@ -13,7 +13,7 @@ use crate::settings::Settings;
 use clap::Args;
 use lorchestra_core::host::atomic_file::{OutputFile, unless_reader_left};
 use lorchestra_core::host::clock::now_micros;
-use lorchestra_core::store::{Run, Store};
+use lorchestra_core::store::{Run, SetAside, Store};
 use std::fmt::Write as _;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -89,12 +89,33 @@ fn jobs(jobs: &[Judged], text: &mut Exposition) {
     }
 }
 
+/// A metric of a destination: its name, its meaning, and its value.
+type DeliveryMetric = (&'static str, &'static str, fn(u64, SetAside) -> u64);
+
+const DELIVERY: [DeliveryMetric; 3] = [
+    ("pending", "Events that a destination has not received, counted up to a limit.", |pending, _| pending),
+    ("refused", "Events that a destination refused, counted up to a limit.", |_, set_aside| set_aside.refused),
+    ("uncertain", "Events that may not have arrived in a destination, counted up to a limit.", |_, set_aside| {
+        set_aside.uncertain
+    }),
+];
+
 #[expect(clippy::cast_precision_loss, reason = "Prometheus has no other numbers")]
 fn delivery(settings: &Settings, store: Option<&Store>, text: &mut Exposition) -> Result<(), CommandError> {
-    text.family("lorchestra_events_pending", "gauge", "Events that a destination has not received, counted up to a limit.");
+    let mut counts = Vec::new();
     for to in &settings.destinations {
-        let pending = store.map_or(Ok(0), |store| store.pending(to.name()))?;
-        text.sample("lorchestra_events_pending", &[("destination", to.name())], pending as f64);
+        let counted = match store {
+            Some(store) => (store.pending(to.name())?, store.set_aside(to.name())?),
+            None => (0, SetAside::default()),
+        };
+        counts.push((to.name(), counted));
+    }
+    for (name, help, value) in DELIVERY {
+        let name = format!("lorchestra_events_{name}");
+        text.family(&name, "gauge", help);
+        for (to, (pending, set_aside)) in &counts {
+            text.sample(&name, &[("destination", to)], value(*pending, *set_aside) as f64);
+        }
     }
     Ok(())
 }

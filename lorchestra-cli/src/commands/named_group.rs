@@ -29,13 +29,18 @@ pub(super) fn find(store: &Store, text: &str) -> Result<Group, CommandError> {
 
 /// Returns the name of the group in the runs of this host that a user named.
 pub(super) fn of_runs(store: Option<&Store>, text: &str) -> Result<String, CommandError> {
-    let no_group = || unknown(text).hint("run lorchestra backfill list to see the newest ones");
+    // Also groups of `run-group`, and those that exist only in runs (`run-job --group`).
+    let no_group = || unknown(text).hint("run lorchestra runs list --json, which prints the group of each run");
     let store = store.ok_or_else(no_group)?;
     let literally = RunQuery { group: Some(text.to_owned()), ..RunQuery::default() };
     if !store.find_runs(&literally, 1)?.is_empty() {
         return Ok(text.to_owned());
     }
-    Ok(find(store, text)?.group_id)
+    match store.find_group(BACKFILL, text)? {
+        Ok(group) => Ok(group.group_id),
+        Err(found) if found.is_empty() => Err(no_group()),
+        Err(_) => find(store, text).map(|group| group.group_id),
+    }
 }
 
 /// Returns the name of the group in the runs of all hosts that a user named. Their stores know which groups there are; here only runs show

@@ -73,7 +73,10 @@ pub(crate) enum Plugins {
         json: bool,
     },
     /// Write plugins.lock, which pins installed libraries for `locked = true` and --locked
-    #[command(before_help = "Examples:\n  lorchestra plugins lock\n  lorchestra plugins lock ingester")]
+    #[command(
+        before_help = "Examples:\n  lorchestra plugins lock\n  lorchestra plugins lock ingester",
+        after_help = "plugins.lock is next to config.toml, or next to the file given with --config."
+    )]
     Lock {
         /// Lock only these packages and keep the other entries of the file
         #[arg(add = ArgValueCompleter::new(complete::packages))]

@@ -330,11 +330,11 @@ impl Invocation<'_, '_> {
         Ok(Ok(Planned { spec, library: package.path.clone(), secrets, own, lock }))
     }
 
-    /// Records that the run could not start, and delivers the event that reports it. Errors of this are only traced, because the failure itself
-    /// has been printed.
+    /// Records that the run could not start, prints it for `--json`, and delivers the event that reports it. Errors of this are only traced,
+    /// because the failure itself has been printed.
     fn refuse(&mut self, failure: &CommandError, signals: &mut Option<Signals>) {
         let Some(refusal) = self.asked.refusal(failure, self.settings) else { return };
-        let quiet = OwnFlags { quiet: true, json: false, require_delivery: false, ..self.asked.own.clone() };
+        let quiet = OwnFlags { quiet: true, require_delivery: false, ..self.asked.own.clone() };
         let shown = failure.has_room();
         match self.observed(&quiet, signals, |host, signals, observer| launch::refuse(&refusal, host, signals, observer)) {
             Ok(run_id) if shown => self.printer.note(format_args!("  lorchestra runs show {}", short_id(&run_id))),

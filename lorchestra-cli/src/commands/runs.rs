@@ -109,7 +109,8 @@ pub(super) fn run(
         let fleet = Fleet::read(crate::values::time("--since", wanted.since.as_deref())?, settings)?;
         return list::list(wanted, Some(&fleet.history.1), &Unclosed::default(), settings, printer);
     }
-    let (history, unclosed) = history_and_unclosed(settings, notices, printer)?;
+    let opened = history_and_unclosed(settings, notices, printer);
+    let (history, unclosed) = if matches!(command, Runs::Prune(_)) { opened.map_err(CommandError::of_prune)? } else { opened? };
     let store = history.as_ref().map(|(_, store)| store);
     match command {
         Runs::List(wanted) => list::list(wanted, store, &unclosed, settings, printer),
@@ -135,7 +136,7 @@ pub(super) fn run(
         }
         Runs::Watch { interval } => watch::watch(*interval, history, settings, notices, printer),
         Runs::Prune(command) => match history {
-            Some(history) => prune::prune(command, history, settings, printer),
+            Some(history) => prune::prune(command, history, settings, printer).map_err(CommandError::of_prune),
             None => {
                 printer.note(list::none(settings));
                 prune::print_nothing(command, printer);

@@ -2,12 +2,13 @@
 //!
 //! lorchestra has no scheduler, so a time is text in the syntax of the one that reads it. `print` checks jobs and their flags as `run-job`
 //! does, without reading secrets, and changes nothing unless `--dir` is given. One file for each kind of schedule: [`systemd`], [`cron`],
-//! [`containers`].
+//! [`containers`]. A container has no config.toml: see [`portable`].
 
 pub(super) mod containers;
 mod cron;
 pub(super) mod environment;
 mod list;
+pub(super) mod portable;
 mod systemd;
 
 use super::{bookmarks, catalog, find_job};
@@ -21,15 +22,16 @@ use crate::secrets::Configured;
 use crate::settings::{PLUGIN_FLAG, Settings};
 use chrono::Utc;
 use clap::{ArgGroup, Args, Subcommand};
-use environment::Environment;
+use environment::{Environment, check_delivery};
 use lorchestra_core::host::atomic_file::OutputFile;
 use lorchestra_core::host::files::open_regular;
 use lorchestra_core::plan::source::Source;
-use lorchestra_core::plan::{self, Context, PlanRequest, RunPolicy};
+use lorchestra_core::plan::{self, Context, ParamArg, PlanRequest, RunPolicy};
 use lorchestra_core::store::bookmark::Key;
 use lorchestra_core::text::{path_text, quote, shell};
 use lorchestra_plugin_api::def::ParamKind;
 use lorchestra_plugin_api::manifest::{JobManifest, is_name};
+use portable::{Origins, Portable, portable, secret_variables};
 use rustix::fs::OFlags;
 use std::ffi::OsString;
 use std::fs::Permissions;
@@ -66,7 +68,10 @@ const AT: &str = "\
 others, for example '15 3 * * *' or '0 9 * * 1'. Without --at, the job runs every night at 03:15.
 
 Environment variables that lorchestra reads and that are set now (XDG_STATE_HOME, LORCHESTRA_PLUGIN_PATH and others) are copied into the \
-schedule, except secrets and, for containers, paths on this machine.";
+schedule, except secrets and, for containers, paths on this machine.
+
+A container has no config.toml. The parameters, sources of secrets, policies and BigQuery table that the file sets become flags and \
+variables of the container. The command lists the other keys of the file, which have no effect there.";
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("target").required(true))]
@@ -114,8 +119,8 @@ struct Scheduled {
     name: String,
     /// Arguments after the binary, for this machine.
     args: Vec<String>,
-    /// The same without paths of this machine, for a container.
-    portable_args: Vec<String>,
+    /// The same for a container.
+    portable: Portable,
     /// Names of systemd credentials that the run reads.
     credentials: Vec<String>,
     /// Environment variables that hold secrets.
@@ -193,9 +198,12 @@ fn print(wanted: &Print, settings: &Settings, notices: &mut Notices<'_>, printer
         (files, [systemd::notes(&jobs, &manager, settings), environment.notes].concat())
     } else {
         let image = wanted.image.as_deref().unwrap_or_default();
-        let environment = environment.without_local();
+        let environment = environment.of_container(settings);
         let (files, notes) = containers::files(&jobs, at, image, (wanted.k8s, &environment.variables));
-        (files, [notes, environment.notes].concat())
+        let mut keys: Vec<String> = jobs.iter().flat_map(|job| job.portable.left_out.iter().cloned()).collect();
+        keys.sort();
+        keys.dedup();
+        (files, [notes, environment.notes, portable::note_of(&keys).into_iter().collect()].concat())
     };
     match &wanted.dir {
         Some(dir) => write(&files, dir, printer)?,
@@ -238,8 +246,8 @@ fn scheduled(
     };
     let mut values = parsed.given;
     values.extend(flags::named(&parsed.own.param)?);
-    absolute(&job, &values)?;
     values.extend(params::configured(package, &job, &values, settings)?);
+    absolute(&job, &values)?;
     let bookmark = match plan::last::requested_bookmark(&job, &values) {
         Some(asked) => {
             let key = Key { package, job: job_name, account: asked.account.as_deref() };
@@ -249,6 +257,7 @@ fn scheduled(
     };
     let configured = Configured::of(package, &job, &values, settings)?;
     values.extend(configured.values(settings));
+    let configured: Vec<ParamArg> = values.iter().filter(|value| value.is_configured).cloned().collect();
     let config = settings.jobs.get(name).map(crate::config::JobConfig::policy).unwrap_or_default();
     let own = RunPolicy { timeout: parsed.own.timeout, grace: parsed.own.grace, ..RunPolicy::default() };
     let spec = plan::resolve(PlanRequest {
@@ -263,13 +272,17 @@ fn scheduled(
     })
     .map_err(|error| super::run_job::bad_parameters(package, &job, &error, settings))?;
     let rest: Vec<String> = wanted.rest.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    if wanted.cloud_run || wanted.k8s && parsed.own.require_delivery {
+        check_delivery(settings)?;
+    }
+    let origins = Origins { package, job: &job, own: &parsed.own, rest: &rest, configured: &configured };
+    let portable = portable(&origins, &spec, settings);
     let command = ["run-job", "-q", "--requested-by", "schedule", package, job_name].map(str::to_owned);
-    let portable_args: Vec<String> = command.into_iter().chain(rest).collect();
     let delivery = parsed.own.delivery_timeout.unwrap_or(settings.delivery_timeout);
     Ok(Scheduled {
         name: wanted.name.clone().unwrap_or_else(|| format!("lorchestra-{package}-{job_name}")),
-        args: here(settings).into_iter().chain(portable_args.iter().cloned()).collect(),
-        portable_args,
+        args: here(settings).into_iter().chain(command).chain(rest.iter().cloned()).collect(),
+        portable,
         credentials: spec
             .secrets
             .values()
@@ -278,14 +291,7 @@ fn scheduled(
                 _ => None,
             })
             .collect(),
-        variables: spec
-            .secrets
-            .values()
-            .filter_map(|source| match source {
-                Source::Env(name) | Source::Usual { variable: name, optional: false, .. } => Some(name.clone()),
-                _ => None,
-            })
-            .collect(),
+        variables: secret_variables(&spec),
         stop_within: spec.grace + delivery + MARGIN,
         timeout: spec.timeout,
         package: package.to_owned(),
@@ -294,11 +300,15 @@ fn scheduled(
 }
 
 /// Fails for a relative path: a schedule has another working directory.
-fn absolute(job: &JobManifest, values: &[plan::ParamArg]) -> Result<(), CommandError> {
+fn absolute(job: &JobManifest, values: &[ParamArg]) -> Result<(), CommandError> {
     let is_path = |name: &str| job.params.iter().any(|param| param.name == name && param.kind == ParamKind::Path);
-    match values.iter().find(|value| is_path(&value.name) && Path::new(&value.text).is_relative()) {
-        Some(value) => Err(CommandError::new(Code::Usage, format!("{} {} is a relative path", value.typed_as, value.text))
-            .hint("use an absolute path: a schedule runs in another directory")),
+    let is_relative = |value: &ParamArg| Path::new(&value.text).is_relative() && !value.text.starts_with("~/");
+    match values.iter().find(|value| is_path(&value.name) && is_relative(value)) {
+        Some(value) => Err(CommandError::new(
+            if value.is_configured { Code::Config } else { Code::Usage },
+            format!("{} {} is a relative path", value.typed_as, value.text),
+        )
+        .hint("use an absolute path: a schedule runs in another directory")),
         None => Ok(()),
     }
 }

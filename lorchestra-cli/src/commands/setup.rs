@@ -9,8 +9,11 @@ use crate::wire::SetupObject;
 use lorchestra_core::delivery::bigquery::{BigQuery, BigQueryConfig, setup};
 use lorchestra_core::delivery::jsonl::{self, JsonlConfig};
 use lorchestra_core::delivery::openlineage::{OpenLineage, OpenLineageConfig};
-use lorchestra_core::delivery::{Destination as _, DestinationConfig};
+use lorchestra_core::delivery::{DeliveryError, Destination as _, DestinationConfig};
+use lorchestra_core::host::files::check_writable;
 use lorchestra_core::plan::duration;
+use lorchestra_core::text::path_text;
+use std::path::Path;
 use std::time::Duration;
 
 /// Default time to wait until the test row can be read.
@@ -109,17 +112,33 @@ fn directory(config: &JsonlConfig, progress: &mut SetupProgress<'_>) -> Result<P
     let steps: Vec<String> = missing.then(|| format!("create directory {target}")).into_iter().collect();
     progress.steps(&steps);
     if !progress.dry_run {
-        jsonl::set_up(config).map_err(|refusal| refused(&refusal))?;
+        jsonl::set_up(config).map_err(|refusal| not_prepared(&config.dir, &refusal))?;
     }
     let result = format!("{target} is ready: wrote and removed a test file");
     Ok(PreparedTarget { target, steps, event_id: None, result })
+}
+
+/// The error for a directory that cannot be created or written: names the permission that is missing, and what to do.
+fn not_prepared(dir: &Path, refusal: &DeliveryError) -> CommandError {
+    let existing = dir.ancestors().find(|at| at.exists()).unwrap_or(dir);
+    match check_writable(existing) {
+        Ok(()) => refused(refusal),
+        Err(error) => {
+            let failure = CommandError::refused(Code::Undelivered, &format!("cannot write to {}", path_text(dir)), dir, &error);
+            let or = if failure.hints.is_empty() { "" } else { "or " };
+            failure.hint(format!("{or}set dir in [destinations.jsonl] in config.toml to a directory that this user may write to"))
+        }
+    }
 }
 
 fn endpoint(config: OpenLineageConfig, progress: &mut SetupProgress<'_>) -> Result<PreparedTarget, CommandError> {
     let target = config.url.clone();
     if !progress.dry_run {
         let mut backend = OpenLineage::new(config);
-        blocking(async { backend.connect().await })?.map_err(|refusal| refused(&refusal))?;
+        blocking(async { backend.connect().await })?.map_err(|refusal| match refusal {
+            DeliveryError::Later { .. } => refused(&refusal).hint("check destinations.openlineage.url"),
+            _ => refused(&refusal),
+        })?;
     }
     let result = format!("{target} answers");
     Ok(PreparedTarget { target, steps: Vec::new(), event_id: None, result })

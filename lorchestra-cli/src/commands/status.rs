@@ -20,9 +20,10 @@ use crate::wire::{self, JobStatus, RunSummary};
 use anstyle::Style;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
+use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::store::bookmark::Key;
-use lorchestra_core::store::{COUNTED, JobHealth, PendingJobs, Run, RunQuery, Store, short_id};
+use lorchestra_core::store::{COUNTED, JobHealth, PendingJobs, Run, RunQuery, SetAside, Store, short_id};
 use lorchestra_core::text::{escaped, path_text};
 use std::time::Duration;
 
@@ -142,25 +143,28 @@ pub(super) fn run(
             jobs.push(Judged { word, health, expected_every, limit, bookmark, pending: Vec::new(), abandoned: None });
         }
     }
-    let pending = match store.filter(|_| fleet.is_none()) {
+    let undelivered = match store.filter(|_| fleet.is_none()) {
         Some(store) => count_pending(&mut jobs, settings, store)?,
         None => Vec::new(),
     };
     let bad: Vec<&Judged> = jobs.iter().filter(|job| matches!(job.word, Word::Failing | Word::Stale)).collect();
     if command.json {
-        let pending = pending.iter().map(|([name, _], n)| wire::PendingEvents { destination: (*name).to_owned(), pending: *n });
+        let delivery = undelivered.iter().map(|of| wire::UndeliveredEvents {
+            destination: of.to.name().to_owned(),
+            pending: of.pending,
+            refused: of.set_aside.refused,
+            uncertain: of.set_aside.uncertain,
+        });
         printer.json(&wire::StatusObject {
             schema: "lorchestra.status/1",
             healthy: bad.is_empty(),
             jobs: jobs.iter().map(object).collect(),
-            delivery: pending.collect(),
+            delivery: delivery.collect(),
         });
     } else {
         table::print(&jobs, printer);
         let of = if command.job.is_some() { " (of all jobs)" } else { "" };
-        for ([_, to], n) in pending.iter().filter(|(_, n)| *n > 0) {
-            let more = if *n > COUNTED { "more than " } else { "" };
-            let text = format!("Delivery: {more}{} pending to {to}{of}", show::counted((*n).min(COUNTED), "event"));
+        for text in undelivered.iter().flat_map(|undelivered| undelivered.texts(of)) {
             cells::folded(&text, printer.width().unwrap_or(usize::MAX)).iter().for_each(|line| printer.line(line));
         }
         if jobs.is_empty() {
@@ -197,12 +201,40 @@ pub(super) fn run(
     Ok(if bad.is_empty() { Code::Success } else { Code::Failed })
 }
 
-/// Adds the pending events of each job, and returns those of each destination: its name, its label, their number.
-fn count_pending<'a>(
-    jobs: &mut [Judged],
-    settings: &'a Settings,
-    store: &Store,
-) -> Result<Vec<([&'a str; 2], u64)>, CommandError> {
+/// The events that a destination has not received.
+struct UndeliveredTo<'a> {
+    to: &'a DestinationConfig,
+    /// One more than [`COUNTED`] if there are more.
+    pending: u64,
+    set_aside: SetAside,
+}
+
+impl UndeliveredTo<'_> {
+    /// The lines about them; none if there are no such events. `of` says which jobs they cover.
+    fn texts(&self, of: &str) -> Vec<String> {
+        let label = self.to.label();
+        let counted = |n: u64| {
+            let more = if n > COUNTED { "more than " } else { "" };
+            format!("{more}{}", show::counted(n.min(COUNTED), "event"))
+        };
+        let SetAside { refused, uncertain } = self.set_aside;
+        let mut texts = Vec::new();
+        if self.pending > 0 {
+            texts.push(format!("Delivery: {} pending to {label}{of}", counted(self.pending)));
+        }
+        if refused > 0 {
+            texts.push(format!("Delivery: {label} refused {}{of} (see lorchestra events list --failed)", counted(refused)));
+        }
+        if uncertain > 0 {
+            let what = format!("cannot confirm that {} arrived{of}", counted(uncertain));
+            texts.push(format!("Delivery: {label}: {what} (see lorchestra events list --uncertain)"));
+        }
+        texts
+    }
+}
+
+/// Adds the pending events of each job, and returns the undelivered events of each destination.
+fn count_pending<'a>(jobs: &mut [Judged], settings: &'a Settings, store: &Store) -> Result<Vec<UndeliveredTo<'a>>, CommandError> {
     let mut totals = Vec::new();
     for to in &settings.destinations {
         let counted = store.pending_jobs(to.name())?;
@@ -214,7 +246,7 @@ fn count_pending<'a>(
                 is_minimum: counted.is_cut,
             });
         }
-        totals.push(([to.name(), to.label()], counted.total));
+        totals.push(UndeliveredTo { to, pending: counted.total, set_aside: store.set_aside(to.name())? });
     }
     Ok(totals)
 }

@@ -4,6 +4,7 @@ use lorchestra_core::outcome::Cause;
 use lorchestra_core::plan::retries::{MOST, RETRYABLE};
 use lorchestra_core::plan::{OnOverlap, duration, size};
 use lorchestra_core::run::log;
+use serde::de::{IntoDeserializer, value};
 use serde::{Deserialize, Deserializer};
 use std::time::Duration;
 
@@ -19,14 +20,17 @@ pub(super) fn tries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
 
 /// Causes that another attempt may fix.
 pub(super) fn causes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Cause>>, D::Error> {
-    let causes = Vec::<Cause>::deserialize(deserializer)?;
-    match causes.iter().find(|cause| !RETRYABLE.contains(cause)) {
-        Some(cause) => {
-            let known = RETRYABLE.map(Cause::as_str).join(", ");
-            Err(serde::de::Error::custom(format!("a job is never retried after {}; valid causes are {known}", cause.as_str())))
-        }
-        None => Ok(Some(causes)),
-    }
+    let known = RETRYABLE.map(Cause::as_str).join(", ");
+    let cause = |text: String| {
+        let cause: Result<Cause, value::Error> = Cause::deserialize(text.as_str().into_deserializer());
+        let refused = match cause {
+            Ok(cause) if RETRYABLE.contains(&cause) => return Ok(cause),
+            Ok(cause) => format!("a job is never retried after {}", cause.as_str()),
+            Err(_) => format!("unknown value `{text}`"),
+        };
+        Err(serde::de::Error::custom(format!("{refused}; valid causes are {known}")))
+    };
+    Vec::<String>::deserialize(deserializer)?.into_iter().map(cause).collect::<Result<_, _>>().map(Some)
 }
 
 pub(super) fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {

@@ -1,6 +1,6 @@
 //! Runs one hook command: `/bin/sh -c`, JSON on stdin, output to stderr, killed at its deadline.
 
-use super::{Hook, RUNNING, TIME_BOX};
+use super::{Hook, RUNNING};
 use crate::wire::HookInput;
 use lorchestra_core::host::signals::Signals;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -8,31 +8,40 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Why a command did not succeed.
 pub(super) enum HookError {
     Ended(String),
-    /// There was no time left, or lorchestra is being stopped.
-    Killed(String),
+    /// It was killed at its deadline.
+    TimedOut,
+    /// It was killed because a signal stops lorchestra.
+    Interrupted,
 }
 
-impl HookError {
-    pub(super) fn why(&self) -> &str {
+/// What stops a command before its deadline.
+pub(super) enum Stop<'a> {
+    /// A signal to lorchestra, in the thread that handles signals.
+    Signals(Option<&'a mut Signals>),
+    /// A flag, in any other thread.
+    Flag(&'a AtomicBool),
+}
+
+impl Stop<'_> {
+    fn is_requested(&mut self) -> bool {
         match self {
-            Self::Ended(why) | Self::Killed(why) => why,
+            Self::Signals(signals) => signals.as_mut().is_some_and(|signals| !signals.endings().is_empty()),
+            Self::Flag(flag) => flag.load(Ordering::Relaxed),
         }
     }
 }
 
-/// Runs the command until the deadline, or until a signal stops lorchestra.
-pub(super) fn run(
-    command: &str,
-    hook: Hook,
-    report: &HookInput,
-    deadline: Instant,
-    mut signals: Option<&mut Signals>,
-) -> Result<(), HookError> {
+/// Interval between two checks of a flag.
+const FLAG_CHECK: Duration = Duration::from_millis(100);
+
+/// Runs the command until the deadline, or until it must stop.
+pub(super) fn run(command: &str, hook: Hook, report: &HookInput, deadline: Instant, mut stop: Stop<'_>) -> Result<(), HookError> {
     let stderr = || Stdio::from(std::io::stderr());
     let ended = |what: &'static str| move |e: std::io::Error| HookError::Ended(format!("{what}: {e}"));
     let mut child = Command::new("/bin/sh")
@@ -54,11 +63,13 @@ pub(super) fn run(
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(killed(child, format!("the command was killed: it did not finish within {} s", TIME_BOX.as_secs())));
+            kill(child);
+            return Err(HookError::TimedOut);
         }
-        let wait = lorchestra_core::host::clock::timespec(left);
+        let most = if matches!(stop, Stop::Flag(_)) { FLAG_CHECK } else { left };
+        let wait = lorchestra_core::host::clock::timespec(left.min(most));
         let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
-        if let Some(signals) = &signals {
+        if let Stop::Signals(Some(signals)) = &stop {
             fds.push(PollFd::new(&**signals, PollFlags::IN));
         }
         // May have ended without an event: check again.
@@ -68,14 +79,14 @@ pub(super) fn run(
             Some(status) => return Err(HookError::Ended(format!("the command ended with {status}"))),
             None => {}
         }
-        if signals.as_mut().is_some_and(|signals| !signals.endings().is_empty()) {
-            return Err(killed(child, "the command was killed: lorchestra received a signal".into()));
+        if stop.is_requested() {
+            kill(child);
+            return Err(HookError::Interrupted);
         }
     }
 }
 
-fn killed(mut child: Child, why: String) -> HookError {
+fn kill(mut child: Child) {
     let _ = rustix::process::kill_process_group(Pid::from_child(&child), Signal::KILL);
     let _ = child.wait();
-    HookError::Killed(why)
 }

@@ -109,7 +109,7 @@ impl Recorder {
             Measured {
                 attributes: Vec::new(),
                 took: Some(millis(terminal.duration_ms)),
-                cpu: Some([millis(terminal.user_ms), millis(terminal.system_ms)]),
+                cpu: terminal.user_ms.zip(terminal.system_ms).map(|(user, system)| [millis(user), millis(system)]),
                 peak_bytes: terminal.max_rss_kib.map(|kib| kib << 10),
             },
         );

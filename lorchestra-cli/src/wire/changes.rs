@@ -63,10 +63,14 @@ pub(crate) struct FlushObject {
     pub(crate) destination: String,
     /// Events that were delivered.
     pub(crate) delivered: u64,
-    /// Events that the destination refused.
+    /// Events that the destination refused now.
     pub(crate) refused: u64,
-    /// Events that were sent, but may not have arrived.
+    /// Events that became uncertain now: they may have arrived.
     pub(crate) uncertain: u64,
+    /// All events that the destination has refused: `events list --failed`.
+    pub(crate) all_refused: u64,
+    /// All events that may have arrived: `events list --uncertain`.
+    pub(crate) all_uncertain: u64,
     /// Events that are not delivered yet; 10001 if there are more than 10000.
     pub(crate) pending: u64,
     /// Why delivery stopped; null if nothing was pending at the end.

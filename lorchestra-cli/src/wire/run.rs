@@ -15,6 +15,8 @@ pub(crate) struct RunLine {
     pub(crate) schema: &'static str,
     #[serde(flatten)]
     pub(crate) run: RunObject,
+    /// The group that the run belongs to: the id of a backfill or of a `run-group`, or the name given with `run-job --group`.
+    pub(crate) group: Option<String>,
     /// Number of attempts started.
     pub(crate) attempts: u32,
     /// Why the run could not be closed although its supervisor is dead; omitted for every other run.

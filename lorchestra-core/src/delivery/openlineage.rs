@@ -112,6 +112,13 @@ enum Unaccepted {
     Failed(DeliveryError),
 }
 
+/// Returns the last cause of a failed request, without the number of the system's error: "Connection refused".
+fn root_cause(error: &reqwest::Error) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |cause| cause.source());
+    let text = causes.last().map(ToString::to_string).unwrap_or_default();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
 impl Destination for OpenLineage {
     fn name(&self) -> &str {
         NAME
@@ -161,7 +168,11 @@ impl Destination for OpenLineage {
                 answer.status()
             ))),
             Ok(_) => Ok(()),
-            Err(error) => Err(self.later(text::chain(&error.without_url()), None)),
+            Err(error) => Err(DeliveryError::Later {
+                reason: format!("cannot reach the OpenLineage backend at {}: {}", self.config.url, root_cause(&error)),
+                after: None,
+                perhaps_request: false,
+            }),
         }
     }
 

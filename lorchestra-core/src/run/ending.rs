@@ -20,7 +20,8 @@ const MAX_MESSAGE: usize = 500;
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Facts {
     pub(crate) duration: Duration,
-    pub(crate) time: ProcessorTime,
+    /// `None` if it is not known.
+    pub(crate) time: Option<ProcessorTime>,
     pub(crate) max_rss_kib: Option<u64>,
     pub(crate) damaged: u64,
     /// Bytes of the job's output that the disk refused.
@@ -32,8 +33,10 @@ pub(crate) struct Facts {
 impl Facts {
     /// Adds another attempt: times add up, for memory the maximum counts.
     pub(crate) fn add(&mut self, attempt: &Self) {
-        self.time.user_ms += attempt.time.user_ms;
-        self.time.system_ms += attempt.time.system_ms;
+        self.time = match (self.time, attempt.time) {
+            (Some(a), Some(b)) => Some(ProcessorTime { user_ms: a.user_ms + b.user_ms, system_ms: a.system_ms + b.system_ms }),
+            (a, b) => a.or(b),
+        };
         self.max_rss_kib = self.max_rss_kib.max(attempt.max_rss_kib);
         self.damaged += attempt.damaged;
         self.output_lost += attempt.output_lost;
@@ -64,8 +67,8 @@ pub(crate) fn terminal(outcome: &Outcome, attempt: u32, facts: &Facts, earlier: 
     Terminal {
         attempt,
         duration_ms: u64::try_from(facts.duration.as_millis()).unwrap_or(u64::MAX),
-        user_ms: facts.time.user_ms,
-        system_ms: facts.time.system_ms,
+        user_ms: facts.time.map(|time| time.user_ms),
+        system_ms: facts.time.map(|time| time.system_ms),
         max_rss_kib: facts.max_rss_kib,
         damaged: facts.damaged,
         output_lost: facts.output_lost,
@@ -98,13 +101,15 @@ pub(crate) struct DeadRun {
     pub(crate) printed: bool,
     /// How the earlier attempts ended.
     pub(crate) earlier: Vec<EarlierAttempt>,
-    /// Time from the run's start until now.
-    pub(crate) lived: Duration,
+    /// When it started, in microseconds since 1970.
+    pub(crate) started_at: i64,
+    /// The last sign of it, in microseconds since 1970.
+    pub(crate) ended_at: i64,
 }
 
 /// Determines the end of a run whose supervisor is dead.
 pub(crate) fn reconstruct_end(dead: DeadRun) -> (Outcome, RunEnd) {
-    let DeadRun { attempt, over, ingested, seen, printed, earlier, lived } = dead;
+    let DeadRun { attempt, over, ingested, seen, printed, earlier, started_at, ended_at } = dead;
     let max_rss_kib = match &ingested.end {
         Some(Final::Returned { max_rss_kib, .. }) => *max_rss_kib,
         _ => None,
@@ -118,9 +123,10 @@ pub(crate) fn reconstruct_end(dead: DeadRun) -> (Outcome, RunEnd) {
         },
         outcome => outcome,
     };
-    let facts = Facts { duration: lived, max_rss_kib, damaged, ..Facts::default() };
+    let duration = Duration::from_micros(u64::try_from(ended_at - started_at).unwrap_or(0));
+    let facts = Facts { duration, max_rss_kib, damaged, ..Facts::default() };
     let terminal = terminal(&outcome, attempt, &facts, earlier).with_results(&results);
-    let end = RunEnd { ended_at: crate::host::clock::now_micros(), bookmark, results, terminal };
+    let end = RunEnd { ended_at, bookmark, results, terminal };
     (outcome, end)
 }
 

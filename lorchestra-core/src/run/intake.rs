@@ -180,11 +180,15 @@ pub(crate) struct Ingest {
 impl Ingest {
     /// Continues after what the store has of the attempt.
     pub(crate) fn new(run_id: &str, attempt: u32, spool: &Path, ingested: IngestState) -> Self {
+        Self { run_id: run_id.to_owned(), attempt, spool: spool.to_owned(), reader: Self::reader(spool, &ingested), ingested }
+    }
+
+    fn reader(spool: &Path, ingested: &IngestState) -> Reader {
         let mut reader = Reader::new(spool, ingested.cursor);
         if ingested.end.is_some() {
             reader.end_was_read();
         }
-        Self { run_id: run_id.to_owned(), attempt, spool: spool.to_owned(), reader, ingested }
+        reader
     }
 
     /// Ingests everything available now, in transactions of about 1 MiB.
@@ -194,6 +198,18 @@ impl Ingest {
         loop {
             let chunk = reader.read(writing).map_err(io)?;
             let (end, more) = (chunk.end, chunk.more);
+            // Before anything is committed, or left to the commit of the run's end: the store may have been replaced or restored.
+            if (end != ingested.cursor || writing == Writing::Dead) && store.follow()? {
+                tracing::warn!("the store was replaced while a run was in progress: its events are ingested into the new one");
+            }
+            if writing == Writing::Dead && !more {
+                let there = store.ingested(run_id, *attempt)?;
+                if there.cursor != ingested.cursor {
+                    *reader = Self::reader(spool, &there);
+                    *ingested = there;
+                    continue;
+                }
+            }
             if writing == Writing::Dead
                 && !more
                 && chunk.damaged == 0
@@ -206,7 +222,12 @@ impl Ingest {
             }
             if end != ingested.cursor {
                 let portion = Portion { records: &chunk.records, end, damaged: chunk.damaged };
-                store.ingest(run_id, *attempt, portion, ingested)?;
+                if !store.ingest(run_id, *attempt, portion, ingested)? {
+                    let there = store.ingested(run_id, *attempt)?;
+                    *reader = Self::reader(spool, &there);
+                    *ingested = there;
+                    continue;
+                }
                 // Only now, because this removes segments that the store must already have.
                 reader.advance(end).map_err(io)?;
             }

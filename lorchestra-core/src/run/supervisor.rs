@@ -263,18 +263,15 @@ impl Supervision<'_> {
         let run_id = self.run_id.clone();
         let running = || RunError::Running { run_id: run_id.clone() };
         let (guard, lives) = RunFilesGuard::begin(state, &run_id)?.ok_or_else(running)?;
-        // Started early, since starting takes as long as the work below. It stays idle until it receives its order; if this function
-        // returns before that, it is killed without having loaded plugin code.
-        let worker = self.attempts().start_worker(1)?;
-
-        let mut store = self.open_store()?;
-        if self.may_exist {
-            // If two processes were given the same id, the second one finds here what the first has recorded.
-            match self.found(&store) {
+        if let Some(store) = &self.store {
+            // If two processes were given the same id, the second one finds here what the first has recorded, perhaps before it was killed.
+            // From here on, the files are this run's own.
+            match self.found(store) {
                 Ok(None) => {}
                 Ok(Some(found)) => {
                     guard.keep();
                     traces::remove_spool(state, &run_id);
+                    let store = self.open_store()?;
                     return Ok(Err((found, store)));
                 }
                 Err(error) => {
@@ -283,6 +280,11 @@ impl Supervision<'_> {
                 }
             }
         }
+        // Started early, since starting takes as long as the work below. It stays idle until it receives its order; if this function
+        // returns before that, it is killed without having loaded plugin code.
+        let worker = self.attempts().start_worker(1)?;
+
+        let mut store = self.open_store()?;
         self.close_predecessors(&mut store)?;
         if let Some(moved) = overlap::at_bookmark(&store, &self.spec)? {
             self.spec = moved;
@@ -342,6 +344,10 @@ impl Supervision<'_> {
         let Finished { mut store, outcome, attempt, mut facts, bookmark, results, output } =
             self.attempt_until_done(store, prepared)?;
         let outcome = self.claimed(&mut store, outcome, attempt)?;
+        if !store.is_current() {
+            // The end would be recorded in the file that is gone. The spool stays, and the next command records the end from it.
+            return Err(self.not_recorded(StoreError::replaced(&self.env.state.store()).into()));
+        }
         facts.duration = started.elapsed();
         let terminal = terminal(&outcome, attempt, &facts, earlier(&store, &self.run_id, attempt)?).with_results(&results);
         let end = RunEnd { ended_at: now_micros(), bookmark, results, terminal };

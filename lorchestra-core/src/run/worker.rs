@@ -18,7 +18,7 @@ pub mod meter;
 pub mod order;
 mod sink;
 pub(crate) mod trial;
-mod watchdog;
+pub(crate) mod watchdog;
 
 use crate::host::limits::{self, RefusedOperation};
 use crate::host::locks::AttemptLock;

@@ -209,14 +209,14 @@ impl Store {
     }
 
     /// Inserts the events of a portion and moves the cursor in one transaction. `ingested` is the state so far, and is updated after the
-    /// commit.
+    /// commit. Returns `false`, and changes nothing, if the store has another cursor: it was restored to an earlier state in the meantime.
     pub fn ingest(
         &mut self,
         run_id: &str,
         attempt: u32,
         portion: Portion<'_>,
         ingested: &mut IngestState,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let Portion { records, end, damaged } = portion;
         let mut next = ingested.clone();
         next.cursor = end;
@@ -225,31 +225,40 @@ impl Store {
         if records.len() > MANY {
             self.expect_flood()?;
         }
-        self.write("ingesting events", |tx| {
+        let was = ingested.cursor;
+        let is_next = self.write("ingesting events", |tx| {
             let run: i64 = tx.query_row("SELECT n FROM runs WHERE run_id = ?1", [run_id], |row| row.get(0))?;
-            insert(tx, run, attempt, records)?;
             let json = next.end.as_ref().and_then(|end| serde_json::to_string(end).ok());
-            tx.prepare_cached(
-                "UPDATE attempts SET cursor_segment = ?3, cursor_byte = ?4, entered = ?5, final = ?6, damaged = ?7
-                 WHERE run = ?1 AND attempt = ?2",
-            )?
-            .execute(params![
-                run,
-                attempt,
-                end.segment,
-                end.byte.cast_signed(),
-                next.entered,
-                json,
-                next.damaged.cast_signed()
-            ])?;
+            let moved = tx
+                .prepare_cached(
+                    "UPDATE attempts SET cursor_segment = ?3, cursor_byte = ?4, entered = ?5, final = ?6, damaged = ?7
+                     WHERE run = ?1 AND attempt = ?2 AND cursor_segment = ?8 AND cursor_byte = ?9",
+                )?
+                .execute(params![
+                    run,
+                    attempt,
+                    end.segment,
+                    end.byte.cast_signed(),
+                    next.entered,
+                    json,
+                    next.damaged.cast_signed(),
+                    was.segment,
+                    was.byte.cast_signed(),
+                ])?;
+            if moved == 0 {
+                return Ok(false);
+            }
+            insert(tx, run, attempt, records)?;
             if records.iter().any(|record| record.results.is_some()) {
                 results::keep(tx, run, attempt, &next.results)?;
             }
-            Ok(())
+            Ok(true)
         })?;
-        *ingested = next;
-        self.taken_in = self.taken_in.saturating_add(records.len());
-        Ok(())
+        if is_next {
+            *ingested = next;
+            self.taken_in = self.taken_in.saturating_add(records.len());
+        }
+        Ok(is_next)
     }
 
     /// Reads events oldest first, one at a time, so that memory does not depend on their number. Events of one run, and undelivered events,

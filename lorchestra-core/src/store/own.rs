@@ -181,12 +181,12 @@ impl Started {
 pub struct Terminal {
     /// The last attempt, counted from 1.
     pub attempt: u32,
-    /// Time from the start of the run to its end.
+    /// Time from the start of the run to its end. If its supervisor died: to the last sign of the run.
     pub duration_ms: u64,
-    /// Processor time of all attempts in user mode.
-    pub user_ms: u64,
-    /// Processor time of all attempts in kernel mode.
-    pub system_ms: u64,
+    /// Processor time of all attempts in user mode, if known.
+    pub user_ms: Option<u64>,
+    /// Processor time of all attempts in kernel mode, if known.
+    pub system_ms: Option<u64>,
     /// Peak memory of any attempt, if known.
     pub max_rss_kib: Option<u64>,
     /// Number of spool records that were skipped because they were unreadable or forged. A forged record has a valid checksum, but no
@@ -302,8 +302,8 @@ mod tests {
         let completed = Terminal {
             attempt: 1,
             duration_ms: 2,
-            user_ms: 3,
-            system_ms: 4,
+            user_ms: Some(3),
+            system_ms: Some(4),
             max_rss_kib: None,
             damaged: 0,
             output_lost: 0,

@@ -22,6 +22,8 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("INSERT INTO outbox", "SCAN e", "once for each destination; ends at the first event with a payload"),
     ("AND state = 'uncertain') b", "USE TEMP B-TREE FOR LAST TERM OF ORDER BY", "sorts one batch"),
     ("FROM bookmarks ORDER BY", "SCAN bookmarks", "prints all"),
+    ("FROM losses ORDER BY", "SCAN losses", "there are hardly any"),
+    ("FROM losses ORDER BY", "USE TEMP B-TREE FOR ORDER BY", "there are hardly any"),
     ("FROM events e CROSS JOIN runs", "SCAN e USING INDEX events_by_time", "prints all"),
     ("FROM runs ORDER BY n DESC LIMIT", "SCAN runs", "the newest ones; ends at the limit"),
     ("state = 'running' ORDER BY n", "SCAN runs USING INDEX runs_running", "those that run have an index of their own"),
@@ -60,6 +62,8 @@ fn every_statement_is_answered_by_an_index() {
     let mut outbox = Outbox::open(store, "there").unwrap();
     delivery(&mut outbox);
     outbox.store.doubt_deliveries().unwrap();
+    outbox.store.record_loss(1).unwrap();
+    outbox.store.losses().unwrap();
     outbox.doubt().unwrap();
     outbox.use_stream("t", "s").unwrap();
     assert!(outbox.is_open("t", "s").unwrap());
@@ -343,6 +347,8 @@ fn delivery(store: &mut Outbox) {
         store.store.pending("there").unwrap();
     }
     store.store.pending_jobs("there").unwrap();
+    store.store.set_aside("there").unwrap();
+    assert!(store.store.last_configured("there").unwrap().is_some());
     store.store.unsent_of("there", "r1").unwrap();
     store.has_unsent().unwrap();
     store.pass_settled().unwrap();

@@ -221,6 +221,11 @@ CREATE INDEX members_failed ON members (
     coalesce(substr(spec ->> '$.window.since', 1, 19), '')
 ) WHERE state IN ('failed', 'skipped', 'refused') OR state = 'pending' AND attempt > 1;
 
+CREATE TABLE losses (
+    found_at INTEGER NOT NULL,
+    missing  INTEGER NOT NULL
+) STRICT;
+
 CREATE TABLE retention (
     what     TEXT PRIMARY KEY,
     ended_at INTEGER NOT NULL,

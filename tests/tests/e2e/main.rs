@@ -22,6 +22,7 @@ mod crash {
     mod killed;
     mod mutations;
     mod remains;
+    mod replaced;
     mod trouble;
 }
 
@@ -44,8 +45,10 @@ mod engines {
 }
 
 mod operator {
+    mod alarms;
     mod browser;
     mod config;
+    mod containers;
     mod doctor;
     mod history;
     mod install;

@@ -50,8 +50,8 @@ pub fn end() -> RunEnd {
     let terminal = Terminal {
         attempt: 1,
         duration_ms: 1,
-        user_ms: 0,
-        system_ms: 0,
+        user_ms: Some(0),
+        system_ms: Some(0),
         max_rss_kib: None,
         damaged: 0,
         output_lost: 0,

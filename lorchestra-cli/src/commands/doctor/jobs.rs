@@ -3,10 +3,11 @@
 use super::Finding;
 use crate::commands::{catalog, find_job, jobs, run_job};
 use crate::params;
+use crate::secrets::Configured;
 use crate::settings::Settings;
 use chrono::Utc;
 use lorchestra_core::host::rights::{self, Change, Kind, Target};
-use lorchestra_core::packages::catalog::{Catalog, Lookup};
+use lorchestra_core::packages::catalog::{Catalog, Lookup, Problem, Reason};
 use lorchestra_core::plan::source::Source;
 use lorchestra_core::plan::{self, Context, PlanFault, PlanRequest, RunPolicy};
 use lorchestra_core::text::path_text;
@@ -25,7 +26,7 @@ pub(super) fn plugins(settings: &Settings, findings: &mut Vec<Finding>) {
     catalog.check_texts();
     for problem in jobs::directories(&catalog).iter().chain(&catalog.problems) {
         let cause = format!("{}: {} ({})", path_text(&problem.path), problem.detail, problem.reason.as_str());
-        findings.push(Finding::error("plugins", cause, problem.fix.clone()));
+        findings.push(Finding::error("plugins", cause, fix(problem)));
     }
     if catalog.packages.is_empty() {
         let dirs: Vec<String> = settings.plugin_dirs.iter().map(|dir| path_text(&dir.path)).collect();
@@ -55,6 +56,18 @@ pub(super) fn plugins(settings: &Settings, findings: &mut Vec<Finding>) {
     }
 }
 
+/// What to do about a problem. `--fix` takes rights from no library that other users may write: they may have changed it already.
+fn fix(problem: &Problem) -> String {
+    let is_writable = std::fs::metadata(&problem.path).is_ok_and(|meta| meta.is_file() && meta.mode() & 0o022 != 0);
+    match problem.reason {
+        Reason::NotTrusted if is_writable => format!(
+            "{}; then install the library again, because other users may have changed it (so --fix leaves it as it is)",
+            problem.fix
+        ),
+        _ => problem.fix.clone(),
+    }
+}
+
 /// Checks the values that `config.toml` sets for a job. What depends on the request is not checked: missing values, and bookmarks.
 fn parameters(package: &str, version: &str, job: &JobManifest, settings: &Settings) -> Option<Finding> {
     let mut values = match params::configured(package, job, &[], settings) {
@@ -73,7 +86,14 @@ fn parameters(package: &str, version: &str, job: &JobManifest, settings: &Settin
 
 /// Checks the secret sources named in `config.toml`. A missing variable is only a warning because it may be set where the schedule runs.
 pub(super) fn secrets(settings: &Settings, findings: &mut Vec<Finding>) {
+    let catalog = Catalog::scan(&settings.plugin_dirs);
     for (job, config) in &settings.jobs {
+        let found = job.split_once('/').and_then(|(package, job)| Some((package, find_job(&catalog, package, job).ok()?.2)));
+        if let Some(Err(error)) = found.map(|(package, manifest)| Configured::of(package, &manifest, &[], settings).map(drop)) {
+            // A run would be refused, whatever the sources are.
+            findings.push(Finding::of("secrets", &error));
+            continue;
+        }
         for (name, source) in &config.secrets {
             let key = format!("[job.{job:?}.secrets] {name}");
             match Source::parse(source) {

@@ -14,6 +14,7 @@ use lorchestra_core::delivery::DestinationConfig;
 use lorchestra_core::host::clock::now_micros;
 use lorchestra_core::host::files::check_writable;
 use lorchestra_core::host::locks::FileLock;
+use lorchestra_core::host::rights::move_away;
 use lorchestra_core::host::state::StateDir;
 use lorchestra_core::packages::catalog::{FileFault, trust};
 use lorchestra_core::run::recovery::leftovers::Leftovers;
@@ -26,6 +27,8 @@ use std::time::Duration;
 
 /// Free space below which a run may not be recorded completely.
 const LITTLE_SPACE: u64 = 256 << 20;
+/// How long a loss of events is shown, in microseconds.
+const LOSSES: i64 = 30 * 86_400_000_000;
 /// If the time of a run is this far ahead of the clock, the clock was set back; smaller differences are ignored.
 const AHEAD: i64 = 60_000_000;
 /// Directories that cron searches.
@@ -192,6 +195,8 @@ fn contents(
 ) -> Result<(), CommandError> {
     let missing = closed.missing;
     let wrong = store.quick_check()?;
+    // SQLite's messages have line breaks, and a heading for each database.
+    let wrong: Vec<&str> = wrong.iter().flat_map(|text| text.lines()).filter(|line| !line.starts_with("***")).collect();
     if !wrong.is_empty() {
         let path = shell(&state.store());
         let fix = format!("back up {path} with -wal and -shm while no lorchestra runs, then sqlite3 {path} .recover");
@@ -205,6 +210,12 @@ fn contents(
             format!("about {missing} of the newest events are missing: an older copy was restored, or its log was damaged"),
             "repeat the runs of that period",
         ));
+    }
+    // The command that finds a loss may have been one whose output nobody reads.
+    for (found_at, missing) in store.losses()?.into_iter().filter(|(at, _)| *at > now_micros() - LOSSES && closed.missing == 0) {
+        let found = crate::show::time(found_at);
+        let cause = format!("at {found}, about {missing} of the newest events were missing");
+        findings.push(Finding::warning("store", cause, "repeat the runs of the time before, unless that was done"));
     }
     let size = std::fs::metadata(state.store()).map_or(0, |meta| meta.len());
     findings.push(Finding::ok("store", format!("{} ({} MiB)", path_text(&state.store()), size.div_ceil(1 << 20))));
@@ -247,16 +258,19 @@ pub(super) fn destinations(settings: &Settings, network: bool, findings: &mut Ve
     let state = StateDir::existing(&settings.state_dir).ok().flatten().filter(|state| state.store().exists());
     let store = state.and_then(|state| Store::open(&state).ok());
     for to in &settings.destinations {
-        if let DestinationConfig::Jsonl(config) = to {
-            findings.extend(directory(&config.dir));
-        }
+        let unusable = match to {
+            DestinationConfig::Jsonl(config) => directory(&config.dir),
+            _ => None,
+        };
+        let is_usable = unusable.is_none();
+        findings.extend(unusable);
         if let Some(store) = &store {
             match store.backlog(to.name(), None) {
                 Err(error) => findings.push(Finding::error("delivery", chain(&error), "run lorchestra events flush")),
                 Ok(left) => backlog(to, [left.pending, left.refused, left.uncertain], findings),
             }
         }
-        if network {
+        if network && is_usable {
             findings.push(match delivery::answer(to, ANSWER) {
                 Ok(()) => Finding::ok("delivery", format!("{} accepts events", to.label())),
                 Err(error) => {
@@ -284,6 +298,9 @@ fn fix_of(to: &DestinationConfig) -> String {
 
 fn directory(dir: &Path) -> Option<Finding> {
     let shown = path_text(dir);
+    if dir.exists() && !dir.is_dir() {
+        return Some(Finding::error("delivery", format!("{shown} is not a directory"), move_away(dir)));
+    }
     if !dir.is_dir() {
         return Some(Finding::error("delivery", format!("the directory {shown} does not exist"), "run lorchestra events setup"));
     }

@@ -45,7 +45,7 @@ pub(crate) struct EventExport {
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: ExportFormat,
     /// Export only events of this run (id, short id, `last`, or PACKAGE/JOB for its newest run)
-    #[arg(long)]
+    #[arg(long, add = clap_complete::engine::ArgValueCompleter::new(crate::complete::runs))]
     run: Option<String>,
     /// Export only events of this type
     #[arg(long = "type", value_name = "TYPE")]
@@ -77,7 +77,7 @@ pub(super) fn export(
     let filter = super::filter(wanted.run.as_deref(), wanted.event_type.as_deref(), since, store, settings)?;
     if wanted.format == ExportFormat::Parquet {
         let Some(path) = to_file(wanted.output.as_deref()) else {
-            let message = "--format parquet needs a file: its end refers to its beginning";
+            let message = "--format parquet cannot be written to stdout";
             return Err(CommandError::new(Code::Usage, message).hint("add --output FILE"));
         };
         let (exported, is_file) = into_table(path, &mut |push| {

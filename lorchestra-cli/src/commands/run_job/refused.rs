@@ -43,7 +43,7 @@ impl Asked {
             job: command.job.clone(),
             account: value_of("--account").map(str::to_owned),
             spec: None,
-            own: command.own.clone(),
+            own: OwnFlags { json: command.own.json || words.contains(&"--json"), ..command.own.clone() },
             only_asks: command.help
                 || command.own.dry_run
                 || words.iter().any(|word| matches!(*word, "--dry-run" | "--help" | "-h")),

@@ -129,6 +129,7 @@ pub(super) fn list(
             printer.json(&RunLine {
                 schema: "lorchestra.run/1",
                 run: RunObject::of(run),
+                group: run.group_name(),
                 attempts: run.attempts,
                 unclosed: unclosed.reason(run).map(str::to_owned),
             });

@@ -63,18 +63,18 @@ pub(super) fn logs(state: &StateDir, store: &Store, run: &Run, trace: bool, prin
 fn empty(store: &Store, run: &Run, trace: bool) -> Result<String, CommandError> {
     let id = short_id(&run.run_id);
     let what = match (run.state, trace) {
-        (RunState::Running, false) => "printed nothing yet",
-        (RunState::Running, true) => "traced nothing yet",
-        (_, false) => "printed and traced nothing",
-        (_, true) => "traced nothing",
+        (RunState::Running, false) => "no output yet",
+        (RunState::Running, true) => "no trace yet",
+        (_, false) => "no output and no trace",
+        (_, true) => "no trace",
     };
     let of_job: u64 =
         store.event_counts(&run.run_id)?.iter().filter(|(name, _)| !name.starts_with("job.")).map(|(_, n)| *n).sum();
     let events = match of_job {
         0 => String::new(),
-        n => format!(", and its {} with lorchestra events list --run {id}", counted(n, "event")),
+        n => format!(" or, for its {}, lorchestra events list --run {id}", counted(n, "event")),
     };
-    Ok(format!("This run has {what}; see its outcome with lorchestra runs show {id}{events}."))
+    Ok(format!("this run has {what}; run lorchestra runs show {id}{events}"))
 }
 
 /// Like [`logs`], until the run has ended. A job that prints nothing is followed by its trace.

@@ -1,6 +1,8 @@
 //! `runs prune`: removes at once everything that retention removes in small steps after each run; by age, by number of runs, by size, or all
 //! runs of a job. Runs with events that a destination has not received, and active runs, are kept.
 
+mod held;
+
 use crate::complete;
 use crate::exit::Code;
 use crate::failure::CommandError;
@@ -32,7 +34,8 @@ const NOTHING: &str = "nothing to remove";
 
 pub(super) const RULE: &str = "\
 Running runs, and runs with events that a destination has not received, are always kept. So are, of each job and account, the newest success, the \
-newest failure after it and the newest run that ended, without their logs: status reports a job that died as long as one of its runs is there. \
+newest failure after it and the newest run that ended: status reports a job that died as long as one of its runs is there. Of runs that are old \
+enough, but kept, the logs are removed. \
 Use --job to remove them too. The bookmark stays: run lorchestra bookmarks reset to remove it.
 
 A backfill or a group of run-group goes with its last run, unless some of its windows are running or have never run. If some have failed, it cannot \
@@ -50,7 +53,7 @@ pub(crate) struct Prune {
     #[arg(long, value_name = "SIZE", value_parser = lorchestra_core::plan::size::parse, conflicts_with_all = ["older_than", "keep"])]
     max_size: Option<u64>,
     /// Forget a job that no longer exists: remove all of its runs, of any age
-    #[arg(long, value_name = "PACKAGE/JOB", conflicts_with_all = ["older_than", "keep", "max_size"], add = ArgValueCompleter::new(complete::packages_or_pairs))]
+    #[arg(long, value_name = "PACKAGE/JOB", conflicts_with_all = ["older_than", "keep", "max_size"], add = ArgValueCompleter::new(complete::pairs_with_runs))]
     job: Option<String>,
     /// With --job: forget only this account ('' for runs without one)
     #[arg(long, value_name = "ACCOUNT", requires = "job", add = ArgValueCompleter::new(complete::accounts))]
@@ -90,11 +93,12 @@ pub(super) fn prune(
     printer: &mut Printer,
 ) -> Result<Code, CommandError> {
     let now = now_micros();
-    let report = match (&command.job, command.max_size) {
+    let mut report = match (&command.job, command.max_size) {
         (Some(job), _) => forget(command, job, (&state, &mut store), (&settings.retention, now))?,
         (None, Some(max)) => to_size(max, command.dry_run, (&state, &mut store, now), &settings.retention)?,
         (None, None) => by_age(command, (&state, &mut store, now), &settings.retention)?,
     };
+    report.notes.splice(0..0, held::notes(report.object.undelivered, &store, settings, now)?);
     print(command, report, printer);
     Ok(Code::Success)
 }
@@ -132,14 +136,14 @@ fn by_age(
     let retention = match (command.older_than, command.keep) {
         (Some(age), _) => older_than(age, configured),
         (None, Some(keep)) => match beyond(store, keep, now)? {
-            // What stays keeps its logs.
-            Some(age) => Retention { runs: age, ..configured.clone() },
+            // The logs of what stays are kept, except of older runs that stay only for `status` or for a destination.
+            Some(age) => Retention { runs: age, logs: age.min(configured.logs), ..configured.clone() },
             None => return Ok(PruneReport { text: NOTHING.to_owned(), ..PruneReport::default() }),
         },
         (None, None) => configured.clone(),
     };
     let Prunable { runs, logs, undelivered, groups, .. } = store.prunable(state, &retention, now)?;
-    let mut report = PruneReport { notes: kept(undelivered), ..PruneReport::default() };
+    let mut report = PruneReport::default();
     report.object.undelivered = undelivered;
     if command.dry_run {
         report.text = format!("would remove {} and the logs of {logs}{}", counted(runs, "run"), and_groups(groups));
@@ -186,7 +190,7 @@ fn forget(
     };
     let Forgotten { runs, logs, undelivered, running, is_last_marked } = forgotten;
     let would = if command.dry_run { "would remove" } else { "removed" };
-    let mut notes = kept(undelivered);
+    let mut notes = Vec::new();
     if running > 0 {
         let running = counted(usize::try_from(running).unwrap_or(usize::MAX), "running run");
         notes.push(format!("{running} of {} cannot be removed: wait, or run lorchestra runs stop.", printable(job)));
@@ -221,11 +225,6 @@ fn and_groups(groups: OldGroups) -> String {
     if groups.groups == 0 { String::new() } else { format!(", and {}", counted(groups.groups, "group")) }
 }
 
-fn kept(undelivered: u64) -> Vec<String> {
-    let runs = counted(usize::try_from(undelivered).unwrap_or(usize::MAX), "old run");
-    if undelivered == 0 { Vec::new() } else { vec![format!("{runs} with undelivered events stay: run lorchestra events flush.")] }
-}
-
 /// Returns the age from which runs are not among the `keep` newest ones.
 fn beyond(store: &Store, keep: u64, now: i64) -> Result<Option<Duration>, CommandError> {
     let end = store.end_beyond(keep)?;
@@ -254,11 +253,17 @@ fn to_size(
         let retention = older_than(age, configured);
         if dry_run {
             let found = store.prunable(state, &retention, now)?;
-            report.notes = kept(found.undelivered);
-            let Prunable { runs: about, logs, undelivered, groups, .. } = found;
-            let all = counted(runs, "run");
-            report.text = format!("would remove about {about} of {all}{} ({} MiB in use)", and_groups(groups), size >> 20);
-            report.object = PruneObject { runs: about, logs, undelivered, used_bytes: Some(size), ..PruneObject::default() };
+            report.text = format!(
+                "would remove about {} of {} and the logs of {}{} ({} in use, {} of them logs)",
+                found.runs,
+                counted(runs, "run"),
+                found.logs,
+                and_groups(found.groups),
+                mebibytes(size),
+                mebibytes(logs(state))
+            );
+            let Prunable { runs, logs, undelivered, groups, .. } = found;
+            report.object = PruneObject { runs, logs, undelivered, used_bytes: Some(size), ..PruneObject::default() };
             report.count_groups(groups, "could still be resumed");
             return Ok(report);
         }
@@ -267,7 +272,6 @@ fn to_size(
         size = store.used_bytes()? + logs(state);
         if removed == Pruned::default() {
             report.object.undelivered = store.prunable(state, &retention, now)?.undelivered;
-            report.notes = kept(report.object.undelivered);
             break;
         }
     }
@@ -278,19 +282,18 @@ fn to_size(
         return Ok(report);
     }
     report.count_groups(all.groups, REMOVED_RESUMABLE);
-    report.text = format!(
-        "removed {} and the logs of {}{}; {} are in use",
-        counted(all.runs, "run"),
-        all.logs,
-        and_groups(all.groups),
-        format_args!("{} MiB", size.div_ceil(1 << 20))
-    );
+    let (runs, groups) = (counted(all.runs, "run"), and_groups(all.groups));
+    report.text = format!("removed {runs} and the logs of {}{groups}; {} are in use", all.logs, mebibytes(size));
     if size > max {
         let rest =
             "The rest is the newest runs of each job and account, running ones, undelivered events, and the store's own pages.";
         report.notes.push(rest.to_owned());
     }
     Ok(report)
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
 /// Size of all files below a directory.

@@ -4,6 +4,7 @@
 //! new build is the usual reason to run a job again. The window stays that of the earlier run, even if it began at the bookmark.
 
 use crate::commands::find_run;
+use crate::commands::known::require_known_of;
 use crate::commands::run_job;
 use crate::commands::{find_job, history};
 use crate::exit::Code;
@@ -41,7 +42,7 @@ pub(crate) struct Rerun {
     #[arg(long, value_name = "TIME", requires = "failed", conflicts_with = "run")]
     pub(crate) since: Option<String>,
     /// With --failed: only runs of this job
-    #[arg(long, value_name = "PACKAGE/JOB", requires = "failed", conflicts_with = "run")]
+    #[arg(long, value_name = "PACKAGE/JOB", requires = "failed", conflicts_with = "run", add = clap_complete::engine::ArgValueCompleter::new(crate::complete::pairs_with_runs))]
     pub(crate) job: Option<String>,
     /// Refuse to run if the library has changed since the earlier run
     #[arg(long)]
@@ -70,6 +71,7 @@ pub(super) fn rerun(
     let query = failed_query(wanted)?;
     let history = history(settings, notices, printer)?;
     let store = history.as_ref().map(|(_, store)| store);
+    require_known_of(query.package.as_deref(), query.job.as_deref(), settings, store)?;
     let runs = match (&wanted.run, store) {
         (Some(run), _) => vec![find_run(store, settings, run)?],
         (None, Some(store)) => {

@@ -71,7 +71,7 @@ pub(super) fn show(
                 before: before.map(show::exact_time),
                 after: after.map(show::exact_time),
             }),
-            cpu_ms: terminal.as_ref().map(|terminal| terminal.user_ms + terminal.system_ms),
+            cpu_ms: terminal.as_ref().and_then(processor_time),
             max_rss_kib: terminal.as_ref().and_then(|terminal| terminal.max_rss_kib),
             result: terminal.as_ref().and_then(|terminal| terminal.result.clone()),
             counters: terminal.as_ref().map(|terminal| terminal.counters.clone()),
@@ -111,7 +111,7 @@ pub(super) fn show(
         row("message", message);
     }
     if let Some(result) = &run.job_result {
-        row("job said", result);
+        row("job result", result);
     }
     row("started", &format!("{} ({} ago)", show::time(run.started_at), show::age(now_micros(), run.started_at)));
     if let Some(ended) = run.ended_at {
@@ -138,8 +138,10 @@ pub(super) fn show(
             row("", &text::shortened(&printable(&line), LINE - NAME - 3));
         }
     }
-    if let Some(terminal) = store.terminal(&run.run_id)? {
-        row("used", &used(&terminal));
+    if let Some(terminal) = store.terminal(&run.run_id)?
+        && let Some(used) = used(&terminal)
+    {
+        row("used", &used);
     }
     for (name, value) in results::rows(store, run)? {
         row(name, &text::shortened(&printable(&value), LINE - NAME - 3));
@@ -192,11 +194,17 @@ fn timeline(attempt: &Attempt) -> Vec<String> {
     lines
 }
 
-/// `1.25s of processor time, 34 MiB of memory at most`
-fn used(terminal: &Terminal) -> String {
-    let time = show::elapsed(Duration::from_millis(terminal.user_ms + terminal.system_ms));
-    let memory = terminal.max_rss_kib.map(|kib| format!(", at most {} MiB of memory", kib.div_ceil(1024))).unwrap_or_default();
-    format!("{time} of processor time{memory}")
+/// In milliseconds.
+fn processor_time(terminal: &Terminal) -> Option<u64> {
+    Some(terminal.user_ms? + terminal.system_ms?)
+}
+
+/// `1.25s of processor time, at most 34 MiB of memory`, without what is not known.
+fn used(terminal: &Terminal) -> Option<String> {
+    let time = processor_time(terminal).map(|ms| format!("{} of processor time", show::elapsed(Duration::from_millis(ms))));
+    let memory = terminal.max_rss_kib.map(|kib| format!("at most {} MiB of memory", kib.div_ceil(1024)));
+    let parts: Vec<String> = time.into_iter().chain(memory).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// The last lines that the last attempt printed.

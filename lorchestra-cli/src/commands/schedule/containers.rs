@@ -1,7 +1,7 @@
 //! A Kubernetes CronJob and a Cloud Run job. Texts are written as JSON strings, which are YAML too.
 
 use super::cron::NIGHTLY;
-use super::environment::Variable;
+use super::environment::{HOME, Variable};
 use super::{File, Scheduled};
 use crate::exit::Code;
 use serde_json::json;
@@ -14,8 +14,6 @@ pub(in crate::commands) const CONTAINER_SECURITY: &str =
 
 /// Maximum length of a CronJob's name: Kubernetes appends 11 characters for each job.
 const LONGEST: usize = 52;
-/// Home directory in the container: the volume with configuration, store and data.
-pub(in crate::commands) const HOME: &str = "/var/lib/lorchestra";
 
 /// Returns a file for each job, and notes.
 pub(super) fn files(
@@ -33,7 +31,7 @@ pub(super) fn files(
         File { name: format!("{name}.yaml"), text }
     };
     let files = jobs.iter().map(file).collect();
-    let notes = if k8s {
+    let mut notes = if k8s {
         vec![
             "To install: kubectl apply -f FILE".to_owned(),
             format!(
@@ -48,6 +46,16 @@ pub(super) fn files(
             format!("{} (--require-delivery).", super::EPHEMERAL),
         ]
     };
+    for job in jobs {
+        notes.extend(job.portable.notes.iter().cloned());
+        if !job.portable.variables.is_empty() {
+            let names = job.portable.variables.join(", ");
+            notes.push(match k8s {
+                true => format!("The Secret {} needs these keys: {names}", resource(&job.name)),
+                false => format!("Secret Manager needs these secrets: {names}"),
+            });
+        }
+    }
     (files, notes)
 }
 
@@ -77,7 +85,8 @@ impl Platform {
     }
 }
 
-/// Variables of this environment, and secrets as variables from a Kubernetes secret of the same name as the resource.
+/// Variables of this environment, and secrets as variables: from a Kubernetes secret of the same name as the resource, or from the newest
+/// version of a secret in Secret Manager of the same name as the variable.
 pub(in crate::commands) fn variables(
     platform: Platform,
     secrets: &[String],
@@ -90,7 +99,9 @@ pub(in crate::commands) fn variables(
     let plain = plain
         .map(|Variable { name, value, .. }| format!("{pad}- name: {name}\n{pad}  value: {}\n", json!(platform.literal(value))));
     let secrets = secrets.iter().map(|variable| {
-        format!("{pad}- name: {variable}\n{pad}  valueFrom: {{secretKeyRef: {{name: {name}, key: {variable}}}}}\n")
+        // For Cloud Run, `key` is a version.
+        let (name, key) = if platform == Platform::Kubernetes { (name, &**variable) } else { (&**variable, "latest") };
+        format!("{pad}- name: {variable}\n{pad}  valueFrom: {{secretKeyRef: {{name: {name}, key: {key}}}}}\n")
     });
     plain.chain(secrets).collect()
 }
@@ -148,14 +159,14 @@ spec:
 "#,
         schedule = json!(at.unwrap_or(NIGHTLY)),
         image = json!(image),
-        args = Platform::Kubernetes.args(&job.portable_args),
+        args = Platform::Kubernetes.args(&job.portable.args),
         grace = job.stop_within.as_secs(),
-        variables = variables(Platform::Kubernetes, &job.variables, name, environment, 16),
+        variables = variables(Platform::Kubernetes, &job.portable.variables, name, environment, 16),
     )
 }
 
 fn cloud_run_job(job: &Scheduled, name: &str, (image, environment): (&str, &[Variable])) -> String {
-    let mut words = job.portable_args.clone();
+    let mut words = job.portable.args.clone();
     if !words.iter().any(|word| word == "--require-delivery") {
         words.insert(1, "--require-delivery".to_owned());
     }
@@ -188,7 +199,7 @@ spec:
 "#,
         image = json!(image),
         args = Platform::CloudRun.args(&words),
-        variables = variables(Platform::CloudRun, &job.variables, name, environment, 16),
+        variables = variables(Platform::CloudRun, &job.portable.variables, name, environment, 16),
     )
 }
 

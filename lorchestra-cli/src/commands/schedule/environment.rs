@@ -3,7 +3,8 @@
 
 use crate::exit::Code;
 use crate::failure::CommandError;
-use crate::settings::Settings;
+use crate::settings::{PLUGIN_FLAG, Settings};
+use lorchestra_core::delivery::DestinationConfig;
 use std::path::{Path, PathBuf};
 
 /// The variable with directories to search for plugins.
@@ -35,6 +36,13 @@ const TEXTS: [&str; 20] = [
     "no_proxy",
     "NO_COLOR",
 ];
+
+/// Home directory in a container: the volume with configuration, store and data.
+pub(in crate::commands) const HOME: &str = "/var/lib/lorchestra";
+
+/// Keys of config.toml that a container gets as variables or flags.
+const CARRIED: [&str; 4] =
+    ["destinations.bigquery.project", "destinations.bigquery.dataset", "destinations.bigquery.table", "delivery.timeout"];
 
 /// A variable to set.
 pub(in crate::commands) struct Variable {
@@ -86,16 +94,59 @@ impl Environment {
         Ok(environment)
     }
 
-    /// Removes the variables that name files of this machine, which a container does not have.
-    pub(in crate::commands) fn without_local(mut self) -> Self {
-        let local: Vec<&str> = self.variables.iter().filter(|variable| variable.is_local).map(|variable| variable.name).collect();
+    /// Returns the environment of a container: without the variables that name files of this machine, and with the table of BigQuery, which
+    /// may be set in a config.toml that the container does not have.
+    pub(in crate::commands) fn of_container(mut self, settings: &Settings) -> Self {
+        let local = self.variables.iter().filter(|variable| variable.is_local).map(|variable| variable.name);
+        let is_flag = settings.plugin_dirs.iter().any(|dir| dir.origin == PLUGIN_FLAG);
+        let local: Vec<&str> = local.chain(is_flag.then_some(PLUGIN_FLAG)).collect();
         if !local.is_empty() {
             let names = local.join(", ");
             self.notes.push(format!("Not set in the container, because the paths are of this machine: {names}"));
         }
         self.variables.retain(|variable| !variable.is_local);
+        let tables = settings.destinations.iter().filter_map(|to| match to {
+            DestinationConfig::BigQuery(table) => Some(table),
+            _ => None,
+        });
+        for table in tables {
+            let parts = [
+                (CARRIED[0], table.project.as_ref(), ["BQ_EVENTS_PROJECT", "EVENTS_BQ_PROJECT"]),
+                (CARRIED[1], Some(&table.dataset), ["BQ_EVENTS_DATASET", "EVENTS_BQ_DATASET"]),
+                (CARRIED[2], Some(&table.table), ["BQ_EVENTS_TABLE", "EVENTS_BQ_TABLE"]),
+            ];
+            for (key, value, names) in parts {
+                let is_in_file = settings.configured.iter().any(|configured| configured == key);
+                let is_set = self.variables.iter().any(|variable| names.contains(&variable.name));
+                if let Some(value) = value.filter(|_| is_in_file && !is_set) {
+                    self.variables.push(Variable { name: names[0], value: value.clone(), is_local: false });
+                }
+            }
+        }
         self
     }
+}
+
+/// Returns the keys of config.toml that have no effect in a container. Those of a job have one, unless `is_lost` says otherwise.
+pub(in crate::commands) fn left_out(settings: &Settings, is_lost: impl Fn(&str) -> bool) -> Vec<String> {
+    let keys = settings.configured.iter();
+    let lost = keys.filter(|key| if key.starts_with("job.") { is_lost(key) } else { !CARRIED.contains(&key.as_str()) });
+    lost.cloned().collect()
+}
+
+/// Checks that a container can deliver its events, as `--require-delivery` demands.
+pub(in crate::commands) fn check_delivery(settings: &Settings) -> Result<(), CommandError> {
+    if settings.destinations.iter().any(|to| matches!(to, DestinationConfig::BigQuery(_))) {
+        return Ok(());
+    }
+    let others: Vec<&str> = settings.destinations.iter().map(DestinationConfig::name).collect();
+    let message = "events must be delivered (--require-delivery), and no destination is configured that works in a container";
+    let failure = CommandError::new(Code::Config, message)
+        .hint("set BQ_EVENTS_DATASET and BQ_EVENTS_TABLE, or [destinations.bigquery] in config.toml");
+    Err(match others.is_empty() {
+        true => failure,
+        false => failure.hint(format!("{} needs a config.toml, which the container does not have", others.join(" or "))),
+    })
 }
 
 fn value_of(name: &str, settings: &Settings) -> Result<Option<String>, CommandError> {

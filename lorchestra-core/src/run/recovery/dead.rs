@@ -1,4 +1,5 @@
-//! How a dead run ended: by its spool, its supervisor's note and, if its spec has one, the claim of its window.
+//! How a dead run ended: by its spool, its supervisor's note and, if its spec has one, the claim of its window. When it ended: at the last
+//! change of one of these files or of its output, not when a later command finds it.
 
 use super::RecoveryError;
 use crate::host::state::StateDir;
@@ -12,8 +13,11 @@ use crate::run::traces::{has_content, remove_temp};
 use crate::spool::reader::Writing;
 use crate::spool::writer::segment_path;
 use crate::store::{Run, RunEnd, Store};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// How much older than the clock the time of a change may be: the kernel takes it from the last tick.
+const TICK: Duration = Duration::from_millis(10);
 
 /// Determines how a dead run ended.
 pub(super) fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(Outcome, RunEnd), RecoveryError> {
@@ -33,12 +37,18 @@ pub(super) fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(
     } else {
         store.deferred(all)??;
     }
-    let over = store.attempts(run_id)?.last().is_some_and(|attempt| attempt.ended_at.is_some());
+    let last = store.attempts(run_id)?.pop();
+    let over = last.as_ref().is_some_and(|attempt| attempt.ended_at.is_some());
+    let note = state.attempt_note(run_id, attempt);
+    let known = last.map_or(run.started_at, |attempt| attempt.ended_at.unwrap_or(attempt.started_at));
+    let ended_at = last_change(&spool, &[note, state.output(run_id, attempt)])
+        .map_or(known, |at| at.max(known))
+        .min(crate::host::clock::now_micros())
+        .max(run.started_at);
     let mut seen = note::read(&state.attempt_note(run_id, attempt));
     if lost {
         seen.death = Some(Death::SpoolMissing);
     }
-    let lived = u64::try_from(crate::host::clock::now_micros() - run.started_at).unwrap_or(0);
     let dead = DeadRun {
         attempt,
         over,
@@ -46,7 +56,8 @@ pub(super) fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(
         seen,
         printed: has_content(&state.output(run_id, attempt)),
         earlier: earlier(store, run_id, attempt)?,
-        lived: Duration::from_micros(lived),
+        started_at: run.started_at,
+        ended_at,
     };
     let (outcome, mut end) = reconstruct_end(dead);
     let outcome = claimed(state, store, run, outcome, lost)?;
@@ -55,6 +66,14 @@ pub(super) fn end_of(state: &StateDir, store: &mut Store, run: &Run) -> Result<(
         Outcome::Failed(failure) => Some(failure.clone()),
     };
     Ok((outcome, end))
+}
+
+/// Returns the time of the last change of the files in a directory, and of other files, in microseconds since 1970.
+fn last_change(spool: &Path, others: &[PathBuf]) -> Option<i64> {
+    let inside = std::fs::read_dir(spool).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let changed = |path: PathBuf| std::fs::symlink_metadata(path).and_then(|meta| meta.modified()).ok();
+    let last = inside.chain(others.iter().cloned()).filter_map(changed).max()?;
+    i64::try_from((last + TICK).duration_since(UNIX_EPOCH).ok()?.as_micros()).ok()
 }
 
 /// Decides whether a run counts whose job has succeeded, if its spec has a claim: what the supervisor would have done ([`claim`]). `lost`:

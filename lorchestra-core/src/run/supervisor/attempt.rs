@@ -169,7 +169,7 @@ impl AttemptRunner<'_> {
         // Before the rest of the spool is ingested: these files may be what has filled the disk.
         remove_temp(&env.state.attempt_temp(run_id, attempt));
         let (store, ingested) = intake.finish().map_err(failed("ending the intake thread"))?;
-        let mut facts = Facts { time: seen.time, output_lost: log.lost(), processes_left: seen.left, ..Facts::default() };
+        let mut facts = Facts { time: Some(seen.time), output_lost: log.lost(), processes_left: seen.left, ..Facts::default() };
         let (mut bookmark, mut results) = (None, Results::default());
         let result = ingested.map(|ingested| {
             results = ingested.results;

@@ -7,7 +7,7 @@
 use crate::host::process::{self, Stat};
 use crate::packages::library::Library;
 use crate::run::decision::{Death, WorkerFault};
-use crate::run::worker::{self, order::WorkerInput};
+use crate::run::worker::{self, order::WorkerInput, watchdog};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions};
 use std::fs::File;
@@ -72,6 +72,14 @@ pub(super) struct Start<'a> {
     pub(super) environment: &'a [(&'static str, String)],
     /// Its working directory; `None` for that of this process.
     pub(super) directory: Option<&'a Path>,
+}
+
+/// What a worker has left on its control socket.
+pub(super) struct LastWords {
+    /// The fault that it reported before it had a spool, or because its final record could not be written.
+    pub(super) fault: Option<WorkerFault>,
+    /// Its watchdog has ended the job at its deadline, because this process was stopped.
+    pub(super) timed_out: bool,
 }
 
 impl Worker {
@@ -242,11 +250,11 @@ impl Worker {
         process::children_of_main_thread().into_iter().filter(|pid| *pid != self.pid && !self.before.contains(pid))
     }
 
-    /// Returns the fault that the worker reported on the control socket before it had a spool.
-    pub(super) fn fault(&self) -> Option<WorkerFault> {
+    /// Returns the message that a dead worker has left on the control socket.
+    pub(super) fn last_words(&self) -> LastWords {
         let mut text = Vec::new();
         // The plugin can write here too: limit the size. The worst result is a failed run.
         let _ = (&self.control).take(64 << 10).read_to_end(&mut text);
-        serde_json::from_slice(&text).ok()
+        LastWords { fault: serde_json::from_slice(&text).ok(), timed_out: text == watchdog::TIMED_OUT }
     }
 }

@@ -12,7 +12,7 @@
 //! [`StopState`] decides which action is due when; the loop performs it. The loop never waits for the store or for a terminal. The only
 //! thing it prints is which process of the job was stopped ([`Stops`]), and a tracing subscriber must not block on that.
 
-use super::child::Worker;
+use super::child::{LastWords, Worker};
 use super::stop_state::{Action, AttemptLimits, StopState};
 use super::stops::Stops;
 use crate::host::clock;
@@ -99,9 +99,10 @@ pub(super) fn dispatch(watched: Watched<'_>, limits: AttemptLimits, signals: &mu
         }
         fault.ending = state.ending();
     }
-    let fault = worker.fault();
+    let LastWords { fault, timed_out } = worker.last_words();
     let (death, time, left) = worker.end()?;
-    let ending = state.ending();
+    let watchdog = limits.timeout.filter(|_| timed_out).map(|after| Ending::Timeout { after, stopped: None });
+    let ending = state.ending().or(watchdog);
     // If the note cannot be written, the worst case is a less precise message; it never costs the run.
     let cut = fault.as_ref().map(note::cut);
     let _ = note.write(&note::NotedFacts { ending, death: Some(death), fault: cut, between: None });

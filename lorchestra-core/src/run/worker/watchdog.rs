@@ -11,6 +11,7 @@ use crate::host::clock::timespec;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 use rustix::process::{Pid, Signal};
 use std::ffi::{CStr, CString};
 use std::io::{ErrorKind, Read};
@@ -23,6 +24,9 @@ const ONCE: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long to wait, after the grace period, for a supervisor that is stopped again and again.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the watchdog writes to the control socket before it ends the job at its deadline: the supervisor then finds only a dead worker.
+pub(crate) const TIMED_OUT: &[u8] = b"timed out";
 
 /// When a job must have ended, as its supervisor knows it.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +55,7 @@ pub(super) fn start(control: &UnixStream, deadline: Option<Deadline>) -> std::io
                 Ok(1..) => {}
                 // The descriptor's number may belong to another file by now, so this proves nothing.
                 Ok(0) => {
-                    supervisor.keep(deadline, began);
+                    supervisor.keep(deadline, began, &control);
                     if supervisor.lives() {
                         continue;
                     }
@@ -73,7 +77,7 @@ pub(super) fn start(control: &UnixStream, deadline: Option<Deadline>) -> std::io
             if !supervisor.lives() {
                 end_all();
             }
-            supervisor.keep(deadline, began);
+            supervisor.keep(deadline, began, &control);
             std::thread::sleep(wait);
         }
     })?;
@@ -107,7 +111,7 @@ impl Supervisor {
     }
 
     /// After the deadline, resumes a stopped supervisor, which then ends the job; if it keeps being stopped, ends the job here.
-    fn keep(&self, deadline: Option<Deadline>, began: Instant) {
+    fn keep(&self, deadline: Option<Deadline>, began: Instant, control: &UnixStream) {
         let (Some(pid), Some(deadline)) = (self.pid, deadline) else { return };
         let lived = began.elapsed();
         if lived < deadline.timeout || !is_stopped(&self.stat) || !self.lives() {
@@ -115,6 +119,8 @@ impl Supervisor {
         }
         let _ = rustix::process::kill_process(pid, Signal::CONT);
         if lived > deadline.timeout.saturating_add(deadline.grace).saturating_add(PATIENCE) {
+            // Does not wait for a full socket: then the cause is only less precise.
+            let _ = rustix::net::send(control, TIMED_OUT, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
             end_all();
         }
     }

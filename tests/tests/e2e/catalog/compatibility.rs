@@ -82,7 +82,16 @@ const KEYS: &[(&str, &[&str])] = &[
     ("lorchestra.bookmark-change/1", &["package", "job", "account", "before", "at"]),
     ("lorchestra.runs-prune/1", &["dry_run", "runs", "logs", "payloads", "undelivered", "running", "used_bytes"]),
     ("lorchestra.runs-stop/1", &["run_id", "short_id", "state", "cause", "had_ended"]),
-    ("lorchestra.events-flush/1", &["destination", "delivered", "refused", "uncertain", "pending", "stopped"]),
+    ("lorchestra.events-flush/1", &[
+        "destination",
+        "delivered",
+        "refused",
+        "uncertain",
+        "all_refused",
+        "all_uncertain",
+        "pending",
+        "stopped",
+    ]),
     ("lorchestra.events-setup/1", &["destination", "target", "dry_run", "steps", "event_id"]),
     ("lorchestra.config-keys/1", &["keys.key", "keys.default", "keys.meaning"]),
     ("lorchestra.event/1", &[

@@ -319,3 +319,29 @@ fn a_run_whose_spool_is_gone_is_closed() {
         assert_eq!(sandbox.lorchestra(&["runs", "list", "--running"]).exits(0).out(), "");
     }
 }
+
+/// The job has returned; its supervisor was stopped, and is killed. Nobody looks for a while.
+#[test]
+fn a_dead_run_ended_when_its_job_did_and_not_when_it_is_found() {
+    let sandbox = sandbox();
+    let (file, end) = (sandbox.arg("acknowledged"), sandbox.arg("end"));
+    let args = ["run-job", "misbehave", "numbered", "--count", "3", "--acknowledged", &file, "--end", &end];
+    let running = sandbox.start(&args);
+    eventually("all events are acknowledged", || acknowledged(&sandbox) == 3);
+    let worker = running.children()[0];
+    running.signal(Signal::STOP);
+    std::fs::write(&end, "").unwrap();
+    eventually("the job has ended", || !processes::is_alive(worker));
+    running.signal(Signal::KILL);
+    drop(running);
+    let killed = chrono::Utc::now();
+    std::thread::sleep(Duration::from_millis(1500));
+    let run = sandbox.run();
+    assert_eq!(run.state(), "completed");
+    let ended = chrono::DateTime::parse_from_rfc3339(run.0["ended_at"].as_str().unwrap()).unwrap();
+    assert!(ended < killed + Duration::from_secs(1), "{ended} {killed}");
+    let events = sandbox.whole_events_of(&run);
+    let took = events.last().unwrap().payload()["duration_ms"].as_i64().unwrap();
+    let started = chrono::DateTime::parse_from_rfc3339(run.0["started_at"].as_str().unwrap()).unwrap();
+    assert!(((ended - started).num_milliseconds() - took).abs() <= 1, "{took} {run:?}");
+}

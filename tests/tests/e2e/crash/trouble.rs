@@ -508,6 +508,9 @@ fn a_loss_of_the_newest_events_is_reported_by_the_next_command() {
             assert_eq!(ended.err().matches(&warning).count(), 1, "{args:?}: {}", ended.shown());
             let next = sandbox.lorchestra(&["runs", "list"]).exits(0);
             assert!(!next.err().contains("missing"), "{args:?}: reported once: {}", next.shown());
+            let doctor = sandbox.lorchestra(&["doctor"]);
+            let known = format!(", about {lost} of the newest events were missing");
+            assert!(doctor.out().contains(&known), "{args:?}: for somebody who looks later: {}", doctor.shown());
         }
     }
 }

@@ -178,3 +178,17 @@ fn a_run_that_is_refused_as_a_whole_blocks_no_other() {
     assert_eq!(accepted(&backend), ["START misbehave/noop", "COMPLETE misbehave/noop"].map(str::to_owned).into());
     assert_eq!(sandbox.lorchestra(&["events", "list", "--failed"]).exits(0).out().lines().count(), 2);
 }
+
+#[test]
+fn a_backend_that_is_down_is_named_with_what_to_check() {
+    let sandbox = Sandbox::with(&[Fixture::Misbehave]);
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    sandbox.configure(&format!("[destinations.openlineage]\nurl = \"http://127.0.0.1:{port}\"\n"));
+    let refused = sandbox.lorchestra(&["events", "setup"]).exits(69);
+    let expected = format!(
+        "error: cannot reach the OpenLineage backend at http://127.0.0.1:{port}/api/v1/lineage: Connection refused\n  \
+         check destinations.openlineage.url\n"
+    );
+    assert_eq!(refused.err(), expected);
+}

@@ -328,6 +328,21 @@ const FAULTS: &[Fault] = &[
         fix: "events setup",
     },
     Fault {
+        name: "a destination whose directory is a file",
+        seed: |s| {
+            fs::write(s.path("nowhere"), "").unwrap();
+            s.configure(&format!("[destinations.jsonl]\ndir = \"{}\"", s.arg("nowhere")));
+        },
+        finds: "/nowhere is not a directory",
+        fix: "choose a path other than",
+    },
+    Fault {
+        name: "a secret that the job does not have",
+        seed: |s| s.configure("[job.\"kit/advance\".secrets]\nnope = \"env:NOPE_X\"\n"),
+        finds: "error secrets: ",
+        fix: "its secrets are token",
+    },
+    Fault {
         name: "events that are not delivered",
         seed: |s| {
             s.configure(&format!("[destinations.jsonl]\ndir = \"{}\"", s.arg("nowhere")));
@@ -430,6 +445,39 @@ fn a_state_directory_that_this_user_may_not_write_to_is_found() {
     let found = findings(&sandbox.lorchestra(&["doctor", "--json"]).exits(0));
     assert!(found.iter().any(|(finding, _)| finding.starts_with("warning host: jobs cannot keep data in ")), "{found:#?}");
     mode(&closed, 0o755);
+}
+
+/// Needs root, to take files away from the user.
+#[test]
+fn files_of_root_are_reported_once_with_a_hint_that_gives_away_no_plugin() {
+    if !processes::is_root() {
+        return;
+    }
+    let sandbox = Sandbox::unprivileged(&[Fixture::Misbehave]);
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    // As sudo lorchestra plugins install leaves it.
+    let share = sandbox.plugins().parent().unwrap().to_owned();
+    let _ = fs::remove_dir_all(sandbox.data());
+    std::os::unix::fs::chown(&share, Some(0), Some(0)).unwrap();
+    mode(&share, 0o755);
+    let found = findings(&sandbox.lorchestra(&["doctor", "--json"]));
+    let data = found.iter().find(|(finding, _)| finding.contains("jobs cannot keep data in ")).expect("a finding");
+    assert!(data.1.starts_with("as root: install -d ") && data.1.ends_with("lorchestra/data"), "{data:?}");
+    // A directory for events that this user may not write to.
+    let events = sandbox.path("events");
+    fs::create_dir(&events).unwrap();
+    mode(&events, 0o755);
+    sandbox.configure(&format!("[destinations.jsonl]\ndir = \"{}\"", events.display()));
+    let setup = sandbox.lorchestra(&["events", "setup"]).exits(69);
+    let what = format!("error: cannot write to {0}: this user may not write to {0}", events.display());
+    assert!(setup.err().starts_with(&what) && setup.err().contains("or set dir in [destinations.jsonl]"), "{}", setup.shown());
+    let network = sandbox.lorchestra(&["doctor", "--network"]).exits(1);
+    assert!(network.out().contains("✗ delivery: cannot write to "), "{}", network.shown());
+    assert!(!network.out().contains("accepts events"), "{}", network.shown());
+    // A configuration that this user may not read.
+    mode(&config(&sandbox), 0o600);
+    let listed = sandbox.lorchestra(&["runs", "list"]).exits(0);
+    assert!(listed.out().contains("misbehave/noop") && listed.err().contains("Permission denied"), "{}", listed.shown());
 }
 
 #[test]

@@ -167,15 +167,14 @@ fn an_empty_log_is_explained_in_one_sentence() {
     let sandbox = sandbox();
     sandbox.lorchestra(&["run-job", "misbehave", "numbered", "--count", "3"]).exits(0);
     let id = sandbox.runs()[0].short().to_owned();
-    let seen =
-        format!("see its outcome with lorchestra runs show {id}, and its 3 events with lorchestra events list --run {id}.\n");
+    let seen = format!("run lorchestra runs show {id} or, for its 3 events, lorchestra events list --run {id}\n");
     let logs = sandbox.lorchestra(&["runs", "logs", "last"]).exits(0);
-    assert_eq!((logs.out(), logs.err()), ("", &*format!("This run has printed and traced nothing; {seen}")));
+    assert_eq!((logs.out(), logs.err()), ("", &*format!("this run has no output and no trace; {seen}")));
     let logs = sandbox.lorchestra(&["runs", "logs", "last", "--trace"]).exits(0);
-    assert_eq!((logs.out(), logs.err()), ("", &*format!("This run has traced nothing; {seen}")));
+    assert_eq!((logs.out(), logs.err()), ("", &*format!("this run has no trace; {seen}")));
     sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
     let logs = sandbox.lorchestra(&["runs", "logs", "last"]).exits(0);
-    assert!(logs.err().ends_with(&format!("lorchestra runs show {}.\n", sandbox.runs()[0].short())), "{}", logs.shown());
+    assert!(logs.err().ends_with(&format!("lorchestra runs show {}\n", sandbox.runs()[0].short())), "{}", logs.shown());
 }
 
 #[test]
@@ -200,4 +199,38 @@ fn a_long_value_leaves_room_for_the_reason() {
         let refused = sandbox.lorchestra(args).exits(2);
         assert!(refused.err().contains(reason) && refused.err().len() < 2500, "{}", refused.shown());
     }
+}
+
+/// The groups of backfills, of `run-group` and of `run-job --group` are all in the list of runs.
+#[test]
+fn an_unknown_group_names_the_command_that_lists_all() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "noop", "--group", "nightly"]).exits(0);
+    let unknown = sandbox.lorchestra(&["runs", "list", "--group", "nope"]).exits(1);
+    let expected = "Unknown group: nope\n  run lorchestra runs list --json, which prints the group of each run\n";
+    assert_eq!(unknown.err(), expected);
+    let listed = sandbox.lorchestra(&["runs", "list", "--json"]).exits(0);
+    assert_eq!(listed.json_lines("lorchestra.run/1")[0]["group"], "nightly");
+}
+
+#[test]
+fn events_of_a_destination_that_is_not_configured_are_an_error() {
+    let sandbox = sandbox();
+    let error = "error: the destination jsonl is not configured\n";
+    for with_history in [false, true] {
+        if with_history {
+            sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+        }
+        for command in [&["events", "list", "--pending"][..], &["events", "flush"]] {
+            let refused = sandbox.lorchestra(&[command, &["--destination", "jsonl"]].concat()).exits(78);
+            assert!(refused.err().starts_with(error), "{}", refused.shown());
+        }
+    }
+    // Those of one that was configured once are still in the store.
+    let dir = sandbox.arg("events");
+    std::fs::create_dir(&dir).unwrap();
+    sandbox.configure(&format!("[destinations.jsonl]\ndir = {dir:?}\n"));
+    sandbox.lorchestra(&["run-job", "misbehave", "noop"]).exits(0);
+    sandbox.configure("");
+    sandbox.lorchestra(&["events", "list", "--pending", "--destination", "jsonl"]).exits(0);
 }

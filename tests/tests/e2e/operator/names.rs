@@ -47,6 +47,18 @@ fn last_and_a_job_name_the_newest_run() {
     assert!(events.out().lines().all(|line| line.contains(runs[0].id())), "{}", events.shown());
 }
 
+/// A misspelt name must not look like a job without failures.
+#[test]
+fn a_misspelt_job_is_not_one_without_failed_runs() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "misbehave", "fail"]).exits(1);
+    let rerun = |job: &str| sandbox.lorchestra(&["runs", "rerun", "--failed", "--dry-run", "--job", job]);
+    let refused = rerun("misbehave/fial").exits(1);
+    assert!(refused.err().starts_with("Unknown job: misbehave/fial\n  did you mean fail"), "{}", refused.shown());
+    assert!(rerun("misbehave/fail").exits(0).out().contains("misbehave/fail"));
+    assert!(rerun("misbehave/noop").exits(0).err().contains("No failed run"));
+}
+
 #[test]
 fn an_unknown_name_is_reported_with_candidates() {
     let sandbox = sandbox();

@@ -300,6 +300,19 @@ fn runs_are_removed_by_number_and_by_size() {
     sandbox.lorchestra(&["runs", "prune", "--keep", "1", "--older-than", "1d"]).exits(2);
 }
 
+/// A run that stays only because `status` shows it keeps no logs.
+#[test]
+fn logs_of_runs_that_stay_are_removed_and_counted() {
+    let sandbox = sandbox();
+    sandbox.lorchestra(&["run-job", "-q", "misbehave", "print", "--lines", "20000"]).exits(0);
+    let counted = sandbox.lorchestra(&["runs", "prune", "--max-size", "100K", "--dry-run"]).exits(0);
+    assert!(counted.out().starts_with("would remove about 0 of 1 run and the logs of 1 ("), "{}", counted.shown());
+    assert!(counted.out().ends_with(" of them logs)\n"), "{}", counted.shown());
+    let pruned = sandbox.lorchestra(&["runs", "prune", "--keep", "0"]).exits(0);
+    assert_eq!(pruned.out(), "✓ removed 0 runs and the logs of 1\n");
+    assert_eq!(sandbox.runs().len(), 1);
+}
+
 #[test]
 fn jobs_are_listed_with_summaries_on_a_terminal_and_names_only_on_a_pipe() {
     let sandbox = sandbox();
@@ -330,11 +343,13 @@ fn settings_are_shown_with_their_origins() {
     };
     assert_eq!(origin("locked"), "default");
     assert!(origin("retention.logs").as_str().unwrap().ends_with("config.toml"));
+    assert!(shown.out().contains("job.\"misbehave/noop\".timeout = 1h  ("), "{}", shown.shown());
     // With another configuration file. A missing file is an error, not an empty configuration.
     fs::write(sandbox.path("other.toml"), "locked = true\n").unwrap();
     let other = sandbox.lorchestra(&["--config", "other.toml", "config", "show"]).exits(0);
     assert!(other.out().contains("locked = true"), "{}", other.shown());
-    sandbox.lorchestra(&["runs", "list", "--config", "/nowhere.toml"]).exits(78);
+    let missing = sandbox.lorchestra(&["runs", "list", "--config", "/nowhere.toml"]).exits(78);
+    assert!(missing.err().starts_with("error: /nowhere.toml does not exist\n"), "{}", missing.shown());
     sandbox.lorchestra(&["--config", "other.toml", "run-job", "misbehave", "noop"]).exits(78);
     // Works even if nothing can be read.
     sandbox.configure("= =");

@@ -191,3 +191,36 @@ fn the_event_is_delivered_at_once() {
     let refused = rows.iter().find(|row| row.values["event_type"] == "job.refused").expect("a row");
     assert_eq!((&refused.values["attempt"], &refused.values["source"]), (&json!(0), &json!("misbehave/noop")));
 }
+
+/// A caller that reads the object learns of a refusal from it, too: it is that of the recorded run.
+#[test]
+fn a_refused_run_is_an_object() {
+    let sandbox = sandbox();
+    let object = |args: &[&str], code: i32, cause: &str| {
+        let ended = sandbox.lorchestra(args).exits(code);
+        let object = ended.json("lorchestra.run-job/1");
+        let run = sandbox.all_runs().remove(0);
+        assert_eq!((&object["state"], &object["cause"]), (&json!("refused"), &json!(cause)), "{}", ended.shown());
+        assert_eq!((&object["run_id"], &object["message"]), (&json!(run.id()), &json!(run.message())), "{}", ended.shown());
+        assert_eq!((&object["package"], &object["job"]), (&run.0["package"], &run.0["job"]), "{}", ended.shown());
+    };
+    let secret = ["run-job", "kit", "optional_secret", "--api-token", "env:NOWHERE", "--json"];
+    object(&secret, 2, "secret");
+    object(&["runs", "rerun", "kit/optional_secret", "--json"], 2, "secret");
+    configure(&sandbox, "locked = true\n");
+    object(&["run-job", "--json", "misbehave", "noop"], 78, "config");
+    configure(&sandbox, "[retention]\nlogs = = 3\n");
+    object(&["run-job", "misbehave", "noop", "--json"], 78, "config");
+    configure(&sandbox, "");
+    let running = sandbox.start(&["run-job", "misbehave", "wait"]);
+    eventually("it is recorded", || sandbox.all_runs()[0].state() == "running");
+    object(&["run-job", "misbehave", "wait", "--json"], 75, "overlap");
+    sandbox.lorchestra(&["runs", "stop", "misbehave/wait"]).exits(0);
+    running.wait().exits(143);
+    // Before the flags of the job are known.
+    fs::remove_file(sandbox.plugins().join("libmisbehave.so")).unwrap();
+    object(&["run-job", "misbehave", "noop", "--json"], 1, "plugin");
+    // What is not recorded has no object.
+    let mistyped = sandbox.lorchestra(&["run-job", "kit", "kinds", "--evry", "1", "--json"]).exits(2);
+    assert!(mistyped.out().is_empty(), "{}", mistyped.shown());
+}

@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::Command;
 
 const FLAGS: [&str; 7] = ["--", "--timeout", "2h", "--source", "/srv/mail/takeout.mbox", "--since", "last:-2d"];
+/// The destination without which a container cannot deliver events.
+const TABLE: [(&str, &str); 2] = [("BQ_EVENTS_DATASET", "lorchestra"), ("BQ_EVENTS_TABLE", "events")];
 const PRINT: [&str; 3] = ["schedule", "print", "ingester/extract_gmail"];
 
 fn sandbox() -> Sandbox {
@@ -133,7 +135,7 @@ fn kubernetes_accepts_the_windows_of_a_plan() {
         let plan = plan(&sandbox, to);
         let flags =
             ["--image", "registry.example.org/lorchestra:1", "-j", "20", "--service-account", "w@p.iam.gserviceaccount.com"];
-        let exported = sandbox.lorchestra(&[&["export", &plan, "--k8s"][..], &flags].concat()).exits(0);
+        let exported = sandbox.lorchestra_with(&TABLE, &[&["export", &plan, "--k8s"][..], &flags].concat()).exits(0);
         let yaml = exported.out();
         assert_eq!(yaml.contains("kind: ConfigMap"), has_plan);
         assert_eq!(exported.err().contains("Copy the plan there"), !has_plan, "{}", exported.err());
@@ -172,7 +174,7 @@ fn the_exported_arguments_run_a_window() {
     let plan = plan(&sandbox, "2024-01-03");
     let shared = sandbox.arg("shared");
     let flags = ["--image", "lorchestra:1", "--cloud-run", "--nfs", "10.0.0.2:/x"];
-    let yaml = sandbox.lorchestra(&[&["export", &plan][..], &flags].concat()).exits(0);
+    let yaml = sandbox.lorchestra_with(&TABLE, &[&["export", &plan][..], &flags].concat()).exits(0);
     let args = yaml.out().lines().find_map(|line| line.trim().strip_prefix("args: ")).unwrap();
     let args: Vec<String> = serde_json::from_str(args).unwrap();
     let group = args[5].split('/').nth(2).unwrap().to_owned();
@@ -191,7 +193,9 @@ fn the_exported_arguments_run_a_window() {
 /// There is no schema of Cloud Run that works offline: the structure is checked against its documentation.
 #[test]
 fn a_cloud_run_job_requires_delivery_and_one_task() {
-    let yaml = print(&sandbox(), &["--cloud-run", "--image", "europe-docker.pkg.dev/p/r/lorchestra:1"]);
+    let args = [&PRINT, &["--cloud-run", "--image", "europe-docker.pkg.dev/p/r/lorchestra:1"][..], &FLAGS].concat();
+    let printed = sandbox().lorchestra_with(&TABLE, &args).exits(0);
+    let yaml = printed.out();
     for line in [
         "apiVersion: run.googleapis.com/v1\nkind: Job\n",
         "      parallelism: 1\n      taskCount: 1\n      template:\n        spec:\n",
@@ -312,6 +316,72 @@ fn what_is_installed_is_listed_with_its_problems() {
     let unread = sandbox.lorchestra_with(&[("PATH", &path)], &["schedule", "list"]).exits(0);
     assert!(unread.out().contains("misbehave/noop") && unread.out().contains("/opt/gone"), "{}", unread.shown());
     assert!(unread.err().contains("warning: whether these jobs can run is not known: ") && unread.err().contains("plugins.lock"));
+}
+
+/// However a line is written: it is listed if it runs a job, and with the time at which it does.
+#[test]
+fn every_installed_command_that_runs_jobs_is_listed() {
+    let sandbox = sandbox();
+    let binary = lorchestra_tests::built::lorchestra().display().to_string();
+    let dir = sandbox.home().join(".config/systemd/user");
+    fs::create_dir_all(&dir).unwrap();
+    let group = sandbox.arg("group.toml");
+    let spec = sandbox.lorchestra(&["run-job", "misbehave", "noop", "--dry-run", "--json"]).exits(0);
+    fs::write(sandbox.path("spec.json"), spec.out()).unwrap();
+    fs::write(
+        dir.join("night.service"),
+        format!("[Service]\nExecStart=-{binary} run-job -q misbehave/noop\nExecStart=@{binary} me run-job misbehave print\n"),
+    )
+    .unwrap();
+    fs::write(dir.join("often.timer"), "[Timer]\nUnit=night.service\nOnBootSec=5min\nOnUnitActiveSec=1h\n").unwrap();
+    let bin = sandbox.path("bin");
+    fs::create_dir(&bin).unwrap();
+    let crontab = |script: &str| {
+        fs::write(bin.join("crontab"), format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(bin.join("crontab"), fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    crontab("cat \"$HOME/crontab\"");
+    let lines = format!(
+        "1 * * * * {binary} run-job misbehave/noop >> /tmp/x 2>&1; {binary} run-job misbehave print && true\n\
+         2 * * * * {binary} run-group {group}\n\
+         3 * * * * {binary} run-job --spec {}\n\
+         4 * * * * flock /tmp/l -c '{binary} backfill misbehave/windowed --from 2024-01-01 --every 1d'\n",
+        sandbox.arg("spec.json")
+    );
+    fs::write(sandbox.home().join("crontab"), lines).unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let list = |args: &[&str]| sandbox.lorchestra_with(&[("PATH", &path)], &[&["schedule", "list"], args].concat()).exits(0);
+    let listed = list(&["--json"]);
+    let entries = listed.json_lines("lorchestra.schedule/1");
+    let text = |entry: &serde_json::Value, key: &str| entry[key].as_str().unwrap_or("-").to_owned();
+    let found: Vec<[String; 3]> = entries.iter().map(|entry| ["when", "command", "job"].map(|key| text(entry, key))).collect();
+    let often = "OnBootSec=5min, OnUnitActiveSec=1h";
+    assert_eq!(
+        found,
+        [
+            [often, "run-job", "noop"],
+            [often, "run-job", "print"],
+            ["1 * * * *", "run-job", "noop"],
+            ["1 * * * *", "run-job", "print"],
+            ["2 * * * *", "run-group", "-"],
+            ["3 * * * *", "run-job", "noop"],
+            ["4 * * * *", "backfill", "windowed"],
+        ],
+        "{}",
+        listed.shown()
+    );
+    assert_eq!(entries[4]["problems"][0], format!("{group} does not exist"));
+    let shown = list(&[]);
+    assert!(
+        shown.out().contains("  run-group /") && shown.out().contains("  backfill misbehave/windowed  "),
+        "{}",
+        shown.shown()
+    );
+    // A crontab that cannot be read is not an empty one.
+    crontab("echo 'crontab: you are not allowed to use this program' >&2; exit 1");
+    assert!(list(&[]).err().contains("crontab -l failed: crontab: you are not allowed"));
+    crontab("echo 'no crontab for anna' >&2; exit 1");
+    assert_eq!(list(&[]).err(), "");
 }
 
 /// A scheduler starts a command without the variables of a shell.

@@ -37,7 +37,6 @@ fn packages_jobs_flags_and_runs_of_this_machine_are_completed() {
         (&["status", "kit/ki"], "kit/kinds"),
         (&["runs", "list", "--package", "mis"], "misbehave"),
         (&["runs", "list", "--job", "kit/ki"], "kit/kinds"),
-        (&["runs", "prune", "--job", "kit/ki"], "kit/kinds"),
         (&["schedule", "print", "kit/ki"], "kit/kinds"),
         (&["plugins", "remove", "mis"], "misbehave"),
         (&["schemas", "statu"], "status"),
@@ -47,6 +46,13 @@ fn packages_jobs_flags_and_runs_of_this_machine_are_completed() {
     }
     sandbox.lorchestra(&["run-job", "-q", "misbehave", "numbered", "--account", "anna"]).exits(0);
     assert_eq!(offered(&sandbox, &["runs", "list", "--account", "an"]), ["anna"]);
+    // Only jobs that have run can be forgotten or run again.
+    for command in [&["runs", "prune", "--job", "mis"][..], &["runs", "rerun", "--failed", "--job", "mis"]] {
+        assert_eq!(offered(&sandbox, command), ["misbehave/noop", "misbehave/numbered"], "{command:?}");
+    }
+    for command in [["events", "list", "--run", ""], ["events", "export", "--run", ""]] {
+        assert!(offered(&sandbox, &command).contains(&"last".to_owned()), "{command:?}");
+    }
     assert_eq!(offered(&sandbox, &["runs", "prune", "--job", "misbehave/numbered", "--account", ""])[0], "anna");
     let days = ["--from", "2024-01-01", "--to", "2024-01-02", "--every", "1d"];
     sandbox.lorchestra(&[&["backfill", "misbehave", "windowed"], &days[..]].concat()).exits(0);
