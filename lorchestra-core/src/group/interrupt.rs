@@ -1,4 +1,4 @@
-//! Interrupts the members of a group that lanes of other processes run: those of a killed process go on until their runs end.
+//! Interrupts the members of a group that lanes of other processes run: those of a killed process continue until their runs end.
 
 use crate::store::group::{Group, MemberState};
 use crate::store::{Run, RunQuery, RunState, Store, StoreError};
