@@ -1,5 +1,5 @@
 //! Preprocesses the arguments before clap parses them: splits `PACKAGE/JOB` ([`pair`]), and separates run-job's own flags from those of a
-//! job that is not known yet. Called by [`crate::args`] and, for the arguments after the job, by [`crate::flags`].
+//! job that is not known yet. Called by [`crate::commands::args`] and, for the arguments after the job, by [`crate::flags`].
 
 pub(crate) mod pair;
 
@@ -151,7 +151,7 @@ const TYPED: usize = 200;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::Args;
+    use crate::commands::args::Args;
     use clap::CommandFactory;
 
     /// [`cut`] and [`globals`] rely on this.

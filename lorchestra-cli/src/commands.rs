@@ -1,5 +1,6 @@
 //! Commands: each takes values and a printer, and returns its exit code.
 
+pub(crate) mod args;
 pub(crate) mod backfill;
 pub(crate) mod bookmarks;
 mod config;

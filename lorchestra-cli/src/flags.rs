@@ -308,7 +308,7 @@ mod tests {
     /// Every job that the catalog accepts has a valid command line: clap checks its definitions in debug builds.
     #[test]
     fn any_parameters_make_a_command_line() {
-        let mut names: Vec<String> = <crate::args::Args as clap::CommandFactory>::command()
+        let mut names: Vec<String> = <crate::commands::args::Args as clap::CommandFactory>::command()
             .find_subcommand("run-job")
             .unwrap()
             .get_arguments()

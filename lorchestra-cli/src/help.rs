@@ -1,8 +1,8 @@
 //! `run-job --help` without a JOB: the help of run-job itself and, with a PACKAGE, a list of its jobs. With a JOB, [`crate::flags`]
 //! generates the job's help.
 
-use crate::args::Args;
 use crate::commands::Command;
+use crate::commands::args::Args;
 use crate::exit::Code;
 use crate::failure::CommandError;
 use crate::printer::Printer;

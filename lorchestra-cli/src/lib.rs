@@ -1,12 +1,11 @@
 //! The `lorchestra` command: the user interface of lorchestra.
 //!
-//! The command line passes through three stages: `args` only validates; `settings` is the only module that reads the environment, the home
-//! directory and the configuration file; a command (`commands`) takes these values and a `printer`, and returns an exit code. `failure`
-//! turns errors into a sentence, hints and a code. All logic is in lorchestra-core.
+//! The command line passes through three stages: `commands::args` only validates; `settings` is the only module that reads the environment,
+//! the home directory and the configuration file; a command (`commands`) takes these values and a `printer`, and returns an exit code.
+//! `failure` turns errors into a sentence, hints and a code. All logic is in lorchestra-core.
 //!
 //! A library only for `fuzzing`: the binary just calls `main`.
 
-mod args;
 mod argv;
 mod bar;
 mod bigquery;
@@ -54,7 +53,7 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == lorchestra_core::run::worker::ARGUMENT) {
         return lorchestra_core::run::worker::main();
     }
-    complete::answer(<args::Args as clap::CommandFactory>::command);
+    complete::answer(<commands::args::Args as clap::CommandFactory>::command);
     stream::report_panics();
     let code = command();
     // Waits for pending output, within limits.
@@ -67,7 +66,7 @@ fn command() -> ExitCode {
     if version(&mut printer) {
         return printer.finish(exit::Code::Success);
     }
-    let args = match args::Args::read(std::env::args_os()) {
+    let args = match commands::args::Args::read(std::env::args_os()) {
         Ok(args) => args,
         Err(error) => {
             let code = printer.clap(&error);
@@ -82,7 +81,7 @@ fn command() -> ExitCode {
     // A panic here is a bug in lorchestra, with its own exit code; the hook has printed its location. The next command closes a run that
     // was in progress.
     let result = catch_unwind(AssertUnwindSafe(|| {
-        let definition = <args::Args as clap::CommandFactory>::command;
+        let definition = <commands::args::Args as clap::CommandFactory>::command;
         if let Some(package) = help::requested(&args) {
             return help::print(package, &args, &mut printer);
         }

@@ -17,7 +17,7 @@ use crate::printer::Printer;
 use crate::telemetry::Recorder;
 use crate::telemetry::Telemetry;
 use crate::wire::HookInput;
-use command::{HookError, Stop};
+use command::{HookError, StopRequest};
 use lorchestra_core::host::signals::Signals;
 use lorchestra_core::outcome::{Cause, Failure, Outcome};
 use lorchestra_core::run::event::{Observer, RunEvent};
@@ -193,7 +193,7 @@ impl<'a> Notices<'a> {
             let object = object(Hook::Start, about);
             let stop = Arc::clone(&self.stop);
             let work = move || {
-                let result = command::run(&command, Hook::Start, &object, Instant::now() + TIME_BOX, Stop::Flag(&stop));
+                let result = command::run(&command, Hook::Start, &object, Instant::now() + TIME_BOX, StopRequest::Flag(&stop));
                 result.err().map(|error| format!("on_start: {}", why(&error, 1)))
             };
             begin("lorchestra-start-hook", Box::new(work));
@@ -295,7 +295,8 @@ impl<'a> Notices<'a> {
             let reports: Vec<&HookInput> = self.reports.iter().filter(|(of, _)| *of == hook).map(|(_, report)| report).collect();
             let deadline = Instant::now() + TIME_BOX;
             for (n, report) in reports.iter().enumerate() {
-                let Err(error) = command::run(command, hook, report, deadline, Stop::Signals(signals.as_deref_mut())) else {
+                let Err(error) = command::run(command, hook, report, deadline, StopRequest::Signals(signals.as_deref_mut()))
+                else {
                     continue;
                 };
                 printer.warning(format_args!("{}: {}", hook.key(), why(&error, n + 1)));

@@ -1,5 +1,5 @@
 //! `PACKAGE/JOB` in the place of PACKAGE: splits it into two arguments, for every command that takes PACKAGE and JOB. Pure; called by
-//! [`crate::args`] before anything else reads the arguments, and by completion.
+//! [`crate::commands::args`] before anything else reads the arguments, and by completion.
 
 use super::{is_flag, valued_flags};
 use std::collections::HashSet;
@@ -47,7 +47,7 @@ pub(crate) fn split(definition: &clap::Command, words: &mut Vec<OsString>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::Args;
+    use crate::commands::args::Args;
     use clap::CommandFactory;
 
     fn after(line: &str) -> String {

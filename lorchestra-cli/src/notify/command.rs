@@ -21,14 +21,14 @@ pub(super) enum HookError {
 }
 
 /// What stops a command before its deadline.
-pub(super) enum Stop<'a> {
+pub(super) enum StopRequest<'a> {
     /// A signal to lorchestra, in the thread that handles signals.
     Signals(Option<&'a mut Signals>),
     /// A flag, in any other thread.
     Flag(&'a AtomicBool),
 }
 
-impl Stop<'_> {
+impl StopRequest<'_> {
     fn is_requested(&mut self) -> bool {
         match self {
             Self::Signals(signals) => signals.as_mut().is_some_and(|signals| !signals.endings().is_empty()),
@@ -41,7 +41,13 @@ impl Stop<'_> {
 const FLAG_CHECK: Duration = Duration::from_millis(100);
 
 /// Runs the command until the deadline, or until it must stop.
-pub(super) fn run(command: &str, hook: Hook, report: &HookInput, deadline: Instant, mut stop: Stop<'_>) -> Result<(), HookError> {
+pub(super) fn run(
+    command: &str,
+    hook: Hook,
+    report: &HookInput,
+    deadline: Instant,
+    mut stop: StopRequest<'_>,
+) -> Result<(), HookError> {
     let stderr = || Stdio::from(std::io::stderr());
     let ended = |what: &'static str| move |e: std::io::Error| HookError::Ended(format!("{what}: {e}"));
     let mut child = Command::new("/bin/sh")
@@ -66,10 +72,10 @@ pub(super) fn run(command: &str, hook: Hook, report: &HookInput, deadline: Insta
             kill(child);
             return Err(HookError::TimedOut);
         }
-        let most = if matches!(stop, Stop::Flag(_)) { FLAG_CHECK } else { left };
+        let most = if matches!(stop, StopRequest::Flag(_)) { FLAG_CHECK } else { left };
         let wait = lorchestra_core::host::clock::timespec(left.min(most));
         let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
-        if let Stop::Signals(Some(signals)) = &stop {
+        if let StopRequest::Signals(Some(signals)) = &stop {
             fds.push(PollFd::new(&**signals, PollFlags::IN));
         }
         // May have ended without an event: check again.

@@ -1,7 +1,7 @@
 //! Reads a command line of a crontab or a unit: which `lorchestra` command in it runs jobs, and which ones. Splits text as a shell or as
 //! systemd does, and lets [`Args`] read the rest, so that what is listed is what would run. Reads only a file that `--spec` names.
 
-use crate::args::Args;
+use crate::commands::args::Args;
 use crate::commands::{Command, spec_file};
 use lorchestra_core::text::{one_line, path_text, shell};
 use lorchestra_plugin_api::manifest::is_name;
@@ -15,7 +15,7 @@ const RUNNING: [&str; 3] = ["run-job", "run-group", "backfill"];
 
 /// Who reads the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reader {
+pub(super) enum Syntax {
     Shell,
     /// `ExecStart=`, in which only a `;` on its own separates commands.
     Systemd,
@@ -36,9 +36,9 @@ pub(super) struct JobCommand {
 }
 
 /// Returns the commands in a text that run jobs.
-pub(super) fn all(text: &str, reader: Reader) -> Vec<JobCommand> {
+pub(super) fn all(text: &str, syntax: Syntax) -> Vec<JobCommand> {
     let mut found = Vec::new();
-    collect(&split(text, reader).unwrap_or_default(), DEPTH, &mut found);
+    collect(&split(text, syntax).unwrap_or_default(), DEPTH, &mut found);
     found
 }
 
@@ -50,7 +50,7 @@ pub(super) fn collect(commands: &[Vec<String>], depth: u32, found: &mut Vec<JobC
         } else if depth > 0 {
             // The argument of a shell, or of a program like flock that starts one.
             for inner in words.iter().filter(|word| word.contains("lorchestra") && word.contains(char::is_whitespace)) {
-                collect(&split(inner, Reader::Shell).unwrap_or_default(), depth - 1, found);
+                collect(&split(inner, Syntax::Shell).unwrap_or_default(), depth - 1, found);
             }
         }
     }
@@ -127,7 +127,7 @@ fn missing_file(file: &Path) -> Vec<String> {
 
 /// Splits a text into commands, and each into words: quotes, backslashes, operators; without redirections and without assignments before
 /// a command. `None` if a quote is not closed.
-pub(super) fn split(text: &str, reader: Reader) -> Option<Vec<Vec<String>>> {
+pub(super) fn split(text: &str, syntax: Syntax) -> Option<Vec<Vec<String>>> {
     let mut words = Words::default();
     let mut quote = None;
     let mut chars = text.chars().peekable();
@@ -141,15 +141,15 @@ pub(super) fn split(text: &str, reader: Reader) -> Option<Vec<Vec<String>>> {
                 quote = Some(c);
                 words.word.get_or_insert_default();
             }
-            (None, c) if c.is_whitespace() && (c != '\n' || reader == Reader::Systemd) => words.end_word(),
-            (None, '<' | '>') | (None, '&') if reader == Reader::Shell && (c != '&' || chars.peek() == Some(&'>')) => {
+            (None, c) if c.is_whitespace() && (c != '\n' || syntax == Syntax::Systemd) => words.end_word(),
+            (None, '<' | '>') | (None, '&') if syntax == Syntax::Shell && (c != '&' || chars.peek() == Some(&'>')) => {
                 words.redirect();
                 while chars.next_if(|c| "<>&|".contains(*c)).is_some() {}
             }
-            (None, ';' | '&' | '|' | '\n' | '(' | ')') if reader == Reader::Shell => words.end_command(),
+            (None, ';' | '&' | '|' | '\n' | '(' | ')') if syntax == Syntax::Shell => words.end_command(),
             (None, ';') if words.word.is_none() && chars.peek().is_none_or(|next| next.is_whitespace()) => words.end_command(),
             // A comment.
-            (None, '#') if reader == Reader::Shell && words.word.is_none() => while chars.next_if(|c| *c != '\n').is_some() {},
+            (None, '#') if syntax == Syntax::Shell && words.word.is_none() => while chars.next_if(|c| *c != '\n').is_some() {},
             (None, c) => words.push(c),
         }
     }
@@ -211,18 +211,18 @@ mod tests {
 
     #[test]
     fn a_command_is_split_as_a_shell_does() {
-        let words = |text: &str| split(text, Reader::Shell).unwrap();
+        let words = |text: &str| split(text, Syntax::Shell).unwrap();
         assert_eq!(words("a 'b c' \"d\\\"e\" f\\ g ''"), [["a", "b c", "d\"e", "f g", ""]]);
         assert_eq!(
             words("A=1 b c=2 >x 2>&1 d </dev/null & e&&f || g;(h)|i &>j # k"),
             [&["b", "c=2", "d"][..], &["e"], &["f"], &["g"], &["h"], &["i"]]
         );
-        assert_eq!(split("a 'b", Reader::Shell), None);
+        assert_eq!(split("a 'b", Syntax::Shell), None);
     }
 
     #[test]
     fn systemd_has_no_operators_but_a_semicolon_on_its_own() {
-        assert_eq!(split("/a b;c d&e >f ; /g", Reader::Systemd).unwrap(), [&["/a", "b;c", "d&e", ">f"][..], &["/g"]]);
+        assert_eq!(split("/a b;c d&e >f ; /g", Syntax::Systemd).unwrap(), [&["/a", "b;c", "d&e", ">f"][..], &["/g"]]);
     }
 
     /// What a line runs: `command package/job` or `command file`.
@@ -231,7 +231,7 @@ mod tests {
             (Some(package), Some(job)) => format!("{} {package}/{job}", found.name),
             _ => format!("{} {}", found.name, found.input.unwrap_or_else(|| found.problems.join("; "))),
         };
-        all(line, Reader::Shell).into_iter().map(text).collect()
+        all(line, Syntax::Shell).into_iter().map(text).collect()
     }
 
     #[test]

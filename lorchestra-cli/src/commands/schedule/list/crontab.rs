@@ -1,6 +1,6 @@
 //! The crontab lines that run jobs: those of this user (`crontab -l`), `/etc/crontab` and `/etc/cron.d`.
 
-use super::command::{self, Reader};
+use super::command::{self, Syntax};
 use super::{Entry, Found};
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -45,7 +45,7 @@ fn entries(text: &str, file: &str, system: bool, settings: &Settings) -> Vec<Ent
     let home = settings.home.display().to_string();
     let of_line = |line: &str| {
         let (when, command) = parts(line, system)?;
-        let commands = command::all(&command.replace("$HOME", &home).replace("${HOME}", &home), Reader::Shell);
+        let commands = command::all(&command.replace("$HOME", &home).replace("${HOME}", &home), Syntax::Shell);
         let found = Found { kind: "cron", when: Some(when), file: file.to_owned() };
         Some(commands.into_iter().map(move |command| Entry { found: found.clone(), command }))
     };

@@ -1,6 +1,6 @@
 //! The services and timers of systemd that run jobs. Reads files only, so it works without a running systemd; drop-ins are not read.
 
-use super::command::{DEPTH, JobCommand, Reader, collect, split};
+use super::command::{DEPTH, JobCommand, Syntax, collect, split};
 use super::{Entry, Found};
 use crate::settings::Settings;
 use lorchestra_core::text::path_text;
@@ -67,7 +67,7 @@ fn service(path: &Path, user: bool, timers: &[Timer], settings: &Settings) -> Ve
 
 /// Splits a value of `ExecStart=` into commands and words, without the prefixes of a program.
 fn words(line: &str, home: &str) -> Vec<Vec<String>> {
-    let mut commands = split(line, Reader::Systemd).unwrap_or_default();
+    let mut commands = split(line, Syntax::Systemd).unwrap_or_default();
     for words in &mut commands {
         words.iter_mut().for_each(|word| *word = word.replace("%h", home).replace("%%", "%").replace("$$", "$"));
         let program = words[0].trim_start_matches(PREFIXES).to_owned();
