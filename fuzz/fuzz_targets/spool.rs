@@ -57,7 +57,12 @@ fn listed(segments: &[Vec<u8>]) {
     store.begin_run(&run(), &started()).expect("a run");
     let mut ingested = IngestState::default();
     store
-        .ingest("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut ingested)
+        .ingest(
+            "run",
+            1,
+            Portion { records: &records, after: ingested.cursor, end: Cursor::default(), damaged: 0 },
+            &mut ingested,
+        )
         .expect("what was parsed is ingested");
     let mut found = BTreeSet::new();
     let each = |event: Event| {

@@ -283,9 +283,10 @@ impl<'a> Notices<'a> {
         if let Err(error) = ping::send(&pings) {
             printer.warning(error);
         }
-        if self.call_commands(signals.as_deref_mut(), printer).is_ok() {
-            self.wait_for(&late, signals, printer);
+        if self.call_commands(signals.as_deref_mut(), printer).is_err() {
+            self.stop.store(true, Ordering::Relaxed);
         }
+        self.wait_for(&late, signals, printer);
     }
 
     /// Runs the commands of the end. Fails if a signal stopped them.
@@ -319,7 +320,8 @@ impl<'a> Notices<'a> {
 
     /// Waits for hooks of the start, which end at their own deadline. A signal kills their commands.
     fn wait_for(&self, late: &[Receiver<Option<String>>], mut signals: Option<&mut Signals>, printer: &mut Printer) {
-        let mut until = Instant::now() + TIME_BOX;
+        let is_stopped = self.stop.load(Ordering::Relaxed);
+        let mut until = Instant::now() + if is_stopped { KILLED } else { TIME_BOX };
         for begun in late {
             loop {
                 match begun.recv_timeout(SIGNAL_CHECK) {

@@ -141,6 +141,8 @@ impl Rescued {
         let is_mentioned = text.lines().any(|line| line.trim_start().starts_with("state"));
         let place = match () {
             () if !is_readable => unread,
+            // UTF-16 looks like text without any key.
+            () if text.contains('\0') => HistoryPlace::Unknown,
             () if configured.is_some() || !is_mentioned => HistoryPlace::Certain,
             () => HistoryPlace::Unknown,
         };

@@ -130,7 +130,10 @@ pub fn resolve(request: PlanRequest<'_>) -> Result<RunSpec, PlanError> {
             }
             continue;
         }
-        ends.is_configured |= is_end(param) && of_configuration;
+        if is_end(param) {
+            ends.is_configured |= of_configuration;
+            ends.is_typed |= typed.iter().any(|value| !value.is_configured);
+        }
         match resolve_param(param, &typed, now, &mark) {
             Ok(Some(resolved)) => {
                 params.insert(param.name.clone(), resolved.value.to_json());
@@ -145,7 +148,8 @@ pub fn resolve(request: PlanRequest<'_>) -> Result<RunSpec, PlanError> {
             }
         }
     }
-    let has_configured_end = ends.is_configured;
+    // An end that was typed may be the wrong one.
+    let has_configured_end = ends.is_configured && !ends.is_typed;
     let window = ends.window(now, &mark).unwrap_or_else(|fault| {
         is_configured |= has_configured_end;
         faults.push(fault);
@@ -330,6 +334,8 @@ struct Ends {
     from_bookmark: bool,
     /// One of them comes from the configuration.
     is_configured: bool,
+    /// One of them comes from the request.
+    is_typed: bool,
 }
 
 impl Ends {

@@ -309,6 +309,8 @@ impl Store {
         if long_log {
             self.expect_flood()?;
         }
+        // Recorded now: once this run has as many events as were lost, nothing would show the loss.
+        self.take_missing();
         Ok(true)
     }
 

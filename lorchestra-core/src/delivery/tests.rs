@@ -43,7 +43,14 @@ fn filled(site: &Site, count: usize) -> (Outbox, Vec<String>) {
         })
         .collect();
     let records: Vec<Record<'_>> = lines.iter().map(|line| record::parse(line).unwrap()).collect();
-    store.ingest("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut Default::default()).unwrap();
+    store
+        .ingest(
+            "run",
+            1,
+            Portion { records: &records, after: Cursor::default(), end: Cursor::default(), damaged: 0 },
+            &mut Default::default(),
+        )
+        .unwrap();
     let store = Outbox::open(store, NAME).unwrap();
     let ids = store.pending_rows(0, usize::MAX, usize::MAX).unwrap().into_iter().map(|out| out.row.event_id).collect();
     (store, ids)

@@ -162,6 +162,8 @@ struct GroupProgress {
     failures: u32,
     lost: u32,
     stopped: Option<StopReason>,
+    /// Whether the runs in progress are stopped too, perhaps after it had stopped for another reason.
+    is_ending: bool,
     looked: Option<Instant>,
 }
 
@@ -182,11 +184,6 @@ impl GroupProgress {
             excluded.again = Instant::now();
             self.looked = None;
         }
-    }
-
-    /// Whether the runs in progress are stopped too.
-    fn is_ending(&self) -> bool {
-        matches!(self.stopped, Some(StopReason::Signal(_) | StopReason::Cancelled))
     }
 
     /// The number of members that run in lanes of an earlier process, which was killed.
@@ -256,36 +253,42 @@ impl Driver<'_> {
     /// If the store fails, or no lane can be started. Runs in progress end on their own.
     pub fn run(&mut self, mut pool: Pool, signals: &mut Signals) -> Result<Driven, GroupError> {
         let mut progress = self.plan()?;
+        let driven = self.drive(&mut pool, signals, &mut progress);
+        pool.end();
+        // No lane has one of them any more.
+        let withdrawn = self.store.withdraw_attempts(self.group, &progress.retried);
+        driven?;
+        withdrawn?;
+        Ok(Driven { counts: self.store.group_counts(self.group.n)?, stopped: progress.stopped })
+    }
+
+    fn drive(&mut self, pool: &mut Pool, signals: &mut Signals, progress: &mut GroupProgress) -> Result<(), GroupError> {
         loop {
-            self.start_members(&mut pool, &mut progress)?;
+            self.start_members(pool, progress)?;
             if pool.busy() == 0 && progress.elsewhere.is_empty() {
-                break;
+                return Ok(());
             }
             for event in pool.wait(signals, LOOK) {
-                self.ended(event, &mut progress)?;
+                self.ended(event, progress)?;
             }
             for signal in signals.endings() {
                 pool.signal(signal);
-                self.stop(StopReason::Signal(signal), &mut progress);
-                self.signal_elsewhere(signal, &mut progress)?;
+                self.stop(StopReason::Signal(signal), progress);
+                self.signal_elsewhere(signal, progress)?;
             }
             if progress.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
                 progress.looked = Some(Instant::now());
                 if progress.stopped.is_none() && self.store.is_cancelled(self.group.n)? {
                     // The command that cancels stops the runs too.
-                    self.stop(StopReason::Cancelled, &mut progress);
+                    self.stop(StopReason::Cancelled, progress);
                 }
                 if progress.stopped == Some(StopReason::Cancelled) {
-                    self.interrupt_blocked(&pool, &mut progress)?;
+                    self.interrupt_blocked(pool, progress)?;
                 }
-                self.look_elsewhere(&mut progress)?;
+                self.look_elsewhere(progress)?;
                 (self.report)(&GroupEvent::Tick { running: pool.busy() });
             }
         }
-        pool.end();
-        // No lane has one of them any more.
-        self.store.withdraw_attempts(self.group, &progress.retried)?;
-        Ok(Driven { counts: self.store.group_counts(self.group.n)?, stopped: progress.stopped })
     }
 
     fn plan(&self) -> Result<GroupProgress, GroupError> {
@@ -358,6 +361,7 @@ impl Driver<'_> {
             progress.stopped = Some(reason);
             (self.report)(&GroupEvent::Stopping(reason));
         }
+        progress.is_ending |= matches!(reason, StopReason::Signal(_) | StopReason::Cancelled);
         match reason {
             // The command that cancels waits for the runs of other processes.
             StopReason::Cancelled => progress.elsewhere.clear(),
@@ -404,7 +408,7 @@ impl Driver<'_> {
                 let Some(mut member) = progress.given.remove(&report.run_id) else { return Ok(()) };
                 let LaneReport { run_id, state, recorded_as, cause, message, signal } = report;
                 if state == MemberState::Running {
-                    if progress.is_ending() {
+                    if progress.is_ending {
                         return Ok(());
                     }
                     progress.elsewhere.push(Elsewhere { member, again: Instant::now() + AGAIN, holder });

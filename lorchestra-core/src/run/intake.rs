@@ -6,6 +6,7 @@
 //! everything stays in the spool. A panic in the thread is a bug in lorchestra and does not affect the job: the thread continues from what
 //! the store has.
 
+use crate::spool::Cursor;
 use crate::spool::reader::{Reader, Writing};
 use crate::store::event::{IngestState, Portion};
 use crate::store::{Store, StoreError};
@@ -173,6 +174,8 @@ pub(crate) struct Ingest {
     attempt: u32,
     spool: PathBuf,
     reader: Reader,
+    /// The position that the store has: behind that of `ingested` if segments are gone.
+    stored: Cursor,
     /// What has been ingested.
     pub(crate) ingested: IngestState,
 }
@@ -180,7 +183,21 @@ pub(crate) struct Ingest {
 impl Ingest {
     /// Continues after what the store has of the attempt.
     pub(crate) fn new(run_id: &str, attempt: u32, spool: &Path, ingested: IngestState) -> Self {
-        Self { run_id: run_id.to_owned(), attempt, spool: spool.to_owned(), reader: Self::reader(spool, &ingested), ingested }
+        let (reader, stored) = (Self::reader(spool, &ingested), ingested.cursor);
+        Self { run_id: run_id.to_owned(), attempt, spool: spool.to_owned(), reader, stored, ingested }
+    }
+
+    /// Continues from the state of a store that was restored. What that store lacks may have been in segments that are gone: then the rest
+    /// is ingested, and the run cannot be a success, because events of it are missing.
+    fn go_back(&mut self, mut there: IngestState) -> io::Result<()> {
+        self.stored = there.cursor;
+        if let Some(first) = first_segment(&self.spool)?.filter(|first| *first > there.cursor.segment) {
+            there.cursor = Cursor { segment: first, byte: 0 };
+            there.damaged += 1;
+        }
+        self.reader = Self::reader(&self.spool, &there);
+        self.ingested = there;
+        Ok(())
     }
 
     fn reader(spool: &Path, ingested: &IngestState) -> Reader {
@@ -193,8 +210,9 @@ impl Ingest {
 
     /// Ingests everything available now, in transactions of about 1 MiB.
     pub(crate) fn all(&mut self, store: &mut Store, writing: Writing) -> Result<(), IntakeError> {
-        let Self { run_id, attempt, spool, reader, ingested } = self;
-        let io = |source| IntakeError::Spool { path: spool.clone(), source };
+        let Self { run_id, attempt, spool, reader, stored, ingested } = self;
+        let path = spool.clone();
+        let io = |source| IntakeError::Spool { path: path.clone(), source };
         loop {
             let chunk = reader.read(writing).map_err(io)?;
             let (end, more) = (chunk.end, chunk.more);
@@ -204,10 +222,9 @@ impl Ingest {
             }
             if writing == Writing::Dead && !more {
                 let there = store.ingested(run_id, *attempt)?;
-                if there.cursor != ingested.cursor {
-                    *reader = Self::reader(spool, &there);
-                    *ingested = there;
-                    continue;
+                if there.cursor != *stored {
+                    self.go_back(there).map_err(io)?;
+                    return self.all(store, writing);
                 }
             }
             if writing == Writing::Dead
@@ -221,13 +238,13 @@ impl Ingest {
                 return Ok(());
             }
             if end != ingested.cursor {
-                let portion = Portion { records: &chunk.records, end, damaged: chunk.damaged };
+                let portion = Portion { records: &chunk.records, after: *stored, end, damaged: chunk.damaged };
                 if !store.ingest(run_id, *attempt, portion, ingested)? {
                     let there = store.ingested(run_id, *attempt)?;
-                    *reader = Self::reader(spool, &there);
-                    *ingested = there;
-                    continue;
+                    self.go_back(there).map_err(io)?;
+                    return self.all(store, writing);
                 }
+                *stored = end;
                 // Only now, because this removes segments that the store must already have.
                 reader.advance(end).map_err(io)?;
             }
@@ -236,6 +253,16 @@ impl Ingest {
             }
         }
     }
+}
+
+/// Returns the number of the first segment in a spool.
+fn first_segment(spool: &Path) -> io::Result<Option<u32>> {
+    let mut first = None;
+    for entry in std::fs::read_dir(spool)? {
+        let number = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+        first = first.into_iter().chain(number).min();
+    }
+    Ok(first)
 }
 
 #[cfg(test)]
@@ -314,5 +341,40 @@ mod tests {
         assert_eq!(types, ["job.started", "t", "t", "t"]);
         assert!(ingest.ingested.end.is_some());
         assert_eq!(segments(), all[all.len() - 1..], "ingested segments are removed");
+    }
+
+    /// The store is restored to the state before the first event, and the segments of the first events are gone.
+    #[test]
+    fn a_restored_store_gets_what_is_left_and_no_success() {
+        for writing in [Writing::Alive, Writing::Dead] {
+            let dir = tempfile::tempdir().unwrap();
+            let state = StateDir::open(dir.path()).unwrap();
+            let mut store = Store::open(&state).unwrap();
+            store.begin_run(&new_run("r1"), &started()).unwrap();
+            let spool = state.attempt_spool("r1", 1);
+            make_dir(&spool).unwrap();
+            let mut writer = Writer::with_segments_of(&spool, 10).unwrap();
+            let mut emit = || {
+                let event = NewEvent { event_type: "t", payload: b"{}", schema_ref: "", correlation_id: "", subject_id: "" };
+                writer.append(&event, &|| true).unwrap();
+            };
+            (0..4).for_each(|_| emit());
+            let mut ingest = Ingest::new("r1", 1, &spool, IngestState::default());
+            ingest.reader = Reader::with_segments_of(&spool, ingest.ingested.cursor, 10);
+            ingest.all(&mut store, Writing::Alive).unwrap();
+            assert!(first_segment(&spool).unwrap().unwrap() > 2, "two are gone");
+            let other = rusqlite::Connection::open(state.store()).unwrap();
+            other.execute_batch("DELETE FROM events WHERE NOT terminal AND event_type = 't'; UPDATE attempts SET cursor_segment = 1, cursor_byte = 0").unwrap();
+            emit();
+            writer.finish(&Final::Returned { returned: JobReturn::Ok, max_rss_kib: None, bookmark: None }).unwrap();
+            ingest.all(&mut store, writing).unwrap();
+            ingest.all(&mut store, Writing::Dead).unwrap();
+            assert!(ingest.ingested.end.is_some(), "{writing:?}");
+            assert_eq!(ingest.ingested.damaged, 1, "{writing:?}: events of it are missing");
+            assert_eq!(store.ingested("r1", 1).unwrap().damaged, 1, "{writing:?}");
+            let stored: u32 =
+                other.query_row("SELECT count(*) FROM events WHERE event_type = 't'", [], |row| row.get(0)).unwrap();
+            assert!((1..5).contains(&stored), "{writing:?}: {stored}");
+        }
     }
 }

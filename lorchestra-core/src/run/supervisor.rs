@@ -434,6 +434,7 @@ impl Supervision<'_> {
                     });
                 }
             };
+            store.follow().map_err(|e| self.not_recorded(e.into()))?;
             self.record_attempt_end(&mut store, attempt, &failure, &ended.results)?;
             let next = self.next_attempt(attempt, &failure, ended.stop_signal, backoff.next(None));
             let next = next.inspect_err(|signal| drop(ended.note.between(*signal)));
@@ -444,6 +445,8 @@ impl Supervision<'_> {
                 }
             }
             let pid = prepared.worker.pid();
+            // The wait may have been long enough for a restore.
+            store.follow().map_err(|e| self.not_recorded(e.into()))?;
             let begun = recorded_with_retries(|| store.begin_attempt(&self.run_id, attempt + 1, now_micros(), pid));
             if !begun.map_err(|e| self.not_recorded(e.into()))? {
                 return Err(self.closed_elsewhere());

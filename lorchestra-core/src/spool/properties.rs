@@ -146,7 +146,14 @@ fn ingest(state: &StateDir, dir: &Path, deaths: &[CrashPoint]) -> (Vec<u64>, Ing
             if death == CrashPoint::Before {
                 continue 'dead;
             }
-            store.ingest("run", 1, Portion { records: &chunk.records, end, damaged: chunk.damaged }, &mut ingested).unwrap();
+            store
+                .ingest(
+                    "run",
+                    1,
+                    Portion { records: &chunk.records, after: ingested.cursor, end, damaged: chunk.damaged },
+                    &mut ingested,
+                )
+                .unwrap();
             if death == CrashPoint::After {
                 continue 'dead;
             }

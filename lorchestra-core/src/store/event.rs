@@ -179,6 +179,8 @@ impl IngestState {
 pub struct Portion<'a> {
     /// The records, in order.
     pub records: &'a [Record<'a>],
+    /// Where the store must be for it: the position after the portion before.
+    pub after: Cursor,
     /// Where the next portion starts.
     pub end: Cursor,
     /// Number of lines among them that are not valid records.
@@ -217,7 +219,7 @@ impl Store {
         portion: Portion<'_>,
         ingested: &mut IngestState,
     ) -> Result<bool, StoreError> {
-        let Portion { records, end, damaged } = portion;
+        let Portion { records, after, end, damaged } = portion;
         let mut next = ingested.clone();
         next.cursor = end;
         next.damaged += damaged;
@@ -225,7 +227,6 @@ impl Store {
         if records.len() > MANY {
             self.expect_flood()?;
         }
-        let was = ingested.cursor;
         let is_next = self.write("ingesting events", |tx| {
             let run: i64 = tx.query_row("SELECT n FROM runs WHERE run_id = ?1", [run_id], |row| row.get(0))?;
             let json = next.end.as_ref().and_then(|end| serde_json::to_string(end).ok());
@@ -242,8 +243,8 @@ impl Store {
                     next.entered,
                     json,
                     next.damaged.cast_signed(),
-                    was.segment,
-                    was.byte.cast_signed(),
+                    after.segment,
+                    after.byte.cast_signed(),
                 ])?;
             if moved == 0 {
                 return Ok(false);

@@ -168,7 +168,12 @@ fn history(store: &mut Store) {
     lines.push(results_line());
     let mut ingested = store.ingested("r1", 1).unwrap();
     store
-        .ingest("r1", 1, Portion { records: &parsed(&lines), end: crate::spool::Cursor::default(), damaged: 0 }, &mut ingested)
+        .ingest(
+            "r1",
+            1,
+            Portion { records: &parsed(&lines), after: ingested.cursor, end: crate::spool::Cursor::default(), damaged: 0 },
+            &mut ingested,
+        )
         .unwrap();
     store.end_run("r1", &RunEnd { results: ingested.results.clone(), ..end() }).unwrap();
     assert_eq!(store.artifacts("r1").unwrap(), ingested.results.artifacts);

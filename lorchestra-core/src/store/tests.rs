@@ -211,7 +211,12 @@ fn ingesting_the_same_records_twice_changes_nothing() {
     let mut ingested = store.ingested("r1", 1).unwrap();
     for _ in 0..2 {
         store
-            .ingest("r1", 1, Portion { records: &parsed(&lines), end: Cursor { segment: 2, byte: 9 }, damaged: 0 }, &mut ingested)
+            .ingest(
+                "r1",
+                1,
+                Portion { records: &parsed(&lines), after: ingested.cursor, end: Cursor { segment: 2, byte: 9 }, damaged: 0 },
+                &mut ingested,
+            )
             .unwrap();
     }
     assert_eq!(events(&store).len(), 4);
@@ -229,7 +234,7 @@ fn the_envelope_is_complete() {
         .ingest(
             "r1",
             1,
-            Portion { records: &parsed(&lines), end: Cursor::default(), damaged: 0 },
+            Portion { records: &parsed(&lines), after: Cursor::default(), end: Cursor::default(), damaged: 0 },
             &mut event::IngestState::default(),
         )
         .unwrap();

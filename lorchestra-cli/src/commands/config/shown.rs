@@ -187,8 +187,10 @@ fn host_of(url: &str) -> String {
 fn without_password(address: &str) -> String {
     let (scheme, rest) = address.split_once("://").map_or(("", address), |(scheme, rest)| (scheme, rest));
     let separator = if scheme.is_empty() { "" } else { "://" };
-    match rest.split_once('@') {
-        Some((_, host)) => format!("{scheme}{separator}…@{host}"),
+    // A password may contain an @, and so may what follows the host.
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..end].rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}{separator}…@{host}{}", &rest[end..]),
         None => address.to_owned(),
     }
 }
@@ -200,6 +202,7 @@ mod tests {
     #[test]
     fn an_address_is_shown_without_what_gives_access() {
         assert_eq!(without_password("http://me:hunter22@proxy:1"), "http://…@proxy:1");
+        assert_eq!(without_password("http://me:h@nter22@proxy:1/a@b"), "http://…@proxy:1/a@b");
         assert_eq!(without_password("localhost:9050"), "localhost:9050");
         assert_eq!(host_of("https://hc-ping.com/3fe6?x"), "https://hc-ping.com/…");
         assert_eq!(host_of("https://me:hunter22@hc-ping.com"), "https://hc-ping.com/…");

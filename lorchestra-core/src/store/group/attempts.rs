@@ -21,11 +21,14 @@ pub struct PinnedLibrary {
 
 impl Store {
     /// Prepares a group to be run again, all or nothing: clears its cancellation, stores its settings, and sets the libraries of the members
-    /// that have not completed. Returns the number of members that each library has changed.
+    /// that have not completed. A cancellation since the group was read stays. Returns the number of members that each library has changed.
     pub fn resume_group(&mut self, group: &Group, libraries: &[PinnedLibrary]) -> Result<Vec<u64>, StoreError> {
         let settings = serde_json::to_string(&group.settings).unwrap_or_default();
         self.write("resuming the group", |tx| {
-            tx.execute("UPDATE run_groups SET cancelled_at = NULL, settings = ?2 WHERE n = ?1", params![group.n, settings])?;
+            tx.execute(
+                "UPDATE run_groups SET cancelled_at = CASE WHEN cancelled_at IS NOT ?3 THEN cancelled_at END, settings = ?2 WHERE n = ?1",
+                params![group.n, settings, group.cancelled_at],
+            )?;
             let mut pin = tx.prepare(
                 "UPDATE members SET spec = json_set(spec, '$.version', ?3, '$.sha256', ?4)
                  WHERE run_group = ?1 AND state <> 'completed' AND spec ->> '$.package' = ?2
@@ -104,11 +107,16 @@ mod tests {
         let site = site();
         let mut store = Store::open(&site.state).unwrap();
         store.create_group(&new_group("0193a000-0000-7000-8000-00000000abcd", 1)).unwrap();
-        let mut group = store.find_group("backfill", "last").unwrap().unwrap();
-        store.cancel_group(group.n, 1).unwrap();
+        let find = |store: &Store| store.find_group("backfill", "last").unwrap().unwrap();
+        let before = find(&store);
+        store.cancel_group(before.n, 1).unwrap();
+        store.resume_group(&before, &[]).unwrap();
+        let mut group = find(&store);
+        assert_eq!(group.cancelled_at, Some(1), "cancelled after the command that resumes it has read it");
         group.settings.max_failures = Some(3);
         store.resume_group(&group, &[]).unwrap();
-        assert_eq!(store.find_group("backfill", "last").unwrap().unwrap(), group, "not cancelled any more");
+        let resumed = find(&store);
+        assert_eq!((resumed.cancelled_at, resumed.settings), (None, group.settings));
     }
 
     /// Only attempts whose runs have not begun are taken back, to the state before.

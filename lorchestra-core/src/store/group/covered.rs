@@ -263,6 +263,7 @@ mod tests {
         assert!(!begin(&mut store, &own) && store.run(&own).unwrap().is_none());
         assert_eq!(member(&store, &group, 0).state, MemberState::Pending);
         assert!(begin(&mut store, "rerun"), "another run with the spec of the member may start");
+        let group = store.find_group("backfill", "last").unwrap().unwrap();
         store.resume_group(&group, &[]).unwrap();
         assert!(begin(&mut store, &own));
     }

@@ -126,7 +126,8 @@ mod tests {
         begin(&mut store, "large", None);
         let many = lines(usize::try_from(COUNTED).unwrap());
         let mut ingested = store.ingested("large", 1).unwrap();
-        let portion = Portion { records: &parsed(&many), end: crate::spool::Cursor::default(), damaged: 0 };
+        let portion =
+            Portion { records: &parsed(&many), after: ingested.cursor, end: crate::spool::Cursor::default(), damaged: 0 };
         store.ingest("large", 1, portion, &mut ingested).unwrap();
         let pending = store.pending_jobs("there").unwrap();
         // With the start of the run, one more than is counted.

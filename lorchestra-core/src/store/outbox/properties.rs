@@ -88,7 +88,12 @@ fn emit(store: &mut Outbox, from: usize, count: usize) {
     let records: Vec<Record<'_>> = lines.iter().map(|line| record::parse(line).unwrap()).collect();
     store
         .store
-        .ingest("run", 1, Portion { records: &records, end: Cursor::default(), damaged: 0 }, &mut Default::default())
+        .ingest(
+            "run",
+            1,
+            Portion { records: &records, after: Cursor::default(), end: Cursor::default(), damaged: 0 },
+            &mut Default::default(),
+        )
         .unwrap();
 }
 

@@ -182,8 +182,8 @@ fn a_run_that_is_refused_as_a_whole_blocks_no_other() {
 #[test]
 fn a_backend_that_is_down_is_named_with_what_to_check() {
     let sandbox = Sandbox::with(&[Fixture::Misbehave]);
-    // A port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Of a service that nobody offers.
+    let port = 1;
     sandbox.configure(&format!("[destinations.openlineage]\nurl = \"http://127.0.0.1:{port}\"\n"));
     let refused = sandbox.lorchestra(&["events", "setup"]).exits(69);
     let expected = format!(

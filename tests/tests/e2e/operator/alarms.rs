@@ -18,7 +18,7 @@ fn a_start_hook_that_hangs_does_not_swallow_the_alarm() {
     running.signal(Signal::TERM);
     let ended = running.wait().exits(1);
     assert!(ended.err().contains("on_start: the command was killed: lorchestra received a signal"), "{}", ended.shown());
-    assert!(!ended.err().contains("on_failure"), "{}", ended.shown());
+    assert!(sandbox.processes().is_empty());
 }
 
 /// Each hook has 30 s, and says itself that they were not enough.

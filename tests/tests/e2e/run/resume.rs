@@ -63,7 +63,7 @@ fn an_interrupt_stops_the_windows_that_a_killed_command_has_left() {
 #[test]
 fn windows_that_still_run_are_not_counted_as_not_run() {
     let go = "/no/such/file";
-    let (sandbox, [killed, resumed]) = with_left_windows(&["--go", go, "--grace", "3s"]);
+    let (sandbox, [killed, resumed]) = with_left_windows(&["--go", go, "--grace", "15s"]);
     let cancel = sandbox.start(&["backfill", "cancel", "last"]);
     let ended = resumed.wait().exits(1);
     assert!(ended.err().contains("0 of 4 windows completed, 0 failed, 2 still running, 2 not run"), "{}", ended.shown());
@@ -144,6 +144,7 @@ fn a_new_attempt_that_does_not_begin_does_not_hide_the_failure() {
         let resumed = sandbox.start(&["backfill", "resume", "last"]);
         eventually("the new attempt waits", || group(&sandbox)["windows"][0]["attempt"] == 2);
         if signal == Signal::KILL {
+            eventually("a lane has it", || !resumed.children().is_empty());
             let lanes = resumed.children();
             resumed.signal(signal);
             lanes.into_iter().for_each(processes::kill);

@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         store.ingest(
             &run_id,
             1,
-            Portion { records: &records, end: Cursor { segment: 1, byte: until }, damaged: 0 },
+            Portion { records: &records, after: ingested.cursor, end: Cursor { segment: 1, byte: until }, damaged: 0 },
             &mut ingested,
         )?;
         from = until;

@@ -69,7 +69,12 @@ fn add_run(store: &mut Store, run_id: &str, at: i64, emitted: std::ops::Range<u6
     let mut ingested = store.ingested(run_id, 1)?;
     let lines: Vec<Vec<u8>> = emitted.map(events::record).collect();
     let records = lines.iter().map(|line| record::parse(line)).collect::<std::result::Result<Vec<Record<'_>>, _>>()?;
-    store.ingest(run_id, 1, Portion { records: &records, end: Cursor { segment: 1, byte: 1 }, damaged: 0 }, &mut ingested)?;
+    store.ingest(
+        run_id,
+        1,
+        Portion { records: &records, after: ingested.cursor, end: Cursor { segment: 1, byte: 1 }, damaged: 0 },
+        &mut ingested,
+    )?;
     let end = RunEnd { ended_at: at + 1000, ..runs::end() };
     store.end_run(run_id, &end)?;
     Ok(())

@@ -3,9 +3,10 @@
 
 use crate::commands::args::Args;
 use crate::commands::{Command, spec_file};
-use lorchestra_core::text::{one_line, path_text, shell};
+use lorchestra_core::text::{one_line, path_text};
 use lorchestra_plugin_api::manifest::is_name;
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// How deep commands may be quoted in each other, as in `sh -c "flock x sh -c '…'"`.
@@ -59,10 +60,12 @@ pub(super) fn collect(commands: &[Vec<String>], depth: u32, found: &mut Vec<JobC
 /// The command that these words start, perhaps by other programs, such as `nice`.
 fn direct(words: &[String]) -> Option<JobCommand> {
     let is_lorchestra = |word: &String| Path::new(word).file_name().is_some_and(|name| name == "lorchestra");
-    let starts = || words.iter().enumerate().filter(|(_, word)| is_lorchestra(word)).map(|(at, _)| &words[at..]);
-    let mut command = starts().find_map(valid).or_else(|| starts().find_map(invalid))?;
-    let program = starts().next()?.first()?;
-    command.problems.splice(0..0, missing_program(program));
+    // A user or a file may have that name too: the program is what the command follows.
+    let starts: Vec<&[String]> =
+        words.iter().enumerate().filter(|(_, word)| is_lorchestra(word)).map(|(at, _)| &words[at..]).collect();
+    let found = starts.iter().find_map(|start| Some((start, valid(start)?)));
+    let (start, mut command) = found.or_else(|| starts.iter().rev().find_map(|start| Some((start, invalid(start)?))))?;
+    command.problems.splice(0..0, missing_program(start.first()?));
     Some(command)
 }
 
@@ -100,8 +103,8 @@ fn invalid(words: &[String]) -> Option<JobCommand> {
 
 fn of_spec(file: &Path) -> JobCommand {
     let mut problems = missing_file(file);
-    // Standard input, or anything else that is not read here.
-    let spec = file.is_file().then(|| spec_file::read(file));
+    // Not standard input, and not a file that depends on the working directory.
+    let spec = (file.is_absolute() && file.is_file()).then(|| spec_file::read(file));
     let spec = spec.and_then(|spec| spec.map_err(|failure| problems.push(failure.message)).ok());
     let (package, job) = spec.map(|spec| (spec.package, spec.job)).unzip();
     JobCommand { name: "run-job", package, job, input: Some(file.display().to_string()), problems }
@@ -110,8 +113,7 @@ fn of_spec(file: &Path) -> JobCommand {
 fn missing_program(program: &str) -> Option<String> {
     let path = Path::new(program);
     match path.is_absolute() {
-        true if path.is_file() => None,
-        true => Some(format!("{} does not exist", shell(path))),
+        true => missing_file(path).pop(),
         false => Some(format!(
             "{} is not an absolute path: cron and systemd do not search the directories of users",
             one_line(program)
@@ -121,7 +123,8 @@ fn missing_program(program: &str) -> Option<String> {
 
 /// A relative path cannot be checked: it depends on the working directory of the schedule.
 fn missing_file(file: &Path) -> Vec<String> {
-    let is_missing = file.is_absolute() && !file.exists();
+    // One that this user may not see is not missing.
+    let is_missing = file.is_absolute() && std::fs::metadata(file).is_err_and(|error| error.kind() == ErrorKind::NotFound);
     is_missing.then(|| format!("{} does not exist", path_text(file))).into_iter().collect()
 }
 
@@ -256,5 +259,16 @@ mod tests {
         }
         let wrong = of("/b/lorchestra run-job --retires 3 p j");
         assert!(wrong.len() == 1 && wrong[0].contains("--retires"), "{wrong:?}");
+    }
+
+    /// Users, lock files and directories have the name too.
+    #[test]
+    fn the_program_is_the_word_before_the_command() {
+        for line in ["sudo -u lorchestra /b/lorchestra run-job p j", "flock /var/lock/lorchestra /b/lorchestra run-job p j"] {
+            let problems = all(line, Syntax::Shell).remove(0).problems;
+            assert_eq!(problems, ["/b/lorchestra does not exist"], "{line}");
+        }
+        let problems = all("sudo -u lorchestra /b/lorchestra run-job --retires 3 p j", Syntax::Shell).remove(0).problems;
+        assert!(problems[1].contains("--retires"), "{problems:?}");
     }
 }
