@@ -259,6 +259,7 @@ fn groups(store: &mut Store) {
     store.cancel_group(found.n, 1).unwrap();
     store.is_cancelled(found.n).unwrap();
     let library = group::PinnedLibrary { package: "pkg".into(), version: "2".into(), sha256: "ff".into() };
+    let found = store.find_group("backfill", "last").unwrap().unwrap();
     store.resume_group(&found, &[library]).unwrap();
     let failed = store.selected_members(found.n, group::Selection::ALL).unwrap();
     store.start_attempts(&found, &failed).unwrap();
