@@ -301,20 +301,28 @@ mod tests {
         }
     }
 
-    /// Several segments, and a store that fails: no segment may be removed before its contents are committed.
-    #[test]
-    fn a_segment_stays_until_its_contents_are_committed() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(dir.path()).unwrap();
+    /// A run whose worker writes a spool of many segments.
+    fn segmented(dir: &Path) -> (StateDir, Store, PathBuf, Writer) {
+        let state = StateDir::open(dir).unwrap();
         let mut store = Store::open(&state).unwrap();
         store.begin_run(&new_run("r1"), &started()).unwrap();
         let spool = state.attempt_spool("r1", 1);
         make_dir(&spool).unwrap();
-        let mut writer = Writer::with_segments_of(&spool, 10).unwrap();
-        for _ in 0..3 {
-            let event = NewEvent { event_type: "t", payload: b"{}", schema_ref: "", correlation_id: "", subject_id: "" };
-            writer.append(&event, &|| true).unwrap();
-        }
+        let writer = Writer::with_segments_of(&spool, 10).unwrap();
+        (state, store, spool, writer)
+    }
+
+    fn emit(writer: &mut Writer) {
+        let event = NewEvent { event_type: "t", payload: b"{}", schema_ref: "", correlation_id: "", subject_id: "" };
+        writer.append(&event, &|| true).unwrap();
+    }
+
+    /// Several segments, and a store that fails: no segment may be removed before its contents are committed.
+    #[test]
+    fn a_segment_stays_until_its_contents_are_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, mut store, spool, mut writer) = segmented(dir.path());
+        (0..3).for_each(|_| emit(&mut writer));
         writer.finish(&Final::Returned { returned: JobReturn::Ok, max_rss_kib: None, bookmark: None }).unwrap();
 
         let other = rusqlite::Connection::open(state.store()).unwrap();
@@ -348,24 +356,15 @@ mod tests {
     fn a_restored_store_gets_what_is_left_and_no_success() {
         for writing in [Writing::Alive, Writing::Dead] {
             let dir = tempfile::tempdir().unwrap();
-            let state = StateDir::open(dir.path()).unwrap();
-            let mut store = Store::open(&state).unwrap();
-            store.begin_run(&new_run("r1"), &started()).unwrap();
-            let spool = state.attempt_spool("r1", 1);
-            make_dir(&spool).unwrap();
-            let mut writer = Writer::with_segments_of(&spool, 10).unwrap();
-            let mut emit = || {
-                let event = NewEvent { event_type: "t", payload: b"{}", schema_ref: "", correlation_id: "", subject_id: "" };
-                writer.append(&event, &|| true).unwrap();
-            };
-            (0..4).for_each(|_| emit());
+            let (state, mut store, spool, mut writer) = segmented(dir.path());
+            (0..4).for_each(|_| emit(&mut writer));
             let mut ingest = Ingest::new("r1", 1, &spool, IngestState::default());
             ingest.reader = Reader::with_segments_of(&spool, ingest.ingested.cursor, 10);
             ingest.all(&mut store, Writing::Alive).unwrap();
             assert!(first_segment(&spool).unwrap().unwrap() > 2, "two are gone");
             let other = rusqlite::Connection::open(state.store()).unwrap();
             other.execute_batch("DELETE FROM events WHERE NOT terminal AND event_type = 't'; UPDATE attempts SET cursor_segment = 1, cursor_byte = 0").unwrap();
-            emit();
+            emit(&mut writer);
             writer.finish(&Final::Returned { returned: JobReturn::Ok, max_rss_kib: None, bookmark: None }).unwrap();
             ingest.all(&mut store, writing).unwrap();
             ingest.all(&mut store, Writing::Dead).unwrap();

@@ -110,12 +110,14 @@ impl Store {
         let succeeded = || keys.iter().filter(|key| matches!(key.state, RunState::Completed | RunState::Claimed));
         // The age of a success tells whether it is too old: one of the time when the clock was far ahead does not.
         let until_now = now_micros().saturating_add(AHEAD);
-        let success = newest(&mut succeeded(), until_now)?;
+        let any_success = newest(&mut succeeded(), i64::MAX)?;
+        let is_of_now = any_success.is_none_or(|run| run.started_at < until_now);
+        let success = if is_of_now { any_success } else { newest(&mut succeeded(), until_now)? };
         let last = newest(&mut keys.iter().filter(|key| key.state != RunState::Running), i64::MAX)?;
         let completed = keys.iter().find(|key| key.state == RunState::Completed);
         let completed = completed.map_or(Ok(Vec::new()), |key| self.last_recorded(key, until_now, USUAL))?;
         // Failures before the newest success, whenever that was, are over.
-        let after = newest(&mut succeeded(), i64::MAX)?.map_or(0, |run| run.n);
+        let after = any_success.map_or(0, |run| run.n);
         let failed = || {
             keys.iter().filter(|key| {
                 key.state == RunState::Failed || key.state == RunState::Refused && key.cause != Cause::Overlap.as_str()
